@@ -1,0 +1,145 @@
+//! Every type that crosses between a host and a plugin, and the rule by which they may grow.
+//!
+//! The host (a worker or a probe) opens a plugin and asks its root module, [`PluginRef`], for the
+//! operations; it runs one by calling [`Operation::run`] with a table of its own functions,
+//! [`HostRef`]. Nothing else crosses: no Rust enum, no trait object, no panic, no tokio type.
+//!
+//! # The rule
+//!
+//! * The version is [`ABI_MAJOR`]`.`[`ABI_MINOR`]. A host runs every plugin of its own major.
+//! * Every struct here is a *prefix type*: fields are only ever **appended**, after the field marked
+//!   `last_prefix_field`, and each append raises the minor. Fields are never reordered, retyped or
+//!   removed; doing so raises the major.
+//! * What may grow in content, not in shape (who the task is, why it failed, what to schedule) is
+//!   JSON text, in which unknown keys are ignored and missing ones have a default.
+//! * The same minor on both sides: abi_stable checks the full layout. Different minors of one
+//!   major: the version decides, the layout check is skipped, and a field that the older side lacks
+//!   reads as `None`. So a host that grew never refuses a plugin that was built before.
+//!
+//! # Lifetimes
+//!
+//! A [`Context`] stays valid until the process ends, because a thread that an operation left behind
+//! may log at any time. What the host lends through it (input, description of the task) stays valid
+//! until [`Operation::run`] returns. What the plugin lends to the host is copied during the call.
+
+use abi_stable::{
+    StableAbi,
+    library::RootModule,
+    package_version_strings,
+    sabi_types::VersionStrings,
+    std_types::{ROption, RResult, RSlice, RStr, RString, RVec},
+};
+
+/// Raised when an existing field changes; a host runs only plugins of its own major.
+pub const ABI_MAJOR: u32 = 1;
+
+/// Raised with each appended field.
+pub const ABI_MINOR: u32 = 0;
+
+/// Encoding tag of a payload: there is none.
+pub const ENCODING_NONE: u8 = 0;
+/// Encoding tag of a payload: one JSON document, in UTF-8.
+pub const ENCODING_FIELDS: u8 = 1;
+/// Encoding tag of a payload: bytes as given.
+pub const ENCODING_RAW: u8 = 2;
+
+/// What [`Operation::run`] returns: the operation returned normally.
+pub const RUN_DONE: i32 = 0;
+/// What [`Operation::run`] returns: it failed, and [`Host::fail`] was told why.
+pub const RUN_FAILED: i32 = 1;
+
+/// The root module of a plugin: the one thing that it exports.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = PluginRef)))]
+#[sabi(missing_field(option))]
+pub struct Plugin {
+    /// [`ABI_MAJOR`] of the SDK that the plugin was built with.
+    pub abi_major: u32,
+    /// [`ABI_MINOR`] of the SDK that the plugin was built with.
+    pub abi_minor: u32,
+    /// The registry: every operation that the plugin offers, in no particular order.
+    #[sabi(last_prefix_field)]
+    pub operations: extern "C" fn() -> RVec<OperationRef>,
+}
+
+impl RootModule for PluginRef {
+    abi_stable::declare_root_module_statics! {PluginRef}
+    const BASE_NAME: &'static str = "rework_plugin";
+    const NAME: &'static str = "rework_plugin";
+    const VERSION_STRINGS: VersionStrings = package_version_strings!();
+}
+
+/// One operation of a plugin, and how to run it.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = OperationRef)))]
+#[sabi(missing_field(option))]
+pub struct Operation {
+    /// The name under which tasks ask for it.
+    pub name: RStr<'static>,
+    /// The domain that its author declared.
+    pub domain: RStr<'static>,
+    /// Runs it once, on the calling thread; answers [`RUN_DONE`] or [`RUN_FAILED`]. Never unwinds.
+    #[sabi(last_prefix_field)]
+    pub run: extern "C" fn(host: HostRef, context: Context) -> i32,
+}
+
+/// Names the task at hand to the functions of [`Host`]; opaque to the plugin.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct Context(pub *const ());
+
+// SAFETY: a context is an opaque name for the plugin; the host promises that the functions of
+// `Host` may be called with it from any thread until the process ends.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+/// A payload lent by the host.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct Payload {
+    /// One of [`ENCODING_NONE`], [`ENCODING_FIELDS`], [`ENCODING_RAW`].
+    pub encoding: u8,
+    /// The bytes, valid until the operation returns.
+    pub bytes: RSlice<'static, u8>,
+}
+
+/// What the host offers to a running operation. None of these unwinds or blocks for long.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HostRef)))]
+#[sabi(missing_field(option))]
+pub struct Host {
+    /// Who the task is, as JSON: `{"id", "operation", "domain", "attempt", "metadata",
+    /// "log_level", "capture"}`; `log_level` is 0 (off) to 5 (trace).
+    pub task: extern "C" fn(Context) -> RStr<'static>,
+    /// The input. In fields, a file is an object `{"bytes", "sha256"}`; its content comes from
+    /// [`Host::input_file`].
+    pub input: extern "C" fn(Context) -> Payload,
+    /// The content of a file field of the input.
+    pub input_file: extern "C" fn(Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>>,
+    /// Replaces the output: encoding tag, bytes.
+    pub save_output: extern "C" fn(Context, encoding: u8, bytes: RSlice<'_, u8>),
+    /// Adds the content of a file field to the output in fields.
+    pub save_output_file: extern "C" fn(Context, field: RStr<'_>, bytes: RSlice<'_, u8>),
+    /// A log record: level 1 (error) to 5 (trace), target, message with its fields as text.
+    pub log: extern "C" fn(Context, level: u8, target: RStr<'_>, message: RStr<'_>),
+    /// How far the task is, 0 to 1, and a word about it.
+    pub progress: extern "C" fn(Context, fraction: f64, message: RStr<'_>),
+    /// Whether somebody asked for the task to end; asking earns a grace period.
+    pub cancelled: extern "C" fn(Context) -> bool,
+    /// Queues another task, described as JSON like the options of `rework schedule`; its id or why
+    /// not.
+    pub schedule: extern "C" fn(Context, request: RStr<'_>) -> RResult<i64, RString>,
+    /// Begins (`scope` 0) or ends a scope of log capture, for operations that capture by hand:
+    /// lowest level, and whether plain output counts. Answers the scope.
+    pub capture: extern "C" fn(Context, scope: u32, level: u8, stdio: bool) -> u32,
+    /// A panic has just begun; the text survives even if the process does not. JSON as for `fail`.
+    pub panicking: extern "C" fn(Context, failure: RStr<'_>),
+    /// Why the operation fails, as JSON: `{"kind": "error" | "panic" | "bad input" | "bad output",
+    /// "message", "location", "backtrace"}`.
+    #[sabi(last_prefix_field)]
+    pub fail: extern "C" fn(Context, failure: RStr<'_>),
+}

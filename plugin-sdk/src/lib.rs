@@ -1,0 +1,3 @@
+//! Write operations for `rework`.
+
+pub mod abi;
