@@ -1,1 +1,31 @@
+//! Run tasks of independent code bases on several hosts, with Postgres and nothing else.
+//!
+//! An application talks to it through [`Client`]. The other modules are the parts of the `rework`
+//! binary, and this is their map:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`model`] | plain types: ids, the states of a task, causes, durations; no I/O |
+//! | [`store`] | the only SQL |
+//! | [`plugin`] | foreign code: inspected, cached, probed, loaded, invoked |
+//! | [`wire`] | what monitor and worker say to each other |
+//! | [`client`] | register, schedule, inspect, wait, abort |
+//! | [`monitor`] | claims tasks, runs workers, reports |
+//! | [`worker`] | loads plugins, runs one task at a time |
+//! | [`postgres`] | an embedded cluster |
+//! | [`cli`] | the command line |
 
+pub mod cli;
+pub mod client;
+pub mod descendants;
+pub mod here;
+pub mod model;
+pub mod monitor;
+pub mod plugin;
+pub mod postgres;
+pub mod store;
+pub mod telemetry;
+pub mod wire;
+pub mod worker;
+
+pub use client::{Client, Task};

@@ -25,7 +25,6 @@
 use abi_stable::{
     StableAbi,
     library::RootModule,
-    package_version_strings,
     sabi_types::VersionStrings,
     std_types::{ROption, RResult, RSlice, RStr, RString, RVec},
 };
@@ -67,7 +66,8 @@ impl RootModule for PluginRef {
     abi_stable::declare_root_module_statics! {PluginRef}
     const BASE_NAME: &'static str = "rework_plugin";
     const NAME: &'static str = "rework_plugin";
-    const VERSION_STRINGS: VersionStrings = package_version_strings!();
+    // The ABI's own version, not the crate's: a host upgrade must not refuse older plugins.
+    const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.0.0");
 }
 
 /// One operation of a plugin, and how to run it.
@@ -142,4 +142,10 @@ pub struct Host {
     /// "message", "location", "backtrace"}`.
     #[sabi(last_prefix_field)]
     pub fail: extern "C" fn(Context, failure: RStr<'_>),
+}
+
+impl std::fmt::Debug for HostRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostRef")
+    }
 }

@@ -42,15 +42,34 @@ pub enum FromWorker {
     /// The task of a slot has ended, and both pipes hold its end marker.
     Finished(Box<Finished>),
     /// A panic has begun in the running task; it may take the process with it.
-    Panicking { slot: u32, failure: Failure },
+    Panicking {
+        /// The slot of the task.
+        slot: u32,
+        /// What the panic says.
+        failure: Failure,
+    },
     /// How far the running task is.
     Progress {
+        /// The slot of the task.
         slot: u32,
+        /// 0 to 1.
         fraction: f64,
+        /// A word about it.
         message: String,
     },
-    /// The running task asks for another one, as JSON; the worker waits for the answer.
-    Schedule { slot: u32, request: String },
+    /// The running task asks for another one; the worker waits for the answer.
+    Schedule {
+        /// The slot of the task.
+        slot: u32,
+        /// What it wants, as JSON.
+        request: String,
+    },
+    /// The task that just ended has left children behind. With this frame come the read ends of
+    /// new pipes for stdout and stderr; the old ones belong to that task from now on.
+    Pipes {
+        /// The task that ended.
+        task: i64,
+    },
     /// The last frame of an orderly exit.
     Goodbye,
 }
@@ -89,6 +108,21 @@ pub struct Run {
     pub files: Vec<(String, Bytes)>,
     /// Lowest level of log records to forward, 0 (off) to 5 (trace).
     pub log_level: u8,
+    /// What of its output counts.
+    pub capture: Capture,
+}
+
+/// What of an operation's output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Capture {
+    /// Everything.
+    All,
+    /// Log records, not what it prints.
+    Logs,
+    /// What it captures itself, scope by scope.
+    Manual,
+    /// Nothing.
+    None,
 }
 
 /// How a task ended, as its worker saw it.
@@ -104,14 +138,16 @@ pub struct Finished {
     pub files: Vec<(String, Bytes)>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
-    /// When it began and ended, in microseconds since the epoch, on this host's clock.
+    /// When it began, in microseconds since the epoch, on this host's clock.
     pub started_us: i64,
-    /// See `started_us`.
+    /// When it ended, likewise.
     pub finished_us: i64,
     /// Processor time of the worker process during the task, in microseconds.
     pub cpu_us: u64,
     /// The worker's peak resident memory so far, in bytes.
     pub peak_resident_bytes: u64,
+    /// The worker's resident memory after the task, in bytes.
+    pub resident_bytes: u64,
 }
 
 /// A payload on its way.
@@ -125,13 +161,55 @@ pub enum Payload {
     Raw(Bytes),
 }
 
-/// Bytes in the frame, or, when large, in a sealed memfd that travels with it.
+/// Bytes in the frame, or, when large, in a sealed memfd that travels with it. Senders always say
+/// `Inline`; the socket shares what is large.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Bytes {
     /// In the frame.
     Inline(Vec<u8>),
     /// In the next descriptor that arrives with this frame; its length.
     Shared(u64),
+}
+
+impl ToWorker {
+    /// Its payloads, in the order in which their descriptors travel.
+    pub(super) fn payloads(&mut self) -> Vec<&mut Bytes> {
+        match self {
+            Self::Run(run) => {
+                let input = run.input.bytes_mut();
+                input.into_iter().chain(run.files.iter_mut().map(|(_, bytes)| bytes)).collect()
+            }
+            Self::Hello { .. } | Self::Scheduled(_) | Self::Goodbye => Vec::new(),
+        }
+    }
+}
+
+impl FromWorker {
+    /// Its payloads, in the order in which their descriptors travel.
+    pub(super) fn payloads(&mut self) -> Vec<&mut Bytes> {
+        match self {
+            Self::Finished(finished) => {
+                let output = finished.output.bytes_mut();
+                output.into_iter().chain(finished.files.iter_mut().map(|(_, bytes)| bytes)).collect()
+            }
+            Self::Ready { .. }
+            | Self::Refused(_)
+            | Self::Panicking { .. }
+            | Self::Progress { .. }
+            | Self::Schedule { .. }
+            | Self::Pipes { .. }
+            | Self::Goodbye => Vec::new(),
+        }
+    }
+}
+
+impl Payload {
+    fn bytes_mut(&mut self) -> Option<&mut Bytes> {
+        match self {
+            Self::None => None,
+            Self::Fields(bytes) | Self::Raw(bytes) => Some(bytes),
+        }
+    }
 }
 
 /// Why an operation failed.

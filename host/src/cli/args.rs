@@ -1,0 +1,433 @@
+//! The command tree, and the rule by which `REWORK_DB` stands in for a missing `DB`.
+
+use crate::model::{TaskId, duration::parse_duration, task::TaskState};
+use chrono::{DateTime, Utc};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use serde_json::Value;
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
+
+/// Run tasks of independent code bases on several hosts, with Postgres and nothing else.
+///
+/// DB is a postgres:// URL, an alias of section [dburi] in rework.cfg, `embedded`, or
+/// `embedded:/some/dir`. With REWORK_DB in the environment it may be left out.
+///
+/// Exit codes: 0 done; 1 the command could not do it; 2 the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "rework", version, propagate_version = true, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Every command, in the order in which a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make or migrate the schema `rework`; never drops anything
+    InitDb {
+        /// The database
+        db: String,
+    },
+    /// Drop the schema `rework` with all that is in it, after asking
+    ResetDb {
+        /// The database
+        db: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Look at, or stop, an embedded cluster
+    Embedded {
+        #[command(subcommand)]
+        command: EmbeddedCommand,
+    },
+    /// Register the operations of a plugin for a host
+    RegisterOperations(RegisterArgs),
+    /// Show what a plugin offers, or why it is refused; needs no database
+    CheckPlugin(CheckArgs),
+    /// Withdraw an operation from a host; its tasks and logs stay
+    UnregisterOperation(UnregisterArgs),
+    /// List operations and the hosts that offer them
+    ListOperations(ListOperationsArgs),
+    /// Queue a task
+    Schedule(ScheduleArgs),
+    /// Claim and run tasks on this host, until ctrl-c
+    Monitor(MonitorArgs),
+    /// List tasks, the newest first
+    ListTasks(ListTasksArgs),
+    /// Show everything known about one task
+    ShowTask(TaskArgs),
+    /// Print the input of a task
+    GetInput(GetArgs),
+    /// Print the output of a task
+    GetOutput(GetArgs),
+    /// Print what a task printed and logged
+    LogTask(LogTaskArgs),
+    /// End a task: a queued one at once, a running one by killing its worker
+    AbortTask(AbortTaskArgs),
+    /// List workers
+    ListWorkers(ListWorkersArgs),
+    /// List monitors that have not ended in order
+    ListMonitors(ListMonitorsArgs),
+    /// Measure throughput and latency of this installation
+    Bench(BenchArgs),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EmbeddedCommand {
+    /// Whether it runs, which version, where
+    Status(EmbeddedArgs),
+    /// Stop it
+    Stop(EmbeddedArgs),
+    /// Print a URL for other clients, starting it if needed
+    Url(EmbeddedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EmbeddedArgs {
+    /// Its directory, if it is not the default one
+    #[arg(long, value_name = "DIR")]
+    pub(super) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RegisterArgs {
+    /// The database
+    pub(super) db: String,
+    /// The plugin, a .so file
+    pub(super) plugin: PathBuf,
+    /// Only the operations of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Register under this domain instead of the declared one
+    #[arg(long, value_name = "NEW")]
+    pub(super) asdomain: Option<String>,
+    /// For this host instead of this one
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Check everything, write nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The plugin, a .so file
+    pub(super) plugin: PathBuf,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnregisterArgs {
+    /// The database
+    pub(super) db: String,
+    /// The operation's name
+    pub(super) name: String,
+    /// Only in this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Only from modules like this (SQL LIKE: % stands for anything)
+    #[arg(long)]
+    pub(super) module: Option<String>,
+    /// Only on this host
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) no_confirm: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListOperationsArgs {
+    /// The database
+    pub(super) db: String,
+    /// Only of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScheduleArgs {
+    /// The database
+    pub(super) db: String,
+    /// The operation's name
+    pub(super) name: String,
+    /// The input: an object of fields, or any JSON for an operation that declares none
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) input: Option<Value>,
+    /// A file field of the input, read from a file; repeatable
+    #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
+    pub(super) input_file: Vec<(String, PathBuf)>,
+    /// The input as bytes, read from a file (- for standard input)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "input_file"])]
+    pub(super) raw_input: Option<PathBuf>,
+    /// The domain, for a name that exists in several
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Run on this host only
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Notes that stay with the task; a JSON object
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) metadata: Option<Value>,
+    /// Higher runs first
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(super) priority: i32,
+    /// Not before this time (without an offset: UTC)
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "delay")]
+    pub(super) at: Option<DateTime<Utc>>,
+    /// Not before so long from now
+    #[arg(long = "in", value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) delay: Option<Duration>,
+    /// While a task with this key exists, answer that one
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// How often it may be tried; otherwise what the operation declares
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_attempts: Option<u32>,
+    /// Wait for its end and print its output; exit 1 if it did not end `done`
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Wait no longer than this; the task goes on
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MonitorArgs {
+    /// The database
+    pub(super) db: String,
+    /// Claim tasks of this domain; repeatable
+    #[arg(long, default_value = "default", conflicts_with = "all_domains")]
+    pub(super) domain: Vec<String>,
+    /// Claim tasks of every domain that this host has plugins for
+    #[arg(long)]
+    pub(super) all_domains: bool,
+    /// The host to work for, instead of this one
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Pass this environment variable on to workers; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(super) env: Vec<String>,
+    /// Never more workers per domain than this
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) maxworkers: u16,
+    /// Never fewer
+    #[arg(long, default_value_t = 1)]
+    pub(super) minworkers: u16,
+    /// A worker ends after so many tasks; 0: never
+    #[arg(long, default_value_t = 0)]
+    pub(super) maxruns: u64,
+    /// A worker that has grown beyond so many MB ends after its task; 0: never
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    pub(super) maxmem: u64,
+    /// A worker that is not ready after so many seconds is killed
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub(super) start_timeout: u64,
+    /// How long running tasks may go on after ctrl-c
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(super) grace: Duration,
+    /// How long a task that asks `cancelled()` may take to end before it is killed
+    #[arg(long, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(super) kill_grace: Duration,
+    /// Log more
+    #[arg(long)]
+    pub(super) debug: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListTasksArgs {
+    /// The database
+    pub(super) db: String,
+    /// Only of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Only in this state: queued, running, aborting, aborted, failed, done
+    #[arg(long)]
+    pub(super) status: Option<TaskState>,
+    /// Only of operations of this name
+    #[arg(long)]
+    pub(super) operation: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(i64).range(0..))]
+    pub(super) limit: i64,
+    /// Only before this task, for the next page
+    #[arg(long, value_name = "ID")]
+    pub(super) before: Option<i64>,
+    /// Also print the backtraces of panics
+    #[arg(long)]
+    pub(super) tracebacks: bool,
+    /// Also count log lines
+    #[arg(long)]
+    pub(super) logcount: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TaskArgs {
+    /// The database
+    pub(super) db: String,
+    /// The task
+    pub(super) id: TaskId,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// The database
+    pub(super) db: String,
+    /// The task
+    pub(super) id: TaskId,
+    /// Only this field; of a file field its content as it is
+    #[arg(long, value_name = "NAME")]
+    pub(super) field: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogTaskArgs {
+    /// The database
+    pub(super) db: String,
+    /// The task
+    pub(super) id: TaskId,
+    /// Go on until the task has ended
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// Only lines after this one
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) fromid: i64,
+    /// Only lines of at least this level: error, warn, info, debug, trace
+    #[arg(long, value_parser = level)]
+    pub(super) level: Option<u8>,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AbortTaskArgs {
+    /// The database
+    pub(super) db: String,
+    /// The task
+    pub(super) id: TaskId,
+    /// Why; shown with the task
+    #[arg(long, value_name = "TEXT")]
+    pub(super) message: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListWorkersArgs {
+    /// The database
+    pub(super) db: String,
+    /// Only of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Also those that died more than a day ago
+    #[arg(long)]
+    pub(super) all: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListMonitorsArgs {
+    /// The database
+    pub(super) db: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// The database
+    pub(super) db: String,
+    /// How many tasks to run for the throughput
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) tasks: u32,
+    /// How many tasks to run one by one for the latency
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) samples: u32,
+    /// How many workers
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) workers: u16,
+    /// The operation to run; it must be registered on this host and take no input
+    #[arg(long, default_value = "noop")]
+    pub(super) operation: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Parses a command line. If an argument is missing and `REWORK_DB` is set, it is `DB`.
+pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let first = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    let database = env::var_os("REWORK_DB").filter(|database| !database.is_empty());
+    if let Some(database) = database
+        && first.kind() == ErrorKind::MissingRequiredArgument
+        && arguments.len() >= 2
+    {
+        let mut completed = arguments;
+        completed.insert(2, database);
+        return Cli::try_parse_from(completed).map_err(|error| match error.kind() {
+            // Two are missing: what was typed is what to talk about.
+            ErrorKind::MissingRequiredArgument => first,
+            _ => error,
+        });
+    }
+    Err(first)
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "rework", &mut std::io::stdout());
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, crate::model::time::NotATime> {
+    crate::model::time::parse(text)
+}
+
+fn level(text: &str) -> Result<u8, String> {
+    match crate::model::log::level_number(text) {
+        Some(level) if level > 0 => Ok(level),
+        _ => Err("levels are: error, warn, info, debug, trace".to_owned()),
+    }
+}
+
+fn field_and_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((field, path)) if !field.is_empty() && !path.is_empty() => {
+            Ok((field.to_owned(), PathBuf::from(path)))
+        }
+        _ => Err("write FIELD=PATH".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

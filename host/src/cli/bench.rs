@@ -1,0 +1,142 @@
+//! Measuring this installation: tasks per second, and from commit to the operation's first line.
+
+use super::{
+    args::BenchArgs,
+    block_on,
+    exit::{Failure, Result},
+    output,
+};
+use crate::{
+    client::Client,
+    here,
+    model::{OperationId, TaskId},
+};
+use serde::Serialize;
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Figures {
+    tasks: u32,
+    workers: u16,
+    enqueue_per_second: f64,
+    run_per_second: f64,
+    latency_ms_median: f64,
+    latency_ms_p99: f64,
+    ready_ms: f64,
+    worker_memory_mb: f64,
+}
+
+/// A monitor of our own, ended with the bench.
+struct Monitor(Child);
+
+impl Monitor {
+    #[expect(clippy::disallowed_methods, reason = "the bench runs a whole monitor of its own")]
+    fn start(args: &BenchArgs, domain: &str) -> Result<Self> {
+        let workers = args.workers.to_string();
+        let child = Command::new("/proc/self/exe")
+            .args(["monitor", "--domain", domain, "--minworkers", &workers])
+            .args(["--maxworkers", &workers])
+            // Not in the arguments: it may hold a password.
+            .env("REWORK_DB", &args.db)
+            .env("RUST_LOG", "rework=warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| Failure::new(format!("could not start a monitor: {error}")))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+pub(super) fn bench(args: BenchArgs) -> Result<()> {
+    let figures = block_on(measure(&args))?;
+    if args.json {
+        return output::json(&figures);
+    }
+    let Figures { tasks, workers, enqueue_per_second, run_per_second, .. } = figures;
+    output::line(&format!("{tasks} tasks of `{}`, {workers} workers", args.operation))?;
+    output::line(&format!("enqueue   {enqueue_per_second:>10.0} tasks/s"))?;
+    output::line(&format!("run       {run_per_second:>10.0} tasks/s"))?;
+    output::line(&format!(
+        "latency   {:>10.2} ms median, {:.2} ms p99, commit to first line ({} samples)",
+        figures.latency_ms_median, figures.latency_ms_p99, args.samples
+    ))?;
+    output::line(&format!(
+        "worker    {:>10.2} ms from spawn to ready, {:.1} MB resident",
+        figures.ready_ms, figures.worker_memory_mb
+    ))
+}
+
+async fn measure(args: &BenchArgs) -> Result<Figures> {
+    let client = Client::connect(&args.db).await?;
+    let host = here::host_name(None);
+    let operations = client.operations(None).await?;
+    let Some(operation) =
+        operations.iter().find(|row| row.name == args.operation && row.host == host)
+    else {
+        return Err(Failure::new(format!(
+            "operation `{}` is not registered on host `{host}`",
+            args.operation
+        ))
+        .hint("register example-plugins/hello, which offers `noop`, or name one with --operation"));
+    };
+
+    let began = Instant::now();
+    let mut batch = Vec::new();
+    while batch.len() < args.tasks as usize {
+        let part = (args.tasks - batch.len() as u32).min(1000);
+        batch.extend(client.schedule_copies(OperationId(operation.id), part).await?);
+    }
+    let enqueue = began.elapsed();
+
+    let monitor = Monitor::start(args, &operation.domain)?;
+    let last = client.task(TaskId(*batch.last().expect("at least one task was queued")));
+    last.join().await?;
+    while client.open_tasks(&batch).await? > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let run = client.run_seconds(&batch).await?;
+
+    let mut latencies = Vec::new();
+    for _ in 0..args.samples {
+        // Idle again.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let task = client.schedule(&args.operation).domain(&operation.domain).await?;
+        task.join().await?;
+        let row = task.row().await?;
+        if let Some(started) = row.started {
+            latencies.push((started - row.queued).as_seconds_f64() * 1000.0);
+        }
+    }
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let place = (latencies.len() as f64 * share) as usize;
+        latencies.get(place.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+    };
+    let workers = client.workers(Some(&operation.domain), false).await?;
+    let worker = workers.iter().rev().find(|row| row.state != "dead" && row.started.is_some());
+    let ready = worker.and_then(|row| Some((row.started? - row.created).as_seconds_f64() * 1000.0));
+    let memory = worker.and_then(|row| row.memory_mb);
+    drop(monitor);
+    Ok(Figures {
+        tasks: args.tasks,
+        workers: args.workers,
+        enqueue_per_second: f64::from(args.tasks) / enqueue.as_secs_f64(),
+        run_per_second: f64::from(args.tasks) / run,
+        latency_ms_median: at(0.5),
+        latency_ms_p99: at(0.99),
+        ready_ms: ready.unwrap_or_default(),
+        worker_memory_mb: memory.unwrap_or_default(),
+    })
+}

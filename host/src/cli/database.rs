@@ -1,0 +1,68 @@
+//! The database itself: make, migrate, reset; and the embedded cluster.
+
+use super::{
+    args::{EmbeddedArgs, EmbeddedCommand},
+    exit::{Failure, Result},
+    output,
+};
+use crate::{
+    client::{Client, ClientError, Target},
+    postgres::Cluster,
+};
+use std::io::{BufRead, Write};
+
+pub(super) async fn init_db(db: &str) -> Result<()> {
+    let client = Client::connect_any(Target::resolve(db)?).await?;
+    let version = client.migrate().await?;
+    output::line(&format!("schema rework is at version {version}"))
+}
+
+pub(super) async fn reset_db(db: &str, yes: bool) -> Result<()> {
+    let client = Client::connect_any(Target::resolve(db)?).await?;
+    if !yes {
+        let question = format!(
+            "really drop schema rework of {}, with all tasks and logs [y/n]? ",
+            client.place()
+        );
+        if !confirmed(&question)? {
+            return Err(Failure::new("nothing was dropped"));
+        }
+    }
+    if client.drop_schema().await? {
+        output::line("schema rework is gone; `rework init-db` makes it anew")
+    } else {
+        output::line("there was no schema rework; `rework init-db` makes it")
+    }
+}
+
+/// Asks on stderr; anything but a yes is a no.
+pub(super) fn confirmed(question: &str) -> Result<bool> {
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "{question}")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
+    let cluster = |args: &EmbeddedArgs| match &args.path {
+        Some(path) => Ok(Cluster::at(std::path::absolute(path)?)),
+        None => Ok::<_, Failure>(Cluster::default_location().map_err(ClientError::from)?),
+    };
+    match command {
+        EmbeddedCommand::Status(args) => {
+            let status = cluster(args)?.status().map_err(ClientError::from)?;
+            output::line(&status.to_string())
+        }
+        EmbeddedCommand::Stop(args) => {
+            let stopped = cluster(args)?.stop().map_err(ClientError::from)?;
+            output::line(if stopped { "stopped" } else { "it was not running" })
+        }
+        EmbeddedCommand::Url(args) => {
+            let cluster = cluster(args)?;
+            let _lease = cluster.ensure_running().map_err(ClientError::from)?;
+            output::line(&cluster.url())
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The shapes of the human listings.
+
+use super::output::{coloured, state};
+use crate::{
+    model::time::human,
+    store::{LogRow, MonitorRow, OperationRow, TaskRow, WorkerRow},
+};
+use anstyle::AnsiColor;
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+/// ``ID `NAME` DOMAIN path(PATH) host(HOST)``
+pub(super) fn operation(row: &OperationRow) -> String {
+    let name = coloured(&row.name, AnsiColor::Green);
+    let paused = if row.paused { " [paused]" } else { "" };
+    let OperationRow { id, domain, path, host, .. } = row;
+    format!("{id} `{name}` {domain} path({path}) host({host}){paused}")
+}
+
+/// `ID NAME STATE domain=D [queued] → [started] → [finished] cause`
+pub(super) fn task(row: &TaskRow) -> String {
+    let TaskRow { id, operation, domain, .. } = row;
+    let mut text = format!("{id} {operation} {} domain={domain}", state(&row.state));
+    if let Some(lines) = row.log_lines {
+        text += &format!(" [{lines} log lines]");
+    }
+    text += &format!(" {}", times(&[Some(row.queued), row.started, row.finished]));
+    if let Some(cause) = why(row.cause.as_deref(), row.error.as_deref()) {
+        text += &format!(" {}", coloured(&cause, AnsiColor::Red));
+    }
+    text
+}
+
+/// `cause: error`, in one line.
+pub(super) fn why(cause: Option<&str>, error: Option<&str>) -> Option<String> {
+    let cause = cause?;
+    Some(match error.map(|error| error.lines().next().unwrap_or_default()) {
+        Some(error) if !error.is_empty() => format!("{cause}: {error}"),
+        _ => cause.to_owned(),
+    })
+}
+
+fn times(times: &[Option<DateTime<Utc>>]) -> String {
+    let known: Vec<String> =
+        times.iter().flatten().map(|time| format!("[{}]", human(*time))).collect();
+    known.join(" → ")
+}
+
+/// `stdout:INFO: 2018-11-28 16:08:27: I am running`
+pub(super) fn log_line(row: &LogRow) -> String {
+    let source = match (&row.target, row.stream.as_str()) {
+        (Some(target), "log") => target,
+        (_, stream) => stream,
+    };
+    let level = row.level.to_uppercase();
+    let level = match level.as_str() {
+        "ERROR" => coloured(&level, AnsiColor::Red),
+        "WARN" => coloured(&level, AnsiColor::Yellow),
+        _ => level,
+    };
+    format!("{source}:{level}: {}: {}", row.time.format("%Y-%m-%d %H:%M:%S"), row.line)
+}
+
+/// `ID PID@HOST N Mb [running (idle)] [created] → [started] → [finished] CAUSE`
+pub(super) fn worker(row: &WorkerRow) -> String {
+    let pid = row.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+    let memory = row.memory_mb.unwrap_or_default().round();
+    let doing = match (row.state.as_str(), row.task) {
+        ("running", Some(task)) => state("running") + &format!(" #{task}"),
+        ("idle", _) => state("running") + " (idle)",
+        (other, _) => state(other),
+    };
+    let WorkerRow { id, host, domain, .. } = row;
+    let mut text = format!(
+        "{id} {pid}@{host} {memory} Mb [{doing}] {}",
+        times(&[Some(row.created), row.started, row.finished])
+    );
+    if domain != "default" {
+        text += &format!(" domain={domain}");
+    }
+    if let Some(cause) = why(row.cause.as_deref(), row.error.as_deref()) {
+        text += &format!(" {}", coloured(&cause, AnsiColor::Red));
+    }
+    text
+}
+
+/// `ID LASTSEEN DOMAIN options(k=v, …)`
+pub(super) fn monitor(row: &MonitorRow) -> String {
+    let options = match &row.options {
+        Value::Object(options) => {
+            options.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    let domains = if row.domains.is_empty() { "(all)".to_owned() } else { row.domains.join(",") };
+    let mut text = format!(
+        "{} {} {domains} options({})",
+        row.id,
+        human(row.last_seen),
+        options.join(", ")
+    );
+    if row.stale {
+        text += &format!(" {}", coloured("stale", AnsiColor::Red));
+    }
+    text
+}

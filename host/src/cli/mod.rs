@@ -1,0 +1,69 @@
+//! The command line: parse, do, print. Data goes to stdout, everything else to stderr; what an
+//! exit code means is in [`exit`].
+
+mod args;
+mod bench;
+mod database;
+mod exit;
+mod format;
+mod monitor;
+mod operations;
+mod output;
+mod schedule;
+mod tasks;
+mod workers;
+
+use args::Command;
+use exit::{Failure, Result};
+use std::{ffi::OsString, process::ExitCode};
+
+/// Runs a command line and answers its exit code.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let cli = match args::parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::InitDb { db } => block_on(database::init_db(&db)),
+        Command::ResetDb { db, yes } => block_on(database::reset_db(&db, yes)),
+        Command::Embedded { command } => database::embedded(&command),
+        Command::RegisterOperations(args) => block_on(operations::register(args)),
+        Command::CheckPlugin(args) => operations::check(&args),
+        Command::UnregisterOperation(args) => block_on(operations::unregister(args)),
+        Command::ListOperations(args) => block_on(operations::list(args)),
+        Command::Schedule(args) => block_on(schedule::schedule(args)),
+        Command::Monitor(args) => monitor::monitor(args),
+        Command::ListTasks(args) => block_on(tasks::list(args)),
+        Command::ShowTask(args) => block_on(tasks::show(args)),
+        Command::GetInput(args) => block_on(tasks::get(args, tasks::Side::Input)),
+        Command::GetOutput(args) => block_on(tasks::get(args, tasks::Side::Output)),
+        Command::LogTask(args) => block_on(tasks::log(args)),
+        Command::AbortTask(args) => block_on(tasks::abort(args)),
+        Command::ListWorkers(args) => block_on(workers::list_workers(args)),
+        Command::ListMonitors(args) => block_on(workers::list_monitors(args)),
+        Command::Bench(args) => bench::bench(args),
+        Command::Completions { shell } => {
+            args::completions(shell);
+            Ok(())
+        }
+    }
+}
+
+/// Runs one command's requests on this thread.
+fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("could not start the event loop: {error}")))?;
+    let result = runtime.block_on(command);
+    // A look-out that still waits for nobody is not waited for.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,42 @@
+//! Running the monitor of this host.
+
+use super::{
+    args::MonitorArgs,
+    exit::{Failure, Result},
+};
+use crate::{
+    client::Target,
+    here,
+    monitor::{self, Options, PoolOptions},
+    telemetry,
+};
+use std::time::Duration;
+
+pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
+    if args.minworkers > args.maxworkers {
+        return Err(Failure::new(format!(
+            "--minworkers {} is more than --maxworkers {}",
+            args.minworkers, args.maxworkers
+        )));
+    }
+    telemetry::init(args.debug);
+    // An embedded server is started before this process becomes the reaper of all below it.
+    let target = Target::resolve(&args.db)?;
+    let options = Options {
+        host: here::host_name(args.host.as_deref()),
+        domains: if args.all_domains { Vec::new() } else { args.domain },
+        pool: PoolOptions {
+            max_workers: args.maxworkers.into(),
+            min_workers: args.minworkers.into(),
+            max_runs: args.maxruns,
+            max_mem: args.maxmem,
+            start_timeout: Duration::from_secs(args.start_timeout),
+            ..PoolOptions::default()
+        },
+        grace: args.grace,
+        kill_grace: args.kill_grace,
+        environment: args.env,
+    };
+    monitor::run(target.options().clone(), options)?;
+    Ok(())
+}

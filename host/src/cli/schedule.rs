@@ -1,0 +1,97 @@
+//! Queuing a task, and waiting for it.
+
+use super::{
+    args::ScheduleArgs,
+    exit::{Failure, Result},
+    output,
+};
+use crate::{
+    client::{Client, ClientError, Payload, Task},
+    model::task::TaskState,
+};
+use std::{io::Read, path::Path};
+
+pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let mut schedule = client.schedule(&args.name).priority(args.priority);
+    if let Some(input) = args.input {
+        schedule = schedule.input(input);
+    }
+    for (field, path) in args.input_file {
+        schedule = schedule.input_file(field, read(&path)?);
+    }
+    if let Some(path) = args.raw_input {
+        schedule = schedule.raw_input(read(&path)?);
+    }
+    if let Some(domain) = args.domain {
+        schedule = schedule.domain(domain);
+    }
+    if let Some(host) = args.host {
+        schedule = schedule.host(host);
+    }
+    if let Some(metadata) = args.metadata {
+        schedule = schedule.metadata(metadata);
+    }
+    if let Some(time) = args.at {
+        schedule = schedule.at(time);
+    }
+    if let Some(delay) = args.delay {
+        schedule = schedule.delay(delay);
+    }
+    if let Some(key) = args.key {
+        schedule = schedule.key(key);
+    }
+    if let Some(attempts) = args.max_attempts {
+        schedule = schedule.max_attempts(attempts);
+    }
+    let task = schedule.await?;
+    if !args.wait {
+        return output::line(&task.id().to_string());
+    }
+    let joined = match args.timeout {
+        Some(timeout) => task.join_timeout(timeout).await,
+        None => task.join().await,
+    };
+    match joined {
+        Ok(TaskState::Done) => print_output(&task).await,
+        Ok(state) => Err(Failure::new(ended(&task, state).await?)),
+        Err(error @ ClientError::Timeout { .. }) => {
+            let hint = format!("it goes on; see `rework show-task {} --json`", task.id());
+            Err(Failure::from(error).hint(hint))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `task 7 failed: error: not an integer`
+async fn ended(task: &Task, state: TaskState) -> Result<String> {
+    let why = task.error().await?;
+    Ok(match why {
+        Some(why) => format!("task {} {state}: {why}", task.id()),
+        None => format!("task {} {state}", task.id()),
+    })
+}
+
+/// JSON on one line, raw bytes as they are, nothing if there is none.
+async fn print_output(task: &Task) -> Result<()> {
+    print_payload(task.output_payload().await?)
+}
+
+pub(super) fn print_payload(payload: Payload) -> Result<()> {
+    match payload {
+        Payload::None => Ok(()),
+        Payload::Fields(fields) => output::line(&fields.to_string()),
+        Payload::Raw(content) => output::bytes(&content),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let unreadable =
+        |error| Failure::new(format!("could not read {}: {error}", path.display()));
+    if path == Path::new("-") {
+        let mut content = Vec::new();
+        std::io::stdin().read_to_end(&mut content).map_err(unreadable)?;
+        return Ok(content);
+    }
+    std::fs::read(path).map_err(unreadable)
+}

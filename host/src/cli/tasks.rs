@@ -1,0 +1,213 @@
+//! Tasks: list, show, read, follow, abort.
+
+use super::{
+    args::{AbortTaskArgs, GetArgs, ListTasksArgs, LogTaskArgs, TaskArgs},
+    exit::{Failure, Result},
+    format, output,
+    schedule::print_payload,
+};
+use crate::{
+    client::{Client, ClientError, Payload, Task, TaskReport},
+    model::{log, task::TaskState},
+    store::{FileInfo, LogRow, TaskFilter},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+pub(super) async fn list(args: ListTasksArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let filter = TaskFilter {
+        domain: args.domain,
+        operation: args.operation,
+        state: args.status,
+        before: args.before,
+        limit: args.limit,
+        log_count: args.logcount,
+        backtraces: args.tracebacks,
+    };
+    let rows = client.tasks(&filter).await?;
+    if args.json {
+        return output::json(&rows);
+    }
+    for row in &rows {
+        output::line(&format::task(row))?;
+        if let Some(backtrace) = &row.backtrace {
+            output::line(backtrace)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn show(args: TaskArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let report = client.task(args.id).report().await?;
+    let document = document(&report);
+    if args.json {
+        return output::json(&document);
+    }
+    output::line(&format::task(&report.row))?;
+    let Value::Object(fields) = document else { return Ok(()) };
+    let said = ["id", "operation", "domain", "state", "queued", "started", "finished"];
+    for (name, value) in fields {
+        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        if said.contains(&name.as_str()) || empty {
+            continue;
+        }
+        let text = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let mut lines = text.lines();
+        output::line(&format!("  {name}: {}", lines.next().unwrap_or_default()))?;
+        for more in lines {
+            output::line(&format!("    {more}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything known about a task, as one object.
+fn document(report: &TaskReport) -> Value {
+    let mut document = serde_json::to_value(&report.row).expect("rows are plain JSON");
+    let Value::Object(fields) = &mut document else { unreachable!("a row is an object") };
+    let detail = &report.detail;
+    let progress = detail.progress.map(|fraction| {
+        json!({ "fraction": fraction, "message": detail.progress_message })
+    });
+    let (input, input_encoding) = shown(&report.input, &report.input_files);
+    let (output, output_encoding) = shown(&report.output, &report.output_files);
+    fields.extend([
+        ("input".to_owned(), input),
+        ("input_encoding".to_owned(), input_encoding),
+        ("output".to_owned(), output),
+        ("output_encoding".to_owned(), output_encoding),
+        ("progress".to_owned(), json!(progress)),
+        ("location".to_owned(), json!(detail.location)),
+        ("backtrace".to_owned(), json!(detail.backtrace)),
+        ("exit_code".to_owned(), json!(detail.exit_code)),
+        ("signal".to_owned(), json!(detail.signal)),
+        ("peak_memory_mb".to_owned(), json!(detail.peak_memory.map(|bytes| bytes as f64 / 1048576.0))),
+        ("cpu_seconds".to_owned(), json!(detail.cpu_seconds)),
+        ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
+        ("attempts".to_owned(), json!(report.attempts)),
+    ]);
+    document
+}
+
+/// A payload in a listing: raw bytes and files by their size and hash.
+fn shown(payload: &Payload, files: &[FileInfo]) -> (Value, Value) {
+    match payload {
+        Payload::None => (Value::Null, Value::Null),
+        Payload::Raw(content) => {
+            let sha256 = crate::model::input::sha256(content);
+            (json!({ "bytes": content.len(), "sha256": sha256 }), json!("raw"))
+        }
+        Payload::Fields(fields) => {
+            let mut fields = fields.clone();
+            if let Value::Object(object) = &mut fields {
+                for file in files.iter().filter(|file| !file.name.is_empty()) {
+                    let shown = json!({ "bytes": file.size, "sha256": file.sha256 });
+                    object.insert(file.name.clone(), shown);
+                }
+            }
+            (fields, json!("fields"))
+        }
+    }
+}
+
+/// Which payload of a task.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side {
+    Input,
+    Output,
+}
+
+pub(super) async fn get(args: GetArgs, side: Side) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let task = client.task(args.id);
+    let payload = match side {
+        Side::Input => task.input_payload().await?,
+        Side::Output => task.output_payload().await?,
+    };
+    let Some(field) = args.field else {
+        return print_payload(payload);
+    };
+    let content = match side {
+        Side::Input => task.input_file(&field).await,
+        Side::Output => task.output_file(&field).await,
+    };
+    match content {
+        Ok(content) => output::bytes(&content),
+        // Not a file: a field like any other.
+        Err(error @ ClientError::UnknownField { .. }) => match payload {
+            Payload::Fields(Value::Object(mut fields)) if fields.contains_key(&field) => {
+                print_payload(Payload::Fields(fields.remove(&field).unwrap_or_default()))
+            }
+            _ => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let task = client.task(args.id);
+    let mut after = args.fromid;
+    let mut collected = Vec::new();
+    loop {
+        // The state first: lines are written before, or with, the end of their task.
+        let state = task.state().await?;
+        loop {
+            let rows = client.log_lines(args.id, after, 1000).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            for row in rows.into_iter().filter(|row| is_wanted(row, args.level)) {
+                if args.json {
+                    collected.push(row);
+                } else {
+                    output::line(&format::log_line(&row))?;
+                }
+            }
+        }
+        if !args.watch || state.is_terminal() {
+            if args.json {
+                return output::json(&collected);
+            }
+            return print_error(&task, state).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn is_wanted(row: &LogRow, level: Option<u8>) -> bool {
+    level.is_none_or(|level| log::level_number(&row.level).unwrap_or(3) <= level)
+}
+
+/// A failed task's error comes last.
+async fn print_error(task: &Task, state: TaskState) -> Result<()> {
+    if !matches!(state, TaskState::Failed | TaskState::Aborted) {
+        return Ok(());
+    }
+    let report = task.report().await?;
+    if let Some(error) = task.error().await? {
+        output::line(&error)?;
+    }
+    if let Some(location) = &report.detail.location {
+        output::line(&format!("  at {location}"))?;
+    }
+    if let Some(backtrace) = &report.detail.backtrace {
+        output::line(backtrace)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn abort(args: AbortTaskArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    match client.task(args.id).abort(args.message.as_deref()).await? {
+        TaskState::Aborted => output::line(&format!("task {} is aborted", args.id)),
+        TaskState::Aborting => {
+            output::line(&format!("task {} is aborting: its worker is being killed", args.id))
+        }
+        state => Err(Failure::new(format!("task {} is {state}", args.id))),
+    }
+}

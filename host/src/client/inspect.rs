@@ -1,0 +1,71 @@
+//! Looking: the listings, which the command line and the web UI only format.
+
+use super::{Client, Task, error::Result};
+use crate::{
+    model::{OperationId, TaskId},
+    store::{LogRow, MonitorRow, OperationRow, Retired, TaskFilter, TaskRow, WorkerRow},
+};
+
+impl Client {
+    /// The handle of a task; it is looked for when it is used.
+    pub fn task(&self, id: TaskId) -> Task {
+        Task::new(self.clone(), id)
+    }
+
+    /// Every operation on every host.
+    pub async fn operations(&self, domain: Option<&str>) -> Result<Vec<OperationRow>> {
+        Ok(self.store().operation_list(domain).await?)
+    }
+
+    /// The newest tasks that fit.
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+        Ok(self.store().task_list(filter).await?)
+    }
+
+    /// The workers; of the dead only those of the last day, unless `all`.
+    pub async fn workers(&self, domain: Option<&str>, all: bool) -> Result<Vec<WorkerRow>> {
+        Ok(self.store().worker_list(domain, all).await?)
+    }
+
+    /// The monitors that have not ended in order.
+    pub async fn monitors(&self) -> Result<Vec<MonitorRow>> {
+        Ok(self.store().monitor_list().await?)
+    }
+
+    /// Lines of a task after line `after`, at most `limit`.
+    pub async fn log_lines(&self, task: TaskId, after: i64, limit: i64) -> Result<Vec<LogRow>> {
+        Ok(self.store().log_lines(task, after, limit).await?)
+    }
+
+    /// Where an operation is offered; `module` is an SQL `LIKE` pattern.
+    pub async fn deployments(
+        &self,
+        operation: &str,
+        domain: Option<&str>,
+        module: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Vec<Retired>> {
+        Ok(self.store().operation_find(operation, domain, module, host).await?)
+    }
+
+    /// Retires deployments; tasks, logs and schedules of their operations stay.
+    pub async fn unregister(&self, deployments: &[Retired]) -> Result<()> {
+        let ids: Vec<i32> = deployments.iter().map(|deployment| deployment.id).collect();
+        Ok(self.store().operation_retire(&ids).await?)
+    }
+
+    /// Queues so many tasks of an operation that takes no input; for the bench.
+    pub(crate) async fn schedule_copies(&self, operation: OperationId, count: u32) -> Result<Vec<i64>> {
+        Ok(self.store().task_enqueue_copies(operation, count).await?)
+    }
+
+    /// How many of these tasks have not ended; for the bench.
+    pub(crate) async fn open_tasks(&self, tasks: &[i64]) -> Result<i64> {
+        Ok(self.store().task_count_open(tasks).await?)
+    }
+
+    /// From the beginning of the first of these tasks to the end of the last; for the bench.
+    pub(crate) async fn run_seconds(&self, tasks: &[i64]) -> Result<f64> {
+        Ok(self.store().task_run_seconds(tasks).await?)
+    }
+}

@@ -1,0 +1,93 @@
+//! What an application, the command line and the web UI ask of rework: register, schedule, look,
+//! wait, abort. Everything goes through Postgres; no monitor needs to be near.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), rework::client::ClientError> {
+//! use std::time::Duration;
+//!
+//! let rework = rework::Client::connect("postgres://babar:password@localhost/jobstore").await?;
+//! let task = rework.schedule("my_first_task").input("hello").await?;
+//! task.join_timeout(Duration::from_secs(5)).await?;
+//! assert_eq!(task.output::<String>().await?.as_deref(), Some("hellohello"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod inspect;
+mod register;
+mod schedule;
+mod target;
+mod task;
+mod watch;
+
+pub use error::{ClientError, Result};
+pub use register::{Registration, RegistrationOptions};
+pub use schedule::Schedule;
+pub use target::Target;
+pub use task::{Payload, Task, TaskReport};
+
+use crate::store::Store;
+use std::sync::Arc;
+
+/// A connection to a rework database. Cheap to clone; clones share a few connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    watch: watch::Watch,
+    /// Keeps an embedded server up while the client lives.
+    _target: Target,
+}
+
+impl Client {
+    /// Connects to a database whose schema is this version's.
+    ///
+    /// `database` is what the command line takes: a URL, an alias of the configuration file,
+    /// `embedded` or `embedded:/some/dir`.
+    pub async fn connect(database: &str) -> Result<Self> {
+        let client = Self::connect_any(Target::resolve(database)?).await?;
+        client.inner.store.schema_check().await?;
+        Ok(client)
+    }
+
+    /// Connects, whatever the schema.
+    pub async fn connect_any(target: Target) -> Result<Self> {
+        let store = Store::connect(target.options().clone(), 4).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                watch: watch::Watch::new(store.clone()),
+                store,
+                _target: target,
+            }),
+        })
+    }
+
+    /// Brings the schema to this version; never drops anything. Answers the version.
+    pub async fn migrate(&self) -> Result<i64> {
+        Ok(self.store().schema_migrate().await?)
+    }
+
+    /// Drops the schema and all that is in it; false if there was none.
+    pub async fn drop_schema(&self) -> Result<bool> {
+        Ok(self.store().schema_drop().await?)
+    }
+
+    /// Ends the connections.
+    pub async fn close(&self) {
+        self.inner.store.close().await;
+    }
+
+    /// Where the database is, without credentials.
+    pub fn place(&self) -> String {
+        self.store().place()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+}

@@ -1,0 +1,141 @@
+//! Registering a plugin: inspect it, copy it to the cache, let a child load it, and only then
+//! write. Any refusal on the way leaves the database as it was.
+
+use super::{
+    Client,
+    error::{ClientError, Result},
+};
+use crate::{
+    here,
+    plugin::{self, OperationNote},
+    store::{NewOperation, NewPlugin},
+};
+use std::path::Path;
+
+/// How to register a plugin.
+#[derive(Debug, Clone, Default)]
+pub struct RegistrationOptions {
+    /// Only operations that declare this domain.
+    pub domain: Option<String>,
+    /// Register under this domain instead.
+    pub as_domain: Option<String>,
+    /// For this host instead of this one.
+    pub host: Option<String>,
+    /// Check everything, write nothing.
+    pub dry_run: bool,
+}
+
+/// What was registered.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Operations that the host could not run before.
+    pub new: usize,
+    /// Operations that it could.
+    pub known: usize,
+    /// Operations (domain, name) that the plugin no longer offers.
+    pub retired: Vec<(String, String)>,
+    /// What the author should know.
+    pub warnings: Vec<String>,
+}
+
+impl Client {
+    /// Registers the operations of a plugin file for a host.
+    pub async fn register(&self, file: &Path, options: &RegistrationOptions) -> Result<Registration> {
+        let plugin = checked_plugin(file, options)?;
+        let mut warnings = Vec::new();
+        if plugin.panic == "abort" {
+            warnings.push(format!(
+                "{} is built with panic = \"abort\": panics end the worker process",
+                file.display()
+            ));
+        }
+        if options.dry_run {
+            let known = self.store().operation_list(None).await?;
+            let host = here::host_name(options.host.as_deref());
+            let is_known = |operation: &&NewOperation| {
+                known.iter().any(|row| {
+                    row.name == operation.name && row.domain == operation.domain && row.host == host
+                })
+            };
+            let known = plugin.operations.iter().filter(is_known).count();
+            let new = plugin.operations.len() - known;
+            return Ok(Registration { new, known, retired: Vec::new(), warnings });
+        }
+        let host = here::host_name(options.host.as_deref());
+        let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        // A partial registration says nothing about the rest of the plugin.
+        let whole = options.domain.is_none() && options.as_domain.is_none();
+        let registered = self
+            .store()
+            .plugin_register(&plugin, &host, &path.to_string_lossy(), whole)
+            .await?;
+        Ok(Registration {
+            new: registered.new,
+            known: registered.known,
+            retired: registered.retired,
+            warnings,
+        })
+    }
+}
+
+/// Inspects, caches and probes a plugin; what to write about it.
+fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugin> {
+    let refused = |error: plugin::PluginError| ClientError::Plugin(error.to_string());
+    let cached = plugin::Cache::at(here::plugin_cache_dir()).admit(file).map_err(refused)?;
+    let inspection = plugin::inspect(&cached.path, file).map_err(refused)?;
+    plugin::probe(&cached.path, file).map_err(refused)?;
+    let wanted = |operation: &&OperationNote| {
+        options.domain.as_ref().is_none_or(|domain| operation.domain == *domain)
+    };
+    let operations: Vec<NewOperation> = inspection
+        .operations
+        .iter()
+        .filter(wanted)
+        .map(|operation| new_operation(operation, options.as_domain.as_deref()))
+        .collect();
+    if operations.is_empty() {
+        let domain = options.domain.as_deref().unwrap_or_default();
+        let mut domains: Vec<&str> =
+            inspection.operations.iter().map(|operation| operation.domain.as_str()).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        return Err(ClientError::Plugin(format!(
+            "{} has no operation in domain `{domain}`, only in: {}",
+            file.display(),
+            domains.join(", ")
+        )));
+    }
+    let note = inspection.note;
+    Ok(NewPlugin {
+        hash: inspection.hash,
+        name: note.name,
+        version: note.version,
+        sdk: note.sdk,
+        abi: note.abi,
+        rustc: note.rustc,
+        target: note.target,
+        panic: note.panic,
+        size: inspection.size as i64,
+        operations,
+    })
+}
+
+fn new_operation(note: &OperationNote, as_domain: Option<&str>) -> NewOperation {
+    NewOperation {
+        name: note.name.clone(),
+        declared_domain: note.domain.clone(),
+        domain: as_domain.unwrap_or(&note.domain).to_owned(),
+        inputs: note.inputs.clone(),
+        outputs: note.outputs.clone(),
+        timeout_ms: note.timeout_ms.map(|ms| ms as i64),
+        max_attempts: i32::try_from(note.max_attempts).unwrap_or(i32::MAX),
+        backoff_ms: note.backoff_ms.map(|ms| ms as i64),
+        memory_bytes: note.memory_bytes.map(|bytes| bytes as i64),
+        capture: note.capture.clone(),
+        log_level: note.level.clone(),
+        description: note.description.clone(),
+        module: note.module.clone(),
+        file: note.file.clone(),
+        line: note.line as i32,
+    }
+}

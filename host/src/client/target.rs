@@ -1,0 +1,133 @@
+//! The `DB` argument: a URL, an alias of the configuration file, or an embedded cluster.
+
+use super::error::{ClientError, Result};
+use crate::{
+    postgres::{Cluster, Lease},
+    store::ConnectOptions,
+};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// A database that was named and found, with what keeps it up if it is embedded.
+#[derive(Debug)]
+pub struct Target {
+    options: ConnectOptions,
+    _lease: Option<Lease>,
+}
+
+impl Target {
+    /// Finds out what a `DB` argument means, and starts the server if it is an embedded one.
+    pub fn resolve(database: &str) -> Result<Self> {
+        if let Some(cluster) = embedded_cluster(database)? {
+            let (options, lease) = running(&cluster)?;
+            return Ok(Self { options, _lease: Some(lease) });
+        }
+        if database.contains("://") {
+            return Ok(Self { options: database.parse()?, _lease: None });
+        }
+        let url = alias(database)?;
+        if let Some(cluster) = embedded_cluster(&url)? {
+            let (options, lease) = running(&cluster)?;
+            return Ok(Self { options, _lease: Some(lease) });
+        }
+        Ok(Self { options: url.parse()?, _lease: None })
+    }
+
+    /// How to connect.
+    pub fn options(&self) -> &ConnectOptions {
+        &self.options
+    }
+}
+
+fn running(cluster: &Cluster) -> Result<(ConnectOptions, Lease)> {
+    let lease = cluster.ensure_running()?;
+    Ok((cluster.url().parse()?, lease))
+}
+
+/// The cluster that `embedded` or `embedded:/some/dir` names; `None` for anything else.
+fn embedded_cluster(database: &str) -> Result<Option<Cluster>> {
+    if database == "embedded" {
+        return Ok(Some(Cluster::default_location()?));
+    }
+    let Some(path) = database.strip_prefix("embedded:") else {
+        return Ok(None);
+    };
+    if path.is_empty() {
+        return Err(ClientError::Database {
+            message: "`embedded:` names no directory".to_owned(),
+            hint: Some("write embedded:/some/dir, or just embedded".to_owned()),
+        });
+    }
+    let path = std::path::absolute(path).map_err(|error| ClientError::Database {
+        message: format!("`{path}` cannot be made an absolute path: {error}"),
+        hint: None,
+    })?;
+    Ok(Some(Cluster::at(path)))
+}
+
+/// The first existing file of `$REWORKCFGPATH`, `./rework.cfg`, `~/rework.cfg`.
+fn configuration_file() -> Option<PathBuf> {
+    let named = env::var_os("REWORKCFGPATH").map(PathBuf::from);
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join("rework.cfg"));
+    [named, Some(PathBuf::from("rework.cfg")), home]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+/// What an alias stands for.
+fn alias(name: &str) -> Result<String> {
+    let hint = "DB is a postgres:// URL, an alias of section [dburi] in rework.cfg, \
+                `embedded` or `embedded:/some/dir`";
+    let unknown = |message| ClientError::Database { message, hint: Some(hint.to_owned()) };
+    let Some(path) = configuration_file() else {
+        return Err(unknown(format!(
+            "`{name}` is neither a database URL nor an alias: there is no rework.cfg"
+        )));
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| ClientError::Database {
+        message: format!("could not read {}: {error}", path.display()),
+        hint: None,
+    })?;
+    dburi_entries(&text)
+        .find(|(key, _)| *key == name)
+        .map(|(_, url)| url.to_owned())
+        .ok_or_else(|| {
+            let aliases: Vec<&str> = dburi_entries(&text).map(|(key, _)| key).collect();
+            unknown(format!(
+                "no alias `{name}` in section [dburi] of {} (it has: {})",
+                path.display(),
+                if aliases.is_empty() { "none".to_owned() } else { aliases.join(", ") }
+            ))
+        })
+}
+
+/// The `name = url` lines of section `[dburi]`.
+fn dburi_entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut inside = false;
+    text.lines().map(str::trim).filter_map(move |line| {
+        if line.starts_with('[') {
+            inside = line == "[dburi]";
+            return None;
+        }
+        if !inside || line.starts_with(['#', ';']) {
+            return None;
+        }
+        let (key, value) = line.split_once('=')?;
+        Some((key.trim(), value.trim()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_dburi_section_counts() {
+        let text = "[other]\na = x\n[dburi]\n# no\nb = postgres://h/b?x=y\n[more]\nc = z\n";
+        let entries: Vec<_> = dburi_entries(text).collect();
+        assert_eq!(entries, [("b", "postgres://h/b?x=y")]);
+    }
+}

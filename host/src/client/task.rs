@@ -1,0 +1,244 @@
+//! One task: wait for it, read what it was given and what it made, end it.
+
+use super::{
+    Client,
+    error::{ClientError, Result},
+};
+use crate::{
+    model::{TaskId, task::TaskState},
+    store::{AttemptRow, FileInfo, InputRow, LogRow, StoreError, TaskDetail, TaskRow},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+/// A task in the database. Holds no connection; every method looks anew.
+#[derive(Clone, Debug)]
+pub struct Task {
+    client: Client,
+    id: TaskId,
+}
+
+/// An input or an output.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// There is none.
+    None,
+    /// JSON; a file in it is `{"bytes", "sha256"}`.
+    Fields(Value),
+    /// Bytes as given.
+    Raw(Vec<u8>),
+}
+
+/// Everything known about one task.
+#[derive(Debug, Clone)]
+pub struct TaskReport {
+    /// Its row, as in the listing.
+    pub row: TaskRow,
+    /// What the listing does not show.
+    pub detail: TaskDetail,
+    /// What it was given.
+    pub input: Payload,
+    /// What it made.
+    pub output: Payload,
+    /// Its superseded attempts.
+    pub attempts: Vec<AttemptRow>,
+    /// File contents of the input.
+    pub input_files: Vec<FileInfo>,
+    /// File contents of the output.
+    pub output_files: Vec<FileInfo>,
+}
+
+impl Task {
+    pub(super) fn new(client: Client, id: TaskId) -> Self {
+        Self { client, id }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The state that it is in.
+    pub async fn state(&self) -> Result<TaskState> {
+        let states = self.client.store().task_states(&[self.id]).await?;
+        states.first().map(|(_, state)| *state).ok_or(ClientError::UnknownTask(self.id))
+    }
+
+    /// `queued`, `running` or `done`, however it ended; [`Task::state`] tells more.
+    pub async fn status(&self) -> Result<&'static str> {
+        Ok(match self.state().await? {
+            TaskState::Queued => "queued",
+            TaskState::Running | TaskState::Aborting => "running",
+            TaskState::Aborted | TaskState::Failed | TaskState::Done => "done",
+        })
+    }
+
+    /// Waits until it has ended, and answers how.
+    pub async fn join(&self) -> Result<TaskState> {
+        self.wait(false).await
+    }
+
+    /// As [`Task::join`], but gives up after a while with an error that names task and state.
+    pub async fn join_timeout(&self, timeout: Duration) -> Result<TaskState> {
+        match tokio::time::timeout(timeout, self.join()).await {
+            Ok(state) => state,
+            Err(_) => Err(ClientError::Timeout {
+                task: self.id,
+                state: self.state().await?,
+                waited: timeout,
+            }),
+        }
+    }
+
+    /// Waits until it has begun (or ended).
+    pub async fn join_running(&self) -> Result<TaskState> {
+        self.wait(true).await
+    }
+
+    async fn wait(&self, running: bool) -> Result<TaskState> {
+        match self.client.inner.watch.wait(self.id, running).await {
+            Ok(state) => state.ok_or(ClientError::UnknownTask(self.id)),
+            Err(error) => Err(match Arc::try_unwrap(error) {
+                Ok(error) => error.into(),
+                Err(shared) => ClientError::Store(StoreError::Connect {
+                    place: self.client.store().place(),
+                    reason: shared.to_string(),
+                    source: None,
+                }),
+            }),
+        }
+    }
+
+    /// Its row, as in the listing.
+    pub async fn row(&self) -> Result<TaskRow> {
+        let row = self.client.store().task_row(self.id).await?;
+        row.ok_or(ClientError::UnknownTask(self.id))
+    }
+
+    /// The caller's notes; `{}` if there are none.
+    pub async fn metadata(&self) -> Result<Value> {
+        let row = self.row().await?;
+        Ok(row.metadata.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
+    }
+
+    /// Why it did not end well: the cause, and the text of it. `None` if it did, or has not ended.
+    pub async fn error(&self) -> Result<Option<String>> {
+        let row = self.row().await?;
+        Ok(row.cause.map(|cause| match row.error {
+            Some(error) => format!("{cause}: {error}"),
+            None => cause,
+        }))
+    }
+
+    /// Its input, as what it stands for; `None` if it has none.
+    pub async fn input<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        self.typed("input", self.input_payload().await?)
+    }
+
+    /// Its input as bytes; `None` if it has none.
+    pub async fn raw_input(&self) -> Result<Option<Vec<u8>>> {
+        self.raw("input", self.input_payload().await?)
+    }
+
+    /// What it has saved, as what it stands for; `None` if it has saved nothing (yet).
+    pub async fn output<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        self.typed("output", self.output_payload().await?)
+    }
+
+    /// What it has saved as bytes; `None` if it has saved nothing (yet).
+    pub async fn raw_output(&self) -> Result<Option<Vec<u8>>> {
+        self.raw("output", self.output_payload().await?)
+    }
+
+    /// The content of one file field of the input.
+    pub async fn input_file(&self, field: &str) -> Result<Vec<u8>> {
+        self.file("input", field).await
+    }
+
+    /// The content of one file field of the output.
+    pub async fn output_file(&self, field: &str) -> Result<Vec<u8>> {
+        self.file("output", field).await
+    }
+
+    async fn file(&self, what: &'static str, field: &str) -> Result<Vec<u8>> {
+        let content = self.client.store().file_read(self.id, what, field).await?;
+        match content {
+            Some(content) => Ok(content),
+            None => {
+                self.state().await?;
+                let field = field.to_owned();
+                Err(ClientError::UnknownField { task: self.id, what, field })
+            }
+        }
+    }
+
+    /// Its input, whatever its encoding.
+    pub async fn input_payload(&self) -> Result<Payload> {
+        let row = self.client.store().task_input(self.id).await?;
+        self.payload("input", row.ok_or(ClientError::UnknownTask(self.id))?).await
+    }
+
+    /// Its output, whatever its encoding.
+    pub async fn output_payload(&self) -> Result<Payload> {
+        let row = self.client.store().task_output(self.id).await?;
+        self.payload("output", row.ok_or(ClientError::UnknownTask(self.id))?.payload).await
+    }
+
+    async fn payload(&self, what: &'static str, row: InputRow) -> Result<Payload> {
+        Ok(match (row.encoding.as_deref(), row.fields, row.raw) {
+            (Some("raw"), _, Some(raw)) => Payload::Raw(raw),
+            (Some("raw"), _, None) => Payload::Raw(self.file(what, "").await?),
+            (Some(_), Some(fields), _) => Payload::Fields(fields),
+            (Some(_), None, _) => Payload::Fields(Value::Null),
+            (None, ..) => Payload::None,
+        })
+    }
+
+    fn typed<T: DeserializeOwned>(&self, what: &'static str, payload: Payload) -> Result<Option<T>> {
+        match payload {
+            Payload::None => Ok(None),
+            Payload::Fields(fields) => serde_json::from_value(fields)
+                .map(Some)
+                .map_err(|source| ClientError::Deserialize { task: self.id, what, source }),
+            Payload::Raw(_) => Err(self.wrong_encoding(what, "raw", "fields")),
+        }
+    }
+
+    fn raw(&self, what: &'static str, payload: Payload) -> Result<Option<Vec<u8>>> {
+        match payload {
+            Payload::None => Ok(None),
+            Payload::Raw(bytes) => Ok(Some(bytes)),
+            Payload::Fields(_) => Err(self.wrong_encoding(what, "fields", "raw")),
+        }
+    }
+
+    fn wrong_encoding(&self, what: &'static str, found: &str, wanted: &'static str) -> ClientError {
+        ClientError::Encoding { task: self.id, what, found: found.to_owned(), wanted }
+    }
+
+    /// Its lines after line `after` (0: from the first), at most a thousand.
+    pub async fn logs(&self, after: i64) -> Result<Vec<LogRow>> {
+        self.client.log_lines(self.id, after, 1000).await
+    }
+
+    /// Asks for its end: a queued task is `aborted` at once, a running one is killed.
+    pub async fn abort(&self, message: Option<&str>) -> Result<TaskState> {
+        Ok(self.client.store().task_abort(self.id, message).await?)
+    }
+
+    /// Everything known about it.
+    pub async fn report(&self) -> Result<TaskReport> {
+        let store = self.client.store();
+        let unknown = || ClientError::UnknownTask(self.id);
+        Ok(TaskReport {
+            row: self.row().await?,
+            detail: store.task_detail(self.id).await?.ok_or_else(unknown)?,
+            input: self.input_payload().await?,
+            output: self.output_payload().await?,
+            attempts: store.task_attempts(self.id).await?,
+            input_files: store.file_list(self.id, "input").await?,
+            output_files: store.file_list(self.id, "output").await?,
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! This host: its name, and where it keeps cached plugins and the pages of its workers.
+
+use std::path::PathBuf;
+
+/// `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's state directory.
+pub fn state_dir() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(named) = of("REWORK_STATE_DIR") {
+        return named;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/rework");
+    }
+    if let Some(state) = of("XDG_STATE_HOME") {
+        return state.join("rework");
+    }
+    let home = of("HOME").unwrap_or_else(|| PathBuf::from("/tmp"));
+    home.join(".local/state/rework")
+}
+
+/// The private content-addressed cache of plugins.
+pub fn plugin_cache_dir() -> PathBuf {
+    state_dir().join("plugins")
+}
+
+/// The name of this host: what was asked for, `REWORK_HOST`, or the host name. Never a network
+/// probe.
+pub fn host_name(asked: Option<&str>) -> String {
+    let environment = std::env::var("REWORK_HOST").ok();
+    asked
+        .map(str::to_owned)
+        .or(environment)
+        .filter(|name| !name.is_empty())
+        .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
+        .unwrap_or_else(|| "localhost".to_owned())
+}

@@ -1,0 +1,79 @@
+//! Wrapped identifiers, so that a worker's number is never taken for a task's.
+
+use std::fmt;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash,
+            serde::Serialize, serde::Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = std::num::ParseIntError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+id!(
+    /// A task, for ever.
+    TaskId(i64)
+);
+id!(
+    /// An operation: a name in a domain.
+    OperationId(i32)
+);
+id!(
+    /// A worker process, living or dead.
+    WorkerId(i64)
+);
+id!(
+    /// A monitor process; a restarted monitor is another one.
+    MonitorId(i64)
+);
+id!(
+    /// A claim: which monitor took the task, in which of its cycles. Every write about a claimed
+    /// task names it.
+    Token(i64)
+);
+
+impl Token {
+    /// Monitors come and go by the thousand, cycles by the billion.
+    const CYCLE_BITS: u32 = 36;
+
+    /// The token of what a monitor claims in one cycle.
+    pub fn new(monitor: MonitorId, cycle: u64) -> Self {
+        debug_assert!(cycle < 1 << Self::CYCLE_BITS);
+        Self((monitor.0 << Self::CYCLE_BITS) | cycle as i64)
+    }
+
+    /// The cycle in which the claim was made.
+    pub fn cycle(self) -> i64 {
+        self.0 & ((1 << Self::CYCLE_BITS) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_different_monitors_and_cycles_differ() {
+        let token = Token::new(MonitorId(3), 77);
+        assert_eq!(token.cycle(), 77);
+        assert_ne!(token, Token::new(MonitorId(4), 77));
+        assert_ne!(token, Token::new(MonitorId(3), 78));
+    }
+}

@@ -1,0 +1,147 @@
+//! What a task is given, checked against what its operation declares and completed by the
+//! defaults, before anything is queued.
+
+use rework_plugin::io::{Spec, SpecType, validate};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+/// What a caller gives.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Fields, or any JSON for an operation that declares none.
+    pub fields: Option<Value>,
+    /// Bytes as given, instead.
+    pub raw: Option<Vec<u8>>,
+    /// Contents of file fields.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// What is stored.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Complete {
+    /// The fields; a file in them is `{"bytes", "sha256"}`.
+    pub fields: Option<Value>,
+    /// Bytes as given, instead.
+    pub raw: Option<Vec<u8>>,
+    /// Contents of file fields.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Checks an input against the versions of an operation that are deployed (`None`: one without a
+/// spec), and completes it by the first that accepts it; otherwise says why the latest does not.
+pub fn complete(
+    operation: &str,
+    versions: &[Option<Value>],
+    given: Given,
+) -> Result<Complete, String> {
+    if given.raw.is_some() && (given.fields.is_some() || !given.files.is_empty()) {
+        return Err("a task has either fields or raw input, not both".to_owned());
+    }
+    let mut fault = None;
+    for specs in versions {
+        match complete_version(operation, specs.as_ref(), given.clone()) {
+            Ok(complete) => return Ok(complete),
+            Err(message) => fault = fault.or(Some(message)),
+        }
+    }
+    Err(fault.unwrap_or_else(|| format!("`{operation}` is deployed nowhere")))
+}
+
+fn complete_version(
+    operation: &str,
+    specs: Option<&Value>,
+    given: Given,
+) -> Result<Complete, String> {
+    let Some(specs) = specs else {
+        return complete_unspecified(given);
+    };
+    if given.raw.is_some() {
+        return Err(format!("`{operation}` declares its inputs and takes no raw input"));
+    }
+    let specs: Vec<Spec> = serde_json::from_value(specs.clone())
+        .map_err(|error| format!("the inputs of `{operation}` are recorded badly: {error}"))?;
+    let mut fields = match given.fields {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(fields)) => fields,
+        Some(other) => {
+            return Err(format!(
+                "the input of `{operation}` must be an object of fields, not {}",
+                kind(&other)
+            ));
+        }
+    };
+    let mut files = given.files;
+    for spec in specs.iter().filter(|spec| spec.r#type == SpecType::File) {
+        match fields.get(&spec.name) {
+            None | Some(Value::Null) => {}
+            Some(value) => {
+                let content = content_of(value)
+                    .map_err(|fault| format!("input `{}` of `{operation}` {fault}", spec.name))?;
+                files.push((spec.name.clone(), content));
+            }
+        }
+    }
+    for (name, content) in &files {
+        fields.insert(name.clone(), placeholder(content));
+    }
+    let fields = validate(&specs, &fields).map_err(|fault| format!("{fault} of `{operation}`"))?;
+    Ok(Complete { fields: Some(Value::Object(fields)), raw: None, files })
+}
+
+/// An operation without a spec takes anything.
+fn complete_unspecified(given: Given) -> Result<Complete, String> {
+    if given.files.is_empty() {
+        return Ok(Complete { fields: given.fields, raw: given.raw, files: Vec::new() });
+    }
+    let mut fields = match given.fields {
+        None => Map::new(),
+        Some(Value::Object(fields)) => fields,
+        Some(other) => {
+            return Err(format!("files need an object of fields as input, not {}", kind(&other)));
+        }
+    };
+    for (name, content) in &given.files {
+        fields.insert(name.clone(), placeholder(content));
+    }
+    Ok(Complete { fields: Some(Value::Object(fields)), raw: None, files: given.files })
+}
+
+/// The content of a file given in JSON: a string's UTF-8 bytes, or `{"base64": "…"}`.
+fn content_of(value: &Value) -> Result<Vec<u8>, String> {
+    match value {
+        Value::String(text) => Ok(text.clone().into_bytes()),
+        Value::Object(fields) if fields.len() == 1 => {
+            let text = fields.get("base64").and_then(Value::as_str);
+            let text = text.ok_or("must be a string or {\"base64\": \"…\"}")?;
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
+                .map_err(|error| format!("is not base64: {error}"))
+        }
+        other => Err(format!("must be a string or {{\"base64\": \"…\"}}, not {}", kind(other))),
+    }
+}
+
+/// What stands for a content in the fields.
+fn placeholder(content: &[u8]) -> Value {
+    json!({ "bytes": content.len(), "sha256": sha256(content) })
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256(content: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}
+
+/// The word for a JSON value's type.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,12 @@
+//! The words of the system as plain types: no input or output happens here.
+//! Everybody reads them; the state machine of a task is the one function [`task::next_state`].
+
+pub mod duration;
+pub mod ids;
+pub mod input;
+pub mod log;
+pub mod task;
+pub mod time;
+pub mod worker;
+
+pub use ids::{MonitorId, OperationId, TaskId, Token, WorkerId};

@@ -1,0 +1,79 @@
+//! Times as people and programs read them: always UTC, up to six decimals.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+
+/// RFC 3339 in UTC with up to six decimals and `Z`, as in every `--json`.
+pub fn rfc3339(time: DateTime<Utc>) -> String {
+    let micros = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    let trimmed = micros.trim_end_matches('0').trim_end_matches('.');
+    format!("{trimmed}Z")
+}
+
+/// `2018-11-28 16:08:27.123456UTC`, as in every listing.
+pub fn human(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S%.6fUTC").to_string()
+}
+
+/// For `#[serde(serialize_with)]`.
+pub fn serialize<S: serde::Serializer>(
+    time: &DateTime<Utc>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+/// For `#[serde(serialize_with)]`; absent is null.
+pub fn serialize_option<S: serde::Serializer>(
+    time: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serialize(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A text that is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a time (examples: 2026-05-01T09:00:00Z, 2026-05-01 09:00)")]
+pub struct NotATime(String);
+
+/// Reads a time; without an offset it is UTC.
+pub fn parse(text: &str) -> Result<DateTime<Utc>, NotATime> {
+    let text = text.trim();
+    if let Ok(time) = DateTime::parse_from_rfc3339(&text.replacen(' ', "T", 1)) {
+        return Ok(time.to_utc());
+    }
+    let naive = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+    let naive = naive.strip_suffix("UTC").unwrap_or(naive).replacen('T', " ", 1);
+    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(naive.trim(), format).ok())
+        .or_else(|| {
+            let date = NaiveDate::parse_from_str(naive.trim(), "%Y-%m-%d").ok()?;
+            date.and_hms_opt(0, 0, 0)
+        })
+        .map(|time| time.and_utc())
+        .ok_or_else(|| NotATime(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_trimmed() {
+        for text in ["2026-05-01T09:00:00Z", "2026-05-01T09:00:10.5Z", "2026-05-01T09:00:00.000001Z"] {
+            assert_eq!(rfc3339(parse(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn without_an_offset_it_is_utc() {
+        let nine = parse("2026-05-01T09:00:00Z").unwrap();
+        for text in ["2026-05-01 09:00", "2026-05-01T09:00:00", "2026-05-01 11:00:00+02:00", "2026-05-01 09:00:00UTC"] {
+            assert_eq!(parse(text), Ok(nine), "{text}");
+        }
+        assert!(parse("tomorrow").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! Everything that can happen to a monitor.
+
+use crate::{
+    model::{TaskId, WorkerId},
+    store::{CatalogRow, CycleResult, FileContent, Notification, StoreError, WorkerSave},
+    wire::FromWorker,
+};
+use std::os::fd::OwnedFd;
+
+/// Something happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The database said something.
+    Notified(Notification),
+    /// A worker said something; descriptors may have come with it.
+    Said(WorkerId, FromWorker, Vec<OwnedFd>),
+    /// A worker closed its end of the socket.
+    Hung(WorkerId),
+    /// There is something to read in this output of a worker.
+    Readable(WorkerId, u64),
+    /// A child changed its state.
+    Child,
+    /// Somebody wants us to end.
+    Interrupted,
+    /// The cycle in flight has come back.
+    Cycled(Result<CycleResult, StoreError>),
+    /// What this host may run.
+    Catalog(Result<Vec<CatalogRow>, StoreError>),
+    /// Which of our tasks somebody wants to end, and what they say.
+    Aborts(Result<Vec<(TaskId, Option<String>)>, StoreError>),
+    /// The contents beside a claimed task's row.
+    Fetched(TaskId, Result<Vec<FileContent>, StoreError>),
+    /// The contents beside a task's output are stored (or not).
+    Stored(TaskId, Result<(), StoreError>),
+    /// A running task asked for another one.
+    Scheduled(WorkerId, Result<i64, String>),
+    /// Whether our lease was renewed; false: somebody has declared us lost.
+    Renewed(std::time::Instant, Result<bool, StoreError>),
+    /// The database now knows that we sleep, or that we do not.
+    SleepSaid(Result<(), StoreError>),
+    /// Ids for workers to come.
+    Reserved(Result<Vec<WorkerId>, StoreError>),
+    /// These workers have been written down (or not).
+    WorkersSaved(Result<(), StoreError>, Vec<WorkerSave>),
+    /// Delayed tasks have been looked through: how many are ready now, when the next one is due.
+    Promoted(Result<(i64, Option<chrono::DateTime<chrono::Utc>>), StoreError>),
+    /// What our claims cover according to the database.
+    Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
+    /// Lost monitors have been looked for; how many tasks were taken from them.
+    Recovered(Result<i64, StoreError>),
+}

@@ -1,0 +1,22 @@
+//! The monitor of a host: claims tasks, runs workers, reports what became of both.
+//!
+//! One loop ([`supervisor`]): whatever happens is an [`event::Event`], and after each one the
+//! monitor does what now can be done. Notifications make it fast, the periodic looks make it right,
+//! and both run the same code.
+
+mod catalog;
+mod claim;
+mod event;
+mod feed;
+mod output;
+mod pages;
+mod pool;
+mod process;
+mod recover;
+mod report;
+mod supervisor;
+mod upkeep;
+mod worker;
+
+pub use pool::PoolOptions;
+pub use supervisor::{MonitorError, Options, run};

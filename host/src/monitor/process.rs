@@ -1,0 +1,190 @@
+//! The one place that spawns, signals and reaps workers.
+//!
+//! The monitor is a child subreaper, and so is each worker: whatever a task leaves behind, however
+//! often it forks and whatever session it makes, stays below its worker while that lives and then
+//! comes to the monitor. So nothing escapes: the descendants of a worker are found by walking the
+//! process table, and a child of the monitor that is no worker is a dead worker's orphan.
+
+use crate::descendants;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// Where a worker finds its socket.
+const SOCKET_FD: RawFd = 3;
+/// Where a worker finds its shared page.
+const PAGE_FD: RawFd = 4;
+
+/// The monitor's ends of a new worker.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    /// The process.
+    pub(super) pid: Pid,
+    /// What it prints.
+    pub(super) stdout: OwnedFd,
+    /// What it complains.
+    pub(super) stderr: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Exit {
+    /// The process.
+    pub(super) pid: Pid,
+    /// Its exit code, if it exited.
+    pub(super) code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub(super) signal: Option<i32>,
+    /// Its largest resident memory, in bytes.
+    pub(super) peak_memory: u64,
+    /// Processor time, its reaped children included.
+    pub(super) cpu: Duration,
+}
+
+/// Makes this process the one that orphans below it come to, and unreadable to its children.
+pub(super) fn become_monitor() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
+}
+
+/// Starts a worker: this binary again, by the magic link that survives its replacement, with
+/// nothing of our environment but what is named, and no descriptor but its own.
+#[expect(clippy::disallowed_methods, reason = "the one place that spawns workers")]
+pub(super) fn spawn_worker(
+    socket: &OwnedFd,
+    page: &OwnedFd,
+    environment: &[(String, String)],
+) -> io::Result<Spawned> {
+    let (stdout, child_stdout) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (stderr, child_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    for end in [&stdout, &stderr] {
+        let flags = nix::fcntl::OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(end, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("rework-worker")
+        .arg("new-worker")
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(child_stdout)
+        .stderr(child_stderr)
+        .process_group(0);
+    let (socket, page) = (socket.as_raw_fd(), page.as_raw_fd());
+    let prepare = move || place_descriptors(socket, page);
+    // SAFETY: between fork and exec `place_descriptors` makes only async-signal-safe system calls
+    // and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn()?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    Ok(Spawned { pid, stdout, stderr })
+}
+
+/// In the child: puts the socket and the page where the worker looks for them. Through high
+/// numbers, for one of them may stand where the other has to go.
+fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
+    let duplicate_high = |fd| {
+        // SAFETY: a plain system call on a descriptor that is open in the child.
+        let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100) };
+        if high < 0 { Err(io::Error::last_os_error()) } else { Ok(high) }
+    };
+    let place = |fd, target| {
+        // SAFETY: as above; `dup2` clears close-on-exec, which is what is wanted here.
+        let placed = unsafe { libc::dup2(fd, target) };
+        if placed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    let socket = duplicate_high(socket)?;
+    let page = duplicate_high(page)?;
+    place(socket, SOCKET_FD)?;
+    place(page, PAGE_FD)
+}
+
+/// Ends a worker and all that it has started: stopped first, so that it cannot fork any more, then
+/// its descendants until none remains, then itself. Its death comes back through [`reap`].
+pub(super) fn kill_tree(worker: Pid) {
+    // ESRCH everywhere below: it has died by itself, which is what is wanted.
+    let _ = kill(worker, Signal::SIGSTOP);
+    descendants::kill_all(worker);
+    let _ = kill(worker, Signal::SIGKILL);
+}
+
+/// Kills the children of this process that are none of `known`, with all below them: what dead
+/// workers left.
+pub(super) fn kill_strays(known: &dyn Fn(Pid) -> bool) {
+    for child in descendants::children_of(Pid::this()) {
+        if !known(child) {
+            kill_tree(child);
+        }
+    }
+}
+
+/// Collects a child that has ended, if there is one.
+pub(super) fn reap() -> Option<Exit> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid `rusage`, a plain struct of integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live locals of the right types.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    if pid <= 0 {
+        return None;
+    }
+    let time = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec.cast_unsigned())
+            + Duration::from_micros(t.tv_usec.cast_unsigned())
+    };
+    Some(Exit {
+        pid: Pid::from_raw(pid),
+        code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+        signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+        peak_memory: usage.ru_maxrss.cast_unsigned() * 1024,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+    })
+}
+
+/// What a process and all below it use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Figures {
+    /// Resident memory, in bytes.
+    pub(super) resident_bytes: u64,
+    /// Processor time so far.
+    pub(super) cpu_seconds: f64,
+}
+
+/// Adds up a process and its descendants; `None` if it is gone.
+pub(super) fn figures(pid: Pid) -> Option<Figures> {
+    let mut sum = one_process(pid)?;
+    for child in descendants::of(pid) {
+        if let Some(figures) = one_process(child) {
+            sum.resident_bytes += figures.resident_bytes;
+            sum.cpu_seconds += figures.cpu_seconds;
+        }
+    }
+    Some(sum)
+}
+
+/// Reads `/proc/PID/stat`; see proc_pid_stat(5).
+fn one_process(pid: Pid) -> Option<Figures> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; fields 3 and on follow the last one.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let unit = |name| nix::unistd::sysconf(name).ok().flatten().map(|value| value.cast_unsigned());
+    let ticks = unit(nix::unistd::SysconfVar::CLK_TCK)?;
+    let page = unit(nix::unistd::SysconfVar::PAGE_SIZE)?;
+    Some(Figures {
+        resident_bytes: field(24)? * page,
+        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks as f64,
+    })
+}

@@ -1,0 +1,331 @@
+//! How tasks end: what a worker says of one that it finished, what a death says of one that it
+//! interrupted, and what waits to be written about both.
+
+use super::process::Exit;
+use crate::{
+    model::{
+        TaskId, Token, WorkerId,
+        log::LogLine,
+        task::{Cause, Outcome},
+        worker::WorkerCause,
+    },
+    store::{CatalogRow, Claimed, Ended, Fate, Mark},
+    wire::{Failure, Finished},
+};
+use chrono::{DateTime, Utc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Where a claimed task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Its contents are being fetched.
+    Fetching,
+    /// In the queue of its domain's pool.
+    Waiting,
+    /// In the hands of a worker.
+    Handed(WorkerId),
+    /// Ended; what became of it is being written.
+    Ending,
+}
+
+/// A task that this monitor has claimed.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) claimed: Claimed,
+    pub(super) files: Vec<(String, Vec<u8>)>,
+    pub(super) operation: Arc<CatalogRow>,
+    pub(super) token: Token,
+    pub(super) place: Place,
+    /// Whether the database knows that it runs.
+    pub(super) marked: bool,
+    /// Somebody wants it to end, and why.
+    pub(super) abort: Option<Option<String>>,
+    /// Why we killed its worker, in words.
+    pub(super) killed_because: Option<String>,
+}
+
+/// Why a task did not end well, with all that is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Fault {
+    pub(super) cause: Option<Cause>,
+    pub(super) error: Option<String>,
+    pub(super) location: Option<String>,
+    pub(super) backtrace: Option<String>,
+    pub(super) exit_code: Option<i32>,
+    pub(super) signal: Option<i32>,
+}
+
+impl Held {
+    /// The last word about this attempt: another one follows if its operation allows it.
+    pub(super) fn end(&self, fault: Fault, finished: DateTime<Utc>) -> Ended {
+        let fate = match fault.cause {
+            None => Fate::End(Outcome::Done),
+            Some(cause) if cause.is_retried() && self.claimed.attempt < self.claimed.max_attempts => {
+                Fate::Retry(backoff_ms(self.operation.backoff_ms, self.claimed.attempt))
+            }
+            Some(cause) => Fate::End(cause.outcome()),
+        };
+        Ended {
+            task: self.claimed.task,
+            token: self.token,
+            fate,
+            cause: fault.cause,
+            error: fault.error.map(without_nul),
+            location: fault.location.map(without_nul),
+            backtrace: fault.backtrace.map(without_nul),
+            exit_code: fault.exit_code,
+            signal: fault.signal,
+            started: None,
+            finished,
+            output: None,
+            output_raw: None,
+            output_encoding: None,
+            peak_memory: None,
+            cpu_seconds: None,
+            worker: None,
+            plugin_operation: self.operation.plugin_operation,
+        }
+    }
+
+    /// It never began: back to the queue, as if nobody had claimed it.
+    pub(super) fn release(&self) -> Ended {
+        Ended { fate: Fate::Release, ..self.end(Fault::default(), Utc::now()) }
+    }
+
+    /// What a worker says of a task that it finished.
+    pub(super) fn finished(&self, finished: &Finished, worker: WorkerId) -> Ended {
+        let fault = finished.failure.as_ref().map(of_failure).unwrap_or_default();
+        let ended = self.end(fault, from_micros(finished.finished_us));
+        Ended {
+            started: Some(from_micros(finished.started_us)),
+            peak_memory: Some(finished.peak_resident_bytes as i64),
+            cpu_seconds: Some(finished.cpu_us as f64 / 1e6),
+            worker: Some(worker),
+            ..ended
+        }
+    }
+}
+
+/// Exponential from the operation's own pause (one second if it has none), with jitter of a
+/// quarter, at most an hour.
+fn backoff_ms(first: Option<i64>, attempt: i32) -> i64 {
+    let first = first.unwrap_or(1000).max(0) as f64;
+    let doubled = first * 2_f64.powi((attempt - 1).clamp(0, 30));
+    // The clock's low digits are random enough to keep a herd apart.
+    let jitter = f64::from(Utc::now().timestamp_subsec_nanos() % 1000) / 1000.0;
+    (doubled.min(3_600_000.0) * (0.875 + jitter / 4.0)) as i64
+}
+
+/// What an operation's own failure means.
+pub(super) fn of_failure(failure: &Failure) -> Fault {
+    let cause = match failure.kind.as_str() {
+        "panic" => Cause::Panic,
+        "bad output" => Cause::BadOutput,
+        _ => Cause::Error,
+    };
+    Fault {
+        cause: Some(cause),
+        error: Some(failure.message.clone()),
+        location: failure.location.clone(),
+        backtrace: failure.backtrace.clone(),
+        ..Fault::default()
+    }
+}
+
+/// What a worker's end means for the task that it was running. In this order: our own reason, a
+/// panic that had begun, the way the process ended.
+pub(super) fn of_death(
+    exit: &Exit,
+    killed: Option<WorkerCause>,
+    killed_because: Option<String>,
+    panic: Option<&Failure>,
+    last_words: Option<&LogLine>,
+) -> Fault {
+    if let Some(cause) = killed {
+        return Fault {
+            cause: Some(cause.task_cause()),
+            error: killed_because,
+            ..Fault::default()
+        };
+    }
+    let process = Fault { exit_code: exit.code, signal: exit.signal, ..Fault::default() };
+    if let Some(panic) = panic {
+        let fault = of_failure(panic);
+        return Fault { exit_code: process.exit_code, signal: process.signal, ..fault };
+    }
+    let (cause, mut error) = match (exit.signal, exit.code) {
+        (Some(signal), _) => {
+            (Cause::Crash, format!("{} ended the worker process", signal_name(signal)))
+        }
+        (None, code) => (
+            Cause::ProcessExit,
+            format!("the operation ended the process (exit code {})", code.unwrap_or_default()),
+        ),
+    };
+    if let Some(LogLine(_, _, _, _, words)) = last_words {
+        error = format!("{error}; last words: {}", words.trim());
+    }
+    Fault { cause: Some(cause), error: Some(error), ..process }
+}
+
+/// `SIGSEGV (signal 11)`.
+pub(super) fn signal_name(number: i32) -> String {
+    match nix::sys::signal::Signal::try_from(number) {
+        Ok(signal) => format!("{} (signal {number})", signal.as_str()),
+        Err(_) => format!("signal {number}"),
+    }
+}
+
+/// Postgres stores no NUL in a text.
+pub(super) fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// Fields that a task saved, as JSON text that jsonb accepts, or why it accepts none.
+pub(super) fn storable_fields(bytes: &[u8]) -> Result<String, String> {
+    let value: serde_json::Value = serde_json::from_slice(bytes)
+        .map_err(|error| format!("the output is not JSON: {error}"))?;
+    if has_nul(&value) {
+        return Err("the output holds a NUL character, which Postgres cannot store; \
+                    save it raw instead"
+            .to_owned());
+    }
+    Ok(value.to_string())
+}
+
+fn has_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(items) => items.iter().any(has_nul),
+        serde_json::Value::Object(fields) => {
+            fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        _ => false,
+    }
+}
+
+fn from_micros(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_else(Utc::now)
+}
+
+/// What waits for the next cycle.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) ended: BTreeMap<TaskId, Ended>,
+    pub(super) marks: BTreeMap<TaskId, Mark>,
+    /// How many tasks are still held of each cycle's claim.
+    open_cycles: HashMap<i64, usize>,
+    finished_cycles: Vec<i64>,
+}
+
+impl Outbox {
+    /// A claim was made.
+    pub(super) fn open(&mut self, token: Token) {
+        *self.open_cycles.entry(token.cycle()).or_insert(0) += 1;
+    }
+
+    /// Nothing more will be written about a task of this claim.
+    pub(super) fn close(&mut self, token: Token) {
+        if let Some(open) = self.open_cycles.get_mut(&token.cycle()) {
+            *open -= 1;
+            if *open == 0 {
+                self.open_cycles.remove(&token.cycle());
+                self.finished_cycles.push(token.cycle());
+            }
+        }
+    }
+
+    /// A task has ended; its marks have been overtaken, for one statement may write a row once.
+    pub(super) fn end(&mut self, ended: Ended) {
+        self.marks.remove(&ended.task);
+        self.ended.insert(ended.task, ended);
+    }
+
+    /// Whether there is anything worth a cycle of its own.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.marks.is_empty()
+    }
+
+    /// Takes everything for a cycle.
+    pub(super) fn take(&mut self) -> (Vec<Ended>, Vec<Mark>, Vec<i64>) {
+        let ended = std::mem::take(&mut self.ended).into_values().collect();
+        let marks = std::mem::take(&mut self.marks).into_values().collect();
+        (ended, marks, std::mem::take(&mut self.finished_cycles))
+    }
+
+    /// A cycle did not happen: everything waits again, but for marks overtaken by an end.
+    pub(super) fn put_back(&mut self, ended: Vec<Ended>, marks: Vec<Mark>, cycles: Vec<i64>) {
+        for one in ended {
+            self.ended.entry(one.task).or_insert(one);
+        }
+        for mark in marks {
+            if !self.ended.contains_key(&mark.task) {
+                self.marks.entry(mark.task).or_insert(mark);
+            }
+        }
+        self.finished_cycles.extend(cycles);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::Pid;
+    use std::time::Duration;
+
+    fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
+        Exit { pid: Pid::from_raw(1), code, signal, peak_memory: 0, cpu: Duration::ZERO }
+    }
+
+    #[test]
+    fn our_own_reason_comes_first() {
+        let killed = Some(WorkerCause::Task(Cause::Timeout));
+        let fault = of_death(&exit(None, Some(9)), killed, Some("too long".into()), None, None);
+        assert_eq!(fault.cause, Some(Cause::Timeout));
+        assert_eq!(fault.error.as_deref(), Some("too long"));
+    }
+
+    #[test]
+    fn an_exit_of_zero_is_still_the_operations_doing() {
+        let fault = of_death(&exit(Some(0), None), None, None, None, None);
+        assert_eq!(fault.cause, Some(Cause::ProcessExit));
+        assert_eq!(
+            fault.error.as_deref(),
+            Some("the operation ended the process (exit code 0)")
+        );
+    }
+
+    #[test]
+    fn a_panic_that_took_the_process_with_it_is_a_panic() {
+        let panic = Failure {
+            kind: "panic".into(),
+            message: "twice".into(),
+            location: Some("src/lib.rs:1:1".into()),
+            backtrace: None,
+        };
+        let fault = of_death(&exit(None, Some(6)), None, None, Some(&panic), None);
+        assert_eq!(fault.cause, Some(Cause::Panic));
+        assert_eq!(fault.signal, Some(6));
+        assert_eq!(fault.location.as_deref(), Some("src/lib.rs:1:1"));
+    }
+
+    #[test]
+    fn nul_is_found_wherever_it_hides() {
+        assert!(storable_fields(br#"{"a": ["b\u0000"]}"#).unwrap_err().contains("NUL"));
+        assert!(storable_fields(br#"{"a\u0000": 1}"#).is_err());
+        assert!(storable_fields(b"{").unwrap_err().contains("not JSON"));
+        assert_eq!(storable_fields(br#" {"a" : 1} "#).unwrap(), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn backoff_doubles_within_its_jitter() {
+        for (attempt, expected) in [(1, 1000.0), (2, 2000.0), (4, 8000.0)] {
+            let ms = backoff_ms(None, attempt) as f64;
+            assert!((0.87..=1.13).contains(&(ms / expected)), "{attempt}: {ms}");
+        }
+        assert!(backoff_ms(Some(1000), 60) <= 3_600_000 * 9 / 8);
+    }
+}

@@ -1,0 +1,339 @@
+//! The loop: wait for an event, handle it, then do what can be done now.
+
+use super::{
+    catalog::Catalog,
+    claim::Positions,
+    event::Event,
+    output::Lines,
+    pages::Pages,
+    pool::{Pool, PoolOptions},
+    process,
+    report::{Held, Outbox},
+    upkeep::Upkeep,
+    worker::Worker,
+};
+use crate::{
+    here,
+    model::{MonitorId, TaskId, WorkerId},
+    plugin::Cache,
+    store::{ConnectOptions, Cycle, Notification, Store, StoreError},
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// How a monitor is to work.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host it works for.
+    pub host: String,
+    /// What it claims for; empty: every domain.
+    pub domains: Vec<String>,
+    /// How each domain's workers are kept.
+    pub pool: PoolOptions,
+    /// How long running tasks may go on after an interrupt.
+    pub grace: Duration,
+    /// How long a task that has asked `cancelled()` may take to end.
+    pub kill_grace: Duration,
+    /// Names of environment variables that workers get.
+    pub environment: Vec<String>,
+}
+
+/// Why a monitor could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The database could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system could not do it.
+    #[error("{doing}")]
+    System {
+        /// What was attempted.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs a monitor until it is interrupted and drained. Must be called on the main thread of a
+/// process that does nothing else: it becomes a child subreaper and reaps every child.
+pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorError> {
+    let system = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| MonitorError::System { doing, source }
+    };
+    process::become_monitor().map_err(system("could not become the reaper of its workers"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("could not start the event loop"))?;
+    runtime.block_on(async {
+        let local = tokio::task::LocalSet::new();
+        let ended = local
+            .run_until(async {
+                let store = Store::connect(database, 6).await?;
+                store.schema_check().await?;
+                let mut supervisor = Supervisor::start(store, options).await?;
+                supervisor.run().await
+            })
+            .await;
+        // Inside the runtime: what the local tasks hold (a listener) needs it to be dropped.
+        drop(local);
+        ended
+    })
+}
+
+/// What becomes of a monitor that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// At work.
+    Working,
+    /// Interrupted; running tasks may go on until then.
+    Draining(Instant),
+}
+
+/// All that a monitor knows.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    pub(super) store: Store,
+    pub(super) options: Options,
+    pub(super) monitor: MonitorId,
+    pub(super) pages: Pages,
+    pub(super) cache: Cache,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    arrivals: mpsc::UnboundedReceiver<Event>,
+    pub(super) catalog: Catalog,
+    pub(super) pools: BTreeMap<String, Pool>,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) worker_ids: VecDeque<WorkerId>,
+    pub(super) dead_workers: Vec<crate::store::WorkerSave>,
+    pub(super) tasks: HashMap<TaskId, Held>,
+    pub(super) positions: Positions,
+    pub(super) lines: Lines,
+    pub(super) outbox: Outbox,
+    /// The cycle that the database is working on.
+    pub(super) in_flight: Option<Cycle>,
+    pub(super) cycle_number: u64,
+    /// There may be something to claim.
+    pub(super) look: bool,
+    pub(super) upkeep: Upkeep,
+    pub(super) phase: Phase,
+}
+
+impl Supervisor {
+    async fn start(store: Store, options: Options) -> Result<Self, MonitorError> {
+        let pages = Pages::create(&here::state_dir().join("pages")).map_err(|source| {
+            let doing = format!("could not make its pages in {}", here::state_dir().display());
+            MonitorError::System { doing, source }
+        })?;
+        let pool = &options.pool;
+        let shown = serde_json::json!({
+            "maxworkers": pool.max_workers,
+            "minworkers": pool.min_workers,
+            "maxruns": pool.max_runs,
+            "maxmem": pool.max_mem,
+        });
+        let monitor = store
+            .monitor_start(
+                &options.host,
+                std::process::id().cast_signed(),
+                &options.domains,
+                &shown,
+                &pages.directory().to_string_lossy(),
+            )
+            .await?;
+        let environment = options
+            .environment
+            .iter()
+            .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
+            .collect();
+        let (events, arrivals) = mpsc::unbounded_channel();
+        Ok(Self {
+            monitor,
+            pages,
+            cache: Cache::at(here::plugin_cache_dir()),
+            environment,
+            events,
+            arrivals,
+            catalog: Catalog::default(),
+            pools: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            worker_ids: store.worker_reserve(8).await?.into(),
+            dead_workers: Vec::new(),
+            tasks: HashMap::new(),
+            positions: Positions::default(),
+            lines: Lines::default(),
+            outbox: Outbox::default(),
+            in_flight: None,
+            cycle_number: 0,
+            look: true,
+            upkeep: Upkeep::new(Instant::now()),
+            phase: Phase::Working,
+            store,
+            options,
+        })
+    }
+
+    async fn run(&mut self) -> Result<(), MonitorError> {
+        let domains = match self.options.domains.as_slice() {
+            [] => "every domain".to_owned(),
+            some => some.join(", "),
+        };
+        tracing::info!(
+            monitor.id = %self.monitor,
+            "monitor {} claims tasks of {domains} on host {}",
+            self.monitor,
+            self.options.host
+        );
+        self.listen_to_signals()?;
+        self.listen_to_database();
+        self.refresh_catalog();
+        while !self.is_finished() {
+            let wake = self.next_wake();
+            let event = tokio::select! {
+                event = self.arrivals.recv() => event,
+                () = tokio::time::sleep_until(wake.into()) => None,
+            };
+            if let Some(event) = event {
+                self.handle(event);
+            }
+            // What else has happened in the meantime is one batch.
+            for _ in 0..256 {
+                let Ok(event) = self.arrivals.try_recv() else { break };
+                self.handle(event);
+            }
+            self.act(Instant::now());
+        }
+        self.store.monitor_end(self.monitor).await?;
+        tracing::info!(monitor.id = %self.monitor, "monitor {} has ended", self.monitor);
+        Ok(())
+    }
+
+    /// One thing happened: take note of it. What follows from it is done by [`Supervisor::act`].
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Notified(Notification::Ready) => self.look = true,
+            Event::Notified(Notification::Abort(_)) => self.upkeep.aborts_due(),
+            Event::Notified(Notification::Catalog) => self.refresh_catalog(),
+            Event::Notified(Notification::Reconnected) => {
+                self.look = true;
+                self.upkeep.aborts_due();
+                self.refresh_catalog();
+            }
+            Event::Said(worker, message, descriptors) => self.said(worker, message, descriptors),
+            Event::Hung(worker) => self.hung(worker),
+            Event::Readable(worker, pipe) => self.readable(worker, pipe),
+            Event::Child => self.reap(),
+            Event::Interrupted => self.interrupted(),
+            Event::Cycled(result) => self.cycled(result),
+            Event::Catalog(rows) => self.catalog_arrived(rows),
+            Event::Aborts(requests) => self.aborts_arrived(requests),
+            Event::Fetched(task, files) => self.fetched(task, files),
+            Event::Stored(task, stored) => self.stored(task, stored),
+            Event::Scheduled(worker, answer) => self.scheduled(worker, answer),
+            Event::Renewed(sent, renewed) => self.renewed(sent, renewed),
+            Event::SleepSaid(said) => self.sleep_said(said),
+            Event::Reserved(ids) => self.reserved(ids),
+            Event::WorkersSaved(saved, rows) => self.workers_saved(saved, rows),
+            Event::Promoted(promoted) => self.promoted(promoted),
+            Event::Held(held) => self.held_arrived(held),
+            Event::Recovered(recovered) => match recovered {
+                Ok(tasks) => self.look |= tasks > 0,
+                Err(error) => self.upkeep.lost(&error),
+            },
+        }
+    }
+
+    /// Does everything that can be done now. Idempotent: whatever is not yet due stays.
+    fn act(&mut self, now: Instant) {
+        self.tick(now);
+        self.feed(now);
+        self.cycle(now);
+    }
+
+    fn interrupted(&mut self) {
+        let now = Instant::now();
+        self.phase = match self.phase {
+            Phase::Working => {
+                tracing::info!("interrupted: no more claims, ending the workers");
+                Phase::Draining(now + self.options.grace)
+            }
+            // A second time: at once.
+            Phase::Draining(_) => Phase::Draining(now),
+        };
+    }
+
+    fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Draining(_))
+            && self.workers.is_empty()
+            && self.in_flight.is_none()
+            && self.tasks.is_empty()
+            && self.outbox.is_empty()
+            && self.lines.is_empty()
+            && self.dead_workers.is_empty()
+            && !self.upkeep.saving
+    }
+
+    fn listen_to_signals(&self) -> Result<(), MonitorError> {
+        let listen = |kind: SignalKind, make: fn() -> Event| {
+            let mut stream = signal(kind).map_err(|source| MonitorError::System {
+                doing: "could not listen to signals".to_owned(),
+                source,
+            })?;
+            let events = self.events.clone();
+            tokio::task::spawn_local(async move {
+                while stream.recv().await.is_some() && events.send(make()).is_ok() {}
+            });
+            Ok::<_, MonitorError>(())
+        };
+        listen(SignalKind::child(), || Event::Child)?;
+        listen(SignalKind::interrupt(), || Event::Interrupted)?;
+        listen(SignalKind::terminate(), || Event::Interrupted)?;
+        listen(SignalKind::hangup(), || Event::Interrupted)
+    }
+
+    /// Carries notifications into the loop; while there is no connection the periodic look is all
+    /// there is, and all that is needed.
+    fn listen_to_database(&self) {
+        let (store, events) = (self.store.clone(), self.events.clone());
+        tokio::task::spawn_local(async move {
+            let mut pause = Duration::from_millis(100);
+            loop {
+                if let Ok(mut listener) = store.listen().await {
+                    pause = Duration::from_millis(100);
+                    let mut news = Notification::Reconnected;
+                    loop {
+                        if events.send(Event::Notified(news)).is_err() {
+                            return;
+                        }
+                        match listener.next().await {
+                            Ok(next) => news = next,
+                            Err(_) => break,
+                        }
+                    }
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+        });
+    }
+
+    /// Lets the database do something while the loop goes on; its answer is an event.
+    pub(super) fn ask<T: 'static>(
+        &self,
+        question: impl Future<Output = T> + 'static,
+        event: impl FnOnce(T) -> Event + 'static,
+    ) {
+        let events = self.events.clone();
+        tokio::task::spawn_local(async move {
+            let _ = events.send(event(question.await));
+        });
+    }
+}

@@ -1,0 +1,375 @@
+//! A worker as its monitor sees it: a process, a socket, a shared page, its output, and the tasks
+//! that it was handed.
+
+use super::{catalog::PluginSet, event::Event, output::{Pipe, TaskLine}, process};
+use crate::{
+    model::{TaskId, WorkerId, worker::WorkerCause},
+    store::WorkerSave,
+    wire::{self, AsyncReader, WireError, Page, SlotState, ToWorker, marker::Stream},
+};
+use chrono::{DateTime, Utc};
+use nix::unistd::Pid;
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Instant,
+};
+use tokio::sync::mpsc;
+
+/// What a worker is doing with its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Loading its plugins.
+    Starting,
+    /// Runs what it is handed.
+    Ready,
+    /// Ends after what it has begun.
+    Draining(WorkerCause),
+    /// Killed by us; only its death is awaited.
+    Killed(WorkerCause),
+}
+
+/// A task in the hands of a worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handed {
+    /// The task.
+    pub(super) task: TaskId,
+    /// Its place in the order of running.
+    pub(super) rank: i16,
+    /// When it was seen to have begun.
+    pub(super) begun: Option<(Instant, DateTime<Utc>)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) pid: Pid,
+    pub(super) domain: String,
+    pub(super) plugins: PluginSet,
+    pub(super) page: Page,
+    page_path: PathBuf,
+    to_worker: mpsc::UnboundedSender<ToWorker>,
+    nonce: String,
+    pub(super) pipes: BTreeMap<u64, Pipe>,
+    next_pipe: u64,
+    pub(super) life: Life,
+    /// By slot, in the order in which they were handed over.
+    pub(super) handed: BTreeMap<u64, (u32, Handed)>,
+    next_handed: u64,
+    pub(super) created: DateTime<Utc>,
+    pub(super) spawned: Instant,
+    pub(super) started: Option<DateTime<Utc>>,
+    pub(super) idle_since: Instant,
+    pub(super) runs: u64,
+    pub(super) memory: Option<u64>,
+    pub(super) cpu_percent: Option<f64>,
+    pub(super) cpu_sample: Option<(Instant, f64)>,
+    /// The task that the database believes it runs.
+    pub(super) shown_task: Option<TaskId>,
+    /// Whether the database has to be told something.
+    pub(super) dirty: bool,
+    /// Why a load was refused, or a panic that has begun.
+    pub(super) refused: Option<String>,
+    pub(super) panic: Option<(TaskId, wire::Failure)>,
+    pub(super) hung: bool,
+    pub(super) exit: Option<(process::Exit, Instant)>,
+    /// When a task that was asked to end in its own time will be killed.
+    pub(super) kill_at: Option<(Instant, WorkerCause)>,
+}
+
+/// What a worker needs to be spawned.
+#[derive(Debug)]
+pub(super) struct Spawn<'a> {
+    pub(super) id: WorkerId,
+    pub(super) domain: &'a str,
+    pub(super) plugins: &'a PluginSet,
+    pub(super) pages: &'a std::path::Path,
+    pub(super) environment: &'a [(String, String)],
+    pub(super) events: &'a mpsc::UnboundedSender<Event>,
+}
+
+impl Worker {
+    /// Starts a worker and the local tasks that carry what it says into the monitor's loop.
+    pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self, WireError> {
+        let page_path = spawn.pages.join(format!("{}.page", spawn.id));
+        let page = Page::create(&page_path)?;
+        let (ours, theirs) = wire::socket_pair()?;
+        let spawned = process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment)
+            .map_err(|source| WireError::System { doing: "start a process", source })?;
+        drop(theirs);
+        let (mut reader, mut writer) = wire::async_socket(ours)?;
+        let (to_worker, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
+        tokio::task::spawn_local(async move {
+            while let Some(message) = outgoing.recv().await {
+                // The worker is gone; its end of the story comes from the reader.
+                if writer.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (id, events) = (spawn.id, spawn.events.clone());
+        tokio::task::spawn_local(async move {
+            listen(&mut reader, id, &events).await;
+            let _ = events.send(Event::Hung(id));
+        });
+        let nonce = wire::marker::nonce()
+            .map_err(|source| WireError::System { doing: "read random bytes", source })?;
+        let hello = ToWorker::Hello {
+            version: wire::WIRE_VERSION,
+            plugins: spawn.plugins.to_vec(),
+            nonce: nonce.clone(),
+        };
+        let now = Instant::now();
+        let mut worker = Self {
+            id,
+            pid: spawned.pid,
+            domain: spawn.domain.to_owned(),
+            plugins: spawn.plugins.clone(),
+            page,
+            page_path,
+            to_worker,
+            nonce,
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
+            life: Life::Starting,
+            handed: BTreeMap::new(),
+            next_handed: 0,
+            created: Utc::now(),
+            spawned: now,
+            started: None,
+            idle_since: now,
+            runs: 0,
+            memory: None,
+            cpu_percent: None,
+            cpu_sample: None,
+            shown_task: None,
+            dirty: true,
+            refused: None,
+            panic: None,
+            hung: false,
+            exit: None,
+            kill_at: None,
+        };
+        worker.send(hello);
+        worker.add_pipe(spawned.stdout, Stream::Stdout, None, spawn.events)?;
+        worker.add_pipe(spawned.stderr, Stream::Stderr, None, spawn.events)?;
+        Ok(worker)
+    }
+
+    fn add_pipe(
+        &mut self,
+        fd: OwnedFd,
+        stream: Stream,
+        task: Option<TaskId>,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), WireError> {
+        let number = self.next_pipe;
+        self.next_pipe += 1;
+        let (id, events) = (self.id, events.clone());
+        let readable = move || {
+            let _ = events.send(Event::Readable(id, number));
+        };
+        let (pipe, watch) = Pipe::new(fd, &self.nonce, stream, task, readable)?;
+        tokio::task::spawn_local(watch);
+        self.pipes.insert(number, pipe);
+        Ok(())
+    }
+
+    /// The task that just ended has left children behind: what they print comes through the old
+    /// pipes, what the next tasks print through these.
+    pub(super) fn replace_pipes(
+        &mut self,
+        descriptors: Vec<OwnedFd>,
+        task: TaskId,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<(), WireError> {
+        for pipe in self.pipes.values_mut() {
+            pipe.leave_to(task);
+        }
+        let mut descriptors = descriptors.into_iter();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(fd) = descriptors.next() {
+                let flags = nix::fcntl::OFlag::O_NONBLOCK;
+                nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
+                    .map_err(WireError::system("set up a pipe"))?;
+                self.add_pipe(fd, stream, None, events)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says something to it.
+    pub(super) fn send(&self, message: ToWorker) {
+        // A closed channel means that it is dying, which is reported elsewhere.
+        let _ = self.to_worker.send(message);
+    }
+
+    /// Gives it a task, unless all of its slots are taken.
+    pub(super) fn hand(&mut self, task: TaskId, rank: i16) -> Option<u32> {
+        let taken: Vec<u32> = self.handed.values().map(|(slot, _)| *slot).collect();
+        let slot = (0..Page::SLOTS).find(|slot| !taken.contains(slot))?;
+        self.page.hand(slot, task.0);
+        let handed = Handed { task, rank, begun: None };
+        self.handed.insert(self.next_handed, (slot, handed));
+        self.next_handed += 1;
+        Some(slot)
+    }
+
+    /// The task of a slot has left this worker.
+    pub(super) fn take_back(&mut self, slot: u32) -> Option<Handed> {
+        let (&key, _) = self.handed.iter().find(|(_, (taken, _))| *taken == slot)?;
+        let (_, handed) = self.handed.remove(&key)?;
+        self.page.release(slot);
+        if self.handed.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        Some(handed)
+    }
+
+    /// Takes back every task that has not begun, and never will here.
+    pub(super) fn revoke_all(&mut self) -> Vec<Handed> {
+        let slots: Vec<u32> = self.handed.values().map(|(slot, _)| *slot).collect();
+        slots.into_iter().filter_map(|slot| self.revoke(slot)).collect()
+    }
+
+    /// Takes back one task, if it has not begun.
+    pub(super) fn revoke(&mut self, slot: u32) -> Option<Handed> {
+        if !self.page.revoke(slot) {
+            return None;
+        }
+        let (&key, _) = self.handed.iter().find(|(_, (taken, _))| *taken == slot)?;
+        let (_, handed) = self.handed.remove(&key)?;
+        if self.handed.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        Some(handed)
+    }
+
+    /// The slot of a task.
+    pub(super) fn slot_of(&self, task: TaskId) -> Option<u32> {
+        self.handed
+            .values()
+            .find(|(_, handed)| handed.task == task)
+            .map(|(slot, _)| *slot)
+    }
+
+    /// Notes which tasks have begun since the last look.
+    pub(super) fn see_begun(&mut self, now: Instant) {
+        for (slot, handed) in self.handed.values_mut() {
+            if handed.begun.is_none() && self.page.state(*slot) == SlotState::Begun {
+                handed.begun = Some((now, Utc::now()));
+            }
+        }
+    }
+
+    /// The task that it is running.
+    pub(super) fn running(&self) -> Option<(u32, Handed)> {
+        self.handed.values().copied().find(|(_, handed)| handed.begun.is_some())
+    }
+
+    /// Whether it may be given tasks.
+    pub(super) fn is_ready(&self) -> bool {
+        self.life == Life::Ready
+    }
+
+    /// Kills it with all that it started; its death comes back from the kernel.
+    pub(super) fn kill(&mut self, cause: WorkerCause) {
+        if matches!(self.life, Life::Killed(_)) || self.exit.is_some() {
+            return;
+        }
+        self.life = Life::Killed(cause);
+        process::kill_tree(self.pid);
+    }
+
+    /// Lets it end after what it has begun.
+    pub(super) fn drain(&mut self, cause: WorkerCause) {
+        if matches!(self.life, Life::Starting | Life::Ready) {
+            self.life = Life::Draining(cause);
+            self.send(ToWorker::Goodbye);
+        }
+    }
+
+    /// Reads one of its outputs.
+    pub(super) fn read(&mut self, pipe: u64, lines: &mut Vec<TaskLine>) {
+        if let Some(open) = self.pipes.get_mut(&pipe) {
+            open.read(false, lines);
+        }
+    }
+
+    /// Reads every output until nothing is there.
+    pub(super) fn read_all(&mut self, lines: &mut Vec<TaskLine>) {
+        for pipe in self.pipes.values_mut() {
+            pipe.read(true, lines);
+        }
+    }
+
+    /// Forgets pipes that have been closed; the tasks whose children held them.
+    pub(super) fn drop_closed_pipes(&mut self) -> Vec<TaskId> {
+        let mut orphaned = Vec::new();
+        self.pipes.retain(|_, pipe| {
+            if pipe.closed {
+                orphaned.extend(pipe.left_to());
+            }
+            !pipe.closed
+        });
+        orphaned
+    }
+
+    /// Whether children of this task may still print.
+    pub(super) fn has_pipe_of(&self, task: TaskId) -> bool {
+        self.pipes.values().any(|pipe| pipe.left_to() == Some(task))
+    }
+
+    /// What the database is told about it.
+    pub(super) fn save(&mut self, dead: Option<(WorkerCause, Option<String>)>) -> WorkerSave {
+        self.dirty = false;
+        let state = match (&dead, self.started, self.shown_task) {
+            (Some(_), ..) => "dead",
+            (None, None, _) => "unstarted",
+            (None, Some(_), Some(_)) => "running",
+            (None, Some(_), None) => "idle",
+        };
+        let (cause, error) = dead.unzip();
+        WorkerSave {
+            id: self.id,
+            pid: self.pid.as_raw(),
+            domain: self.domain.clone(),
+            state,
+            task: self.shown_task.filter(|_| state == "running").map(|task| task.0),
+            runs: self.runs as i64,
+            memory: self.memory.map(|bytes| bytes as i64),
+            cpu: self.cpu_percent.filter(|_| state != "dead"),
+            created: self.created,
+            started: self.started,
+            finished: (state == "dead").then(Utc::now),
+            cause: cause.map(WorkerCause::as_str),
+            error: error.flatten(),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.page_path);
+    }
+}
+
+/// Carries what a worker says into the monitor's loop, until it hangs up.
+async fn listen(reader: &mut AsyncReader, id: WorkerId, events: &mpsc::UnboundedSender<Event>) {
+    loop {
+        match reader.recv().await {
+            Ok(Some((message, descriptors))) => {
+                if events.send(Event::Said(id, message, descriptors)).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(worker.id = %id, "worker {id} sent what cannot be read: {error}");
+                return;
+            }
+        }
+    }
+}

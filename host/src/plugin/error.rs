@@ -1,0 +1,22 @@
+//! Why a plugin is refused, each in one line that names the file and what to do.
+
+use std::path::PathBuf;
+
+/// A plugin that cannot be used. Its text is complete: path, reason, remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {reason}", path.display())]
+pub struct PluginError {
+    /// The file, as the user named it.
+    pub path: PathBuf,
+    /// What is wrong with it, after its name.
+    pub reason: String,
+}
+
+impl PluginError {
+    pub(crate) fn new(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        // What a loader says may hold anything; an error is one line that a database can store.
+        let reason: String = reason.into().replace('\0', "");
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { path: path.into(), reason }
+    }
+}

@@ -1,0 +1,179 @@
+//! Running one operation: the functions that a plugin may call while it does, and what they say
+//! about the task at hand.
+
+use super::{Loaded, PluginError};
+use abi_stable::{
+    prefix_type::WithMetadata,
+    std_types::{ROption, RResult, RSlice, RStr, RString},
+};
+use rework_plugin::abi::{Context, Host, HostRef, Payload, RUN_DONE};
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+/// A scope of captured output that an operation opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Captured {
+    /// Lowest level of log records.
+    pub level: u8,
+    /// Whether printed lines count.
+    pub stdio: bool,
+}
+
+/// What is lent to a running operation.
+#[derive(Debug, Default)]
+pub struct TaskData {
+    /// Who the task is, as the JSON that `abi::Host::task` describes.
+    pub task: String,
+    /// Encoding tag of the input.
+    pub encoding: u8,
+    /// The input.
+    pub input: Vec<u8>,
+    /// The contents of its file fields.
+    pub files: HashMap<String, Vec<u8>>,
+}
+
+/// The worker's side of a running task. Called from any thread of the operation, also from one
+/// that it left behind after it has ended.
+pub trait TaskContext: Sync {
+    /// What is lent to the task. The context keeps it until the operation has returned.
+    fn data(&self) -> Arc<TaskData>;
+    /// Replaces the output.
+    fn save_output(&self, encoding: u8, bytes: &[u8]);
+    /// Adds the content of a file field of the output.
+    fn save_output_file(&self, field: &str, bytes: &[u8]);
+    /// A log record.
+    fn log(&self, level: u8, target: &str, message: &str);
+    /// How far the task is.
+    fn progress(&self, fraction: f64, message: &str);
+    /// Whether the task should end by itself.
+    fn cancelled(&self) -> bool;
+    /// Queues another task.
+    fn schedule(&self, request: &str) -> Result<i64, String>;
+    /// Begins (0) or ends a scope of capture; answers its number.
+    fn capture(&self, scope: u32, captured: Captured) -> u32;
+    /// A panic has begun.
+    fn panicking(&self, failure: &str);
+    /// Why the operation fails.
+    fn fail(&self, failure: &str);
+}
+
+/// What a [`Context`] points to.
+struct Erased(&'static dyn TaskContext);
+
+/// Runs an operation of a loaded plugin on this thread; true if it returned normally, otherwise
+/// the context was told why.
+pub fn invoke(
+    plugin: &Loaded,
+    domain: &str,
+    operation: &str,
+    context: &'static dyn TaskContext,
+) -> Result<bool, PluginError> {
+    let entry = plugin.operation(domain, operation).ok_or_else(|| {
+        PluginError::new(Path::new("the plugin"), format!("has no operation `{operation}`"))
+    })?;
+    // Leaked on purpose, once per worker and context: a thread that an operation left behind may
+    // use it until the process ends.
+    let erased = leaked(context);
+    let ended = entry.0.run()(HOST.0, Context(std::ptr::from_ref(erased).cast()));
+    Ok(ended == RUN_DONE)
+}
+
+/// One leaked wrapper per context, however many tasks run.
+fn leaked(context: &'static dyn TaskContext) -> &'static Erased {
+    use std::sync::Mutex;
+    static KNOWN: Mutex<Vec<(usize, &'static Erased)>> = Mutex::new(Vec::new());
+    let address = std::ptr::from_ref(context).cast::<()>() as usize;
+    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some((_, erased)) = known.iter().find(|(other, _)| *other == address) {
+        return erased;
+    }
+    let erased = &*Box::leak(Box::new(Erased(context)));
+    known.push((address, erased));
+    erased
+}
+
+fn context(context: Context) -> &'static dyn TaskContext {
+    // SAFETY: every context that this host gives out points to an `Erased` that is never freed,
+    // and a plugin passes it back as it got it.
+    let erased = unsafe { &*context.0.cast::<Erased>() };
+    erased.0
+}
+
+/// Shareable between threads: it holds only function pointers.
+struct HostTable(HostRef);
+// SAFETY: see the type.
+unsafe impl Sync for HostTable {}
+
+static TABLE: &WithMetadata<Host> = &WithMetadata::new(Host {
+    task,
+    input,
+    input_file,
+    save_output,
+    save_output_file,
+    log,
+    progress,
+    cancelled,
+    schedule,
+    capture,
+    panicking,
+    fail,
+});
+static HOST: HostTable = HostTable(HostRef(TABLE.static_as_prefix()));
+
+/// Lends bytes of the task at hand for as long as it runs.
+fn lend(bytes: &[u8]) -> &'static [u8] {
+    // SAFETY: the bytes belong to the `TaskData` of the running task, which the context keeps, at
+    // the same place, until the operation has returned; `abi.rs` promises the plugin no more.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
+}
+
+extern "C" fn task(of: Context) -> RStr<'static> {
+    let data = context(of).data();
+    let text = std::str::from_utf8(lend(data.task.as_bytes()));
+    text.expect("it was a string").into()
+}
+
+extern "C" fn input(of: Context) -> Payload {
+    let data = context(of).data();
+    Payload { encoding: data.encoding, bytes: RSlice::from_slice(lend(&data.input)) }
+}
+
+extern "C" fn input_file(of: Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>> {
+    let data = context(of).data();
+    data.files.get(field.as_str()).map(|bytes| RSlice::from_slice(lend(bytes))).into()
+}
+
+extern "C" fn save_output(of: Context, encoding: u8, bytes: RSlice<'_, u8>) {
+    context(of).save_output(encoding, bytes.as_slice());
+}
+
+extern "C" fn save_output_file(of: Context, field: RStr<'_>, bytes: RSlice<'_, u8>) {
+    context(of).save_output_file(field.as_str(), bytes.as_slice());
+}
+
+extern "C" fn log(of: Context, level: u8, target: RStr<'_>, message: RStr<'_>) {
+    context(of).log(level, target.as_str(), message.as_str());
+}
+
+extern "C" fn progress(of: Context, fraction: f64, message: RStr<'_>) {
+    context(of).progress(fraction, message.as_str());
+}
+
+extern "C" fn cancelled(of: Context) -> bool {
+    context(of).cancelled()
+}
+
+extern "C" fn schedule(of: Context, request: RStr<'_>) -> RResult<i64, RString> {
+    context(of).schedule(request.as_str()).map_err(RString::from).into()
+}
+
+extern "C" fn capture(of: Context, scope: u32, level: u8, stdio: bool) -> u32 {
+    context(of).capture(scope, Captured { level, stdio })
+}
+
+extern "C" fn panicking(of: Context, failure: RStr<'_>) {
+    context(of).panicking(failure.as_str());
+}
+
+extern "C" fn fail(of: Context, failure: RStr<'_>) {
+    context(of).fail(failure.as_str());
+}

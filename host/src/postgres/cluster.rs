@@ -1,0 +1,341 @@
+//! One cluster in one directory: made on first use, started when it is not running, and held up
+//! by whoever holds a [`Lease`].
+//!
+//! ```text
+//! DIR/            0755, of the server's user; the socket is here
+//!   data/         the cluster itself; made as data.new, then renamed
+//!   start.lock    held while somebody makes, starts or stops it
+//!   users.lock    shared by its users; the keeper stops the server when nobody holds it
+//!   server.log    what the server says
+//! ```
+
+use super::{Error, binaries::Binaries, keeper, user::ServerUser};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::kill,
+    unistd::{Pid, chown},
+};
+use std::{
+    env, fmt,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The longest path of a Unix socket.
+const SOCKET_LIMIT: usize = 107;
+const START_LIMIT: Duration = Duration::from_secs(60);
+const SETTINGS: &str = "\
+# Written by rework when it made this cluster; yours to change.
+listen_addresses = ''
+unix_socket_permissions = 0777
+max_connections = 200
+shared_buffers = 128MB
+max_wal_size = 2GB
+log_min_messages = warning
+log_line_prefix = '%m [%p] '
+";
+
+/// An embedded cluster, running or not.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    directory: PathBuf,
+}
+
+/// Keeps the server up while it lives.
+#[derive(Debug)]
+pub struct Lease {
+    _users: Flock<File>,
+}
+
+/// What is known of a cluster.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its server's process, if it runs.
+    pub pid: Option<i32>,
+    /// Its major version, if it has been made.
+    pub version: Option<String>,
+    /// Where clients find it.
+    pub url: String,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directory = self.directory.display();
+        match (&self.version, self.pid) {
+            (None, _) => write!(f, "there is no cluster in {directory} yet"),
+            (Some(version), None) => {
+                write!(f, "stopped: PostgreSQL {version} in {directory}")
+            }
+            (Some(version), Some(pid)) => write!(
+                f,
+                "running: PostgreSQL {version} in {directory}, process {pid}, {}",
+                self.url
+            ),
+        }
+    }
+}
+
+impl Cluster {
+    /// The cluster in this directory, which must be absolute.
+    pub fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The user's own: `/var/lib/rework/postgres` as root, else below the user's data directory.
+    pub fn default_location() -> Result<Self, Error> {
+        if nix::unistd::geteuid().is_root() {
+            return Ok(Self::at("/var/lib/rework/postgres".into()));
+        }
+        let of = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let data = of("XDG_DATA_HOME").or_else(|| Some(of("HOME")?.join(".local/share")));
+        let data = data.ok_or_else(|| Error::System {
+            doing: "find the user's data directory".to_owned(),
+            source: io::Error::other("neither XDG_DATA_HOME nor HOME is set"),
+        })?;
+        Ok(Self::at(data.join("rework/postgres")))
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Where clients find it; psql and every driver understand this.
+    pub fn url(&self) -> String {
+        let mut host = String::new();
+        for byte in self.directory.to_string_lossy().bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    host.push(char::from(byte));
+                }
+                _ => host += &format!("%{byte:02X}"),
+            }
+        }
+        format!("postgresql://postgres@{host}/postgres")
+    }
+
+    /// Makes the cluster if there is none, starts it if it is not running, and holds it up. Safe
+    /// when many do it at once, and after a crash at any moment.
+    pub fn ensure_running(&self) -> Result<Lease, Error> {
+        let socket = self.directory.join(".s.PGSQL.5432");
+        let length = socket.as_os_str().len();
+        if length > SOCKET_LIMIT {
+            return Err(Error::PathTooLong { path: socket, length, limit: SOCKET_LIMIT });
+        }
+        let user = ServerUser::find()?;
+        self.make_directory(&user)?;
+        // Shared first: a keeper that is about to stop the server lets go of the start lock, and
+        // we start it again; one that comes later sees us.
+        let users = self.lock("users.lock", FlockArg::LockShared)?;
+        if !self.answers() {
+            let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
+            if !self.answers() {
+                let binaries = Binaries::find()?;
+                if !self.data().join("PG_VERSION").exists() {
+                    self.make(&binaries, &user)?;
+                }
+                self.start(&binaries, &user)?;
+            }
+        }
+        Ok(Lease { _users: users })
+    }
+
+    fn make_directory(&self, user: &ServerUser) -> Result<(), Error> {
+        let doing = || format!("make {}", self.directory.display());
+        if !self.directory.is_dir() {
+            fs::create_dir_all(&self.directory).map_err(Error::system(doing()))?;
+            let open = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&self.directory, open).map_err(Error::system(doing()))?;
+        }
+        if user.is_other {
+            user.check_reach(&self.directory)?;
+            chown(&self.directory, Some(user.user.uid), Some(user.user.gid))
+                .map_err(|error| Error::System { doing: doing(), source: error.into() })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock(&self, name: &str, how: FlockArg) -> Result<Flock<File>, Error> {
+        let path = self.directory.join(name);
+        let doing = || format!("lock {}", path.display());
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o666)
+            .open(&path)
+            .map_err(Error::system(doing()))?;
+        // The keeper locks it too, as the server's user; whoever does not own it leaves it be.
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o666));
+        Flock::lock(file, how)
+            .map_err(|(_, error)| Error::System { doing: doing(), source: error.into() })
+    }
+
+    /// Whether the server takes connections: its pid file says so, and the process is there.
+    pub(super) fn answers(&self) -> bool {
+        self.pid_file().is_some_and(|(pid, ready)| ready && is_alive(pid))
+            && std::os::unix::net::UnixStream::connect(self.directory.join(".s.PGSQL.5432")).is_ok()
+    }
+
+    /// The process and whether it is ready, as `postmaster.pid` says.
+    fn pid_file(&self) -> Option<(i32, bool)> {
+        let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        Some((pid, text.lines().nth(7).is_some_and(|line| line.trim() == "ready")))
+    }
+
+    /// The server's process, if it runs.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid_file().map(|(pid, _)| pid).filter(|pid| is_alive(*pid))
+    }
+
+    /// `initdb` into a directory beside, then a rename: a crash leaves nothing half made.
+    fn make(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
+        let fresh = self.directory.join("data.new");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)
+                .map_err(Error::system(format!("remove the unfinished {}", fresh.display())))?;
+        }
+        let mut initdb = Command::new(binaries.program("initdb"));
+        initdb
+            .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=peer", "-D"])
+            .arg(&fresh);
+        run("initdb", user, &mut initdb)?;
+        let write = |name: &str, text: &str| {
+            let path = fresh.join(name);
+            fs::write(&path, text).map_err(Error::system(format!("write {}", path.display())))
+        };
+        let caller = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let caller = caller.map_or_else(|| user.user.name.clone(), |caller| caller.name);
+        write("pg_hba.conf", "local all all peer map=rework\n")?;
+        // Whoever made it, and whoever runs it, may log in as its superuser; nobody else.
+        let map = format!("rework {caller} postgres\nrework {} postgres\n", user.user.name);
+        write("pg_ident.conf", &map)?;
+        let conf = fs::read_to_string(fresh.join("postgresql.conf")).unwrap_or_default();
+        write("postgresql.conf", &(conf + "\n" + SETTINGS))?;
+        fs::rename(&fresh, self.data()).map_err(Error::system("put the new cluster in its place"))
+    }
+
+    /// Starts server and keeper through a process that ends at once, so that neither is a child of
+    /// ours, nor ever comes back to us.
+    fn start(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
+        let log = self.directory.join("server.log");
+        let mut pg_ctl = Command::new(binaries.program("pg_ctl"));
+        pg_ctl
+            .arg("start")
+            .args(["--no-wait", "--silent", "-D"])
+            .arg(self.data())
+            .arg("-l")
+            .arg(&log)
+            .args(["-o", &format!("-k '{}'", self.directory.display())]);
+        run("pg_ctl", user, &mut pg_ctl)?;
+        let deadline = Instant::now() + START_LIMIT;
+        let mut pause = Duration::from_millis(2);
+        while !self.answers() {
+            let gave_up = Instant::now() > deadline;
+            if gave_up || (pause > Duration::from_millis(40) && self.pid().is_none()) {
+                return Err(Error::Program { program: "postgres", words: last_words(&log) });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        keeper::start(&self.directory, user)
+    }
+
+    /// Stops the server; false if it was not running.
+    pub fn stop(&self) -> Result<bool, Error> {
+        if !self.directory.is_dir() {
+            return Ok(false);
+        }
+        let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
+        self.stop_locked()
+    }
+
+    /// As [`Cluster::stop`], by somebody who holds the start lock.
+    pub(super) fn stop_locked(&self) -> Result<bool, Error> {
+        use nix::sys::signal::Signal::{SIGINT, SIGQUIT};
+        let Some(pid) = self.pid() else { return Ok(false) };
+        // Fast, and, if that takes too long, at once; see "Shutting Down the Server".
+        for (signal, limit) in [(SIGINT, 20), (SIGQUIT, 10)] {
+            kill(Pid::from_raw(pid), signal).map_err(|error| Error::System {
+                doing: format!("stop the server (process {pid})"),
+                source: error.into(),
+            })?;
+            let deadline = Instant::now() + Duration::from_secs(limit);
+            while Instant::now() < deadline {
+                if !is_alive(pid) {
+                    return Ok(true);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        Err(Error::Program { program: "postgres", words: "it does not stop".to_owned() })
+    }
+
+    /// What is known of it, without touching it.
+    pub fn status(&self) -> Result<Status, Error> {
+        Ok(Status {
+            directory: self.directory.clone(),
+            pid: self.pid(),
+            version: fs::read_to_string(self.data().join("PG_VERSION"))
+                .ok()
+                .map(|version| version.trim().to_owned()),
+            url: self.url(),
+        })
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    // EPERM: it lives, and belongs to the server's user.
+    !matches!(kill(Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+}
+
+/// Becomes the server's user in a child that is about to be executed. The standard library drops
+/// root's other groups when it changes the user.
+pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
+    if user.is_other {
+        command.uid(user.user.uid.as_raw()).gid(user.user.gid.as_raw());
+    }
+}
+
+/// Runs one of the server's programs to its end, from a directory that its user can enter.
+fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Result<(), Error> {
+    command
+        .current_dir("/")
+        .env_remove("PGDATA")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    as_user(command, user);
+    let mut child = command.spawn().map_err(Error::system(format!("run {program}")))?;
+    let status = child.wait().map_err(Error::system(format!("wait for {program}")))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut words = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = io::Read::read_to_string(&mut stderr, &mut words);
+    }
+    let line = words.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let words = line.map_or_else(|| status.to_string(), str::to_owned);
+    Err(Error::Program { program, words })
+}
+
+/// The last line of the server's log that says why.
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines = || text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    lines()
+        .find(|line| line.contains("FATAL") || line.contains("PANIC") || line.contains("ERROR"))
+        .or_else(|| lines().next())
+        .map_or_else(|| format!("it does not start; see {}", log.display()), str::to_owned)
+}

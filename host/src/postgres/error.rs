@@ -1,0 +1,74 @@
+//! Why there is no embedded server, and what to do.
+
+use std::{io, path::PathBuf};
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No usable PostgreSQL on this machine.
+    #[error("PostgreSQL is not installed: no initdb in {}", looked.join(", "))]
+    NotInstalled {
+        /// Where it was looked for.
+        looked: Vec<String>,
+    },
+    /// The socket's path would be longer than the system allows.
+    #[error("{} is too long for a socket: {length} bytes, the limit is {limit}", path.display())]
+    PathTooLong {
+        /// The socket.
+        path: PathBuf,
+        /// Of the path.
+        length: usize,
+        /// Of the system.
+        limit: usize,
+    },
+    /// The server's user cannot reach its directory.
+    #[error("user `{user}`, who runs the server, cannot enter {}", path.display())]
+    Unreachable {
+        /// Who runs the server.
+        user: String,
+        /// The directory that is closed to them.
+        path: PathBuf,
+    },
+    /// There is no unprivileged user.
+    #[error("the server cannot run as root, and there is neither a user `postgres` nor `nobody`")]
+    NoUser,
+    /// The system could not do it.
+    #[error("could not {doing}: {source}")]
+    System {
+        /// What was attempted.
+        doing: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// One of the server's programs failed.
+    #[error("{program} failed: {words}")]
+    Program {
+        /// Which one.
+        program: &'static str,
+        /// Its last meaningful line.
+        words: String,
+    },
+}
+
+impl Error {
+    /// What the reader can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotInstalled { .. } => Some(
+                "apt-get install postgresql (Debian, Ubuntu), or name its bin directory in \
+                 REWORK_PG_BIN"
+                    .to_owned(),
+            ),
+            Self::PathTooLong { .. } => Some("choose a shorter directory: embedded:/dir".to_owned()),
+            Self::Unreachable { path, .. } => {
+                Some(format!("chmod o+x {}, or choose another directory", path.display()))
+            }
+            Self::NoUser | Self::System { .. } | Self::Program { .. } => None,
+        }
+    }
+
+    pub(super) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::System { doing, source }
+    }
+}

@@ -1,0 +1,88 @@
+//! The keeper: a small process that stops the server a little after its last user has gone.
+//! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
+
+use super::{Cluster, Error, cluster::as_user, user::ServerUser};
+use crate::descendants;
+use nix::{fcntl::FlockArg, unistd::Pid};
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+/// How long the server stays up without users.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Starts a keeper that is nobody's child: the shell that starts it ends at once.
+pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
+    let binary = env::current_exe().map_err(Error::system("find this program"))?;
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "\"$0\" embedded-keeper \"$1\" >/dev/null 2>&1 </dev/null &"])
+        .arg(binary)
+        .arg(directory)
+        .current_dir("/")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if let Some(linger) = env::var_os("REWORK_EMBEDDED_LINGER") {
+        command.env("REWORK_EMBEDDED_LINGER", linger);
+    }
+    as_user(&mut command, user);
+    let status = command.status().map_err(Error::system("start the keeper"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Program { program: "the keeper", words: status.to_string() })
+}
+
+/// The keeper's whole life: waits until nobody uses the server, lingers, stops it.
+pub fn keeper(directory: &Path) -> ExitCode {
+    let cluster = Cluster::at(directory.to_owned());
+    let linger = env::var("REWORK_EMBEDDED_LINGER")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(LINGER, Duration::from_secs);
+    // One at a time; the next one waits, for this one may be about to end.
+    let Ok(_only) = cluster.lock("keeper.lock", FlockArg::LockExclusive) else {
+        return ExitCode::FAILURE;
+    };
+    loop {
+        // Blocks without any cost until the last user has gone.
+        let Ok(unused) = cluster.lock("users.lock", FlockArg::LockExclusive) else {
+            return ExitCode::FAILURE;
+        };
+        drop(unused);
+        std::thread::sleep(linger);
+        if cluster.pid().is_none() {
+            return ExitCode::SUCCESS;
+        }
+        let Ok(_start) = cluster.lock("start.lock", FlockArg::LockExclusive) else {
+            return ExitCode::FAILURE;
+        };
+        // Whoever comes now waits for the start lock, or is seen here.
+        let Ok(_unused) = cluster.lock("users.lock", FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
+        if cluster.pid().is_some_and(has_clients) {
+            continue;
+        }
+        return match cluster.stop_locked() {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+}
+
+/// Whether somebody is connected who holds no lock: the server gives each client a process whose
+/// title names user, database and place.
+fn has_clients(server: i32) -> bool {
+    descendants::children_of(Pid::from_raw(server)).into_iter().any(|child| {
+        let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&title).contains("[local]")
+    })
+}

@@ -1,0 +1,13 @@
+//! An embedded cluster: made with the machine's own PostgreSQL, on a Unix socket only, started on
+//! demand and stopped a little after its last user has gone. The command line and the client ask
+//! for it when `DB` is `embedded`; nothing is ever downloaded.
+
+mod binaries;
+mod cluster;
+mod error;
+mod keeper;
+mod user;
+
+pub use cluster::{Cluster, Lease, Status};
+pub use error::Error;
+pub use keeper::keeper;

@@ -1,0 +1,52 @@
+//! Who runs the server: the caller, or, since Postgres refuses to run as root, an unprivileged
+//! user.
+
+use super::Error;
+use nix::unistd::{Uid, User, geteuid};
+use std::{os::unix::fs::MetadataExt, path::Path};
+
+/// The user that server processes run as.
+#[derive(Debug, Clone)]
+pub(super) struct ServerUser {
+    pub(super) user: User,
+    /// Whether the caller is somebody else (root).
+    pub(super) is_other: bool,
+}
+
+impl ServerUser {
+    /// Finds out.
+    pub(super) fn find() -> Result<Self, Error> {
+        let named = |name| User::from_name(name).ok().flatten();
+        if geteuid().is_root() {
+            let user = named("postgres").or_else(|| named("nobody")).ok_or(Error::NoUser)?;
+            return Ok(Self { user, is_other: true });
+        }
+        let user = User::from_uid(geteuid()).ok().flatten().ok_or(Error::NoUser)?;
+        Ok(Self { user, is_other: false })
+    }
+
+    /// Refuses a place that the server's user cannot get to: initdb would only say "permission
+    /// denied" of something inside.
+    pub(super) fn check_reach(&self, directory: &Path) -> Result<(), Error> {
+        if !self.is_other {
+            return Ok(());
+        }
+        for parent in directory.ancestors().skip(1).filter(|parent| parent.is_dir()) {
+            let Ok(metadata) = parent.metadata() else { continue };
+            let bit = if Uid::from_raw(metadata.uid()) == self.user.uid {
+                0o100
+            } else if metadata.gid() == self.user.gid.as_raw() {
+                0o010
+            } else {
+                0o001
+            };
+            if metadata.mode() & bit == 0 {
+                return Err(Error::Unreachable {
+                    user: self.user.name.clone(),
+                    path: parent.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! What can go wrong between us and the database.
+
+/// The result of every store method.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL cannot be read; the message never repeats it, it may hold a password.
+    #[error("the database URL cannot be used: {0}")]
+    Url(String),
+    /// Nobody answers, or the login is refused.
+    #[error("could not connect to {place}: {reason}")]
+    Connect {
+        /// Host and port, or socket directory.
+        place: String,
+        /// Why, in one line.
+        reason: String,
+        /// The driver's error.
+        #[source]
+        source: Option<Box<sqlx::Error>>,
+    },
+    /// `init-db` has not been run.
+    #[error("the database has no schema `rework`")]
+    SchemaMissing,
+    /// The schema is older than this binary.
+    #[error("the schema is at version {found}, this rework needs {needed}")]
+    SchemaOld {
+        /// What is there.
+        found: i64,
+        /// What this binary knows.
+        needed: i64,
+    },
+    /// The schema is newer than this binary.
+    #[error("the schema is at version {found}, this rework only knows {known}")]
+    SchemaNew {
+        /// What is there.
+        found: i64,
+        /// What this binary knows.
+        known: i64,
+    },
+    /// A migration failed; nothing of it remains.
+    #[error("could not migrate the schema")]
+    Migrate(#[source] Box<sqlx::migrate::MigrateError>),
+    /// A rule of the schema's functions refused it.
+    #[error("{message}")]
+    Refused {
+        /// The SQLSTATE of class `RW`: 001 unknown, 002 ambiguous, 003 bad input, 004 wrong state.
+        code: String,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Anything else.
+    #[error("the database refused a statement")]
+    Query(#[source] Box<sqlx::Error>),
+}
+
+impl StoreError {
+    /// What the reader can do about it, if anything.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::SchemaMissing => Some("run `rework init-db` first".to_owned()),
+            Self::SchemaOld { .. } => Some("run `rework init-db` to migrate it".to_owned()),
+            Self::SchemaNew { .. } => Some("use the newer rework that migrated it".to_owned()),
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Connect { .. } => {
+                Some("is the server running, and are host, user and database right?".to_owned())
+            }
+            Self::Url(_) => {
+                Some("it looks like postgres://user:password@host:5432/database".to_owned())
+            }
+            Self::Migrate(_) | Self::Query(_) => None,
+        }
+    }
+
+    /// Whether the connection was lost, so that the same call may succeed on another one.
+    pub fn is_disconnect(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Query(source) => match &**source {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => true,
+                // Class 08: connection exception; 57P0x: the server goes away.
+                sqlx::Error::Database(error) => error
+                    .code()
+                    .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(database) = &error {
+            let code = database.code().unwrap_or_default();
+            if code.starts_with("RW") {
+                let hint = database
+                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                    .and_then(|error| error.hint())
+                    .map(str::to_owned);
+                return Self::Refused {
+                    code: code.into_owned(),
+                    message: database.message().to_owned(),
+                    hint,
+                };
+            }
+            // invalid_schema_name, undefined_table, undefined_function
+            if matches!(&*code, "3F000" | "42P01" | "42883") && database.message().contains("rework")
+            {
+                return Self::SchemaMissing;
+            }
+        }
+        Self::Query(Box::new(error))
+    }
+}

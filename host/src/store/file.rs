@@ -1,0 +1,129 @@
+//! Contents beside a task: file fields, and raw payloads too large for its row.
+
+use super::{Store, error::Result};
+use crate::model::{TaskId, input::sha256};
+
+/// Size of a chunk, so that no value of the database is huge.
+const CHUNK: usize = 1 << 20;
+
+/// What is known of a content without reading it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct FileInfo {
+    /// The field; empty for a raw payload.
+    pub name: String,
+    /// In bytes.
+    pub size: i64,
+    /// Hexadecimal.
+    pub sha256: String,
+}
+
+/// A content to store.
+#[derive(Debug, Clone)]
+pub struct FileContent {
+    /// The field; empty for a raw payload.
+    pub name: String,
+    /// The content.
+    pub content: Vec<u8>,
+}
+
+impl Store {
+    /// Stores contents of a task within the caller's transaction, replacing those of the same name.
+    pub async fn file_save(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        task: TaskId,
+        direction: &str,
+        files: &[FileContent],
+    ) -> Result<()> {
+        for file in files {
+            let sha256 = sha256(&file.content);
+            sqlx::query!(
+                "delete from rework.task_file where task = $1 and direction = $2 and name = $3",
+                task.0,
+                direction,
+                file.name
+            )
+            .execute(&mut *connection)
+            .await?;
+            let id = sqlx::query_scalar!(
+                "insert into rework.task_file (task, direction, name, size, sha256)
+                 values ($1, $2, $3, $4, $5) returning id",
+                task.0,
+                direction,
+                file.name,
+                file.content.len() as i64,
+                sha256
+            )
+            .fetch_one(&mut *connection)
+            .await?;
+            for (number, chunk) in file.content.chunks(CHUNK).enumerate() {
+                sqlx::query!(
+                    "insert into rework.task_file_chunk (file, chunk, content) values ($1, $2, $3)",
+                    id,
+                    number as i32,
+                    chunk
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores contents of a task's output, before the cycle that reports its end.
+    pub async fn file_save_output(&self, task: TaskId, files: &[FileContent]) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        self.file_save(&mut transaction, task, "output", files).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The contents that a task has, without reading them.
+    pub async fn file_list(&self, task: TaskId, direction: &str) -> Result<Vec<FileInfo>> {
+        let rows = sqlx::query_as!(
+            FileInfo,
+            "select name, size, sha256 from rework.task_file
+              where task = $1 and direction = $2 order by name",
+            task.0,
+            direction
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// One content of a task; `None` if there is no such name.
+    pub async fn file_read(
+        &self,
+        task: TaskId,
+        direction: &str,
+        name: &str,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(file) = sqlx::query!(
+            "select id, size from rework.task_file
+              where task = $1 and direction = $2 and name = $3",
+            task.0,
+            direction,
+            name
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        else {
+            return Ok(None);
+        };
+        let mut content = Vec::with_capacity(file.size as usize);
+        let mut chunk = 0;
+        while content.len() < file.size as usize {
+            let part = sqlx::query_scalar!(
+                "select content from rework.task_file_chunk where file = $1 and chunk = $2",
+                file.id,
+                chunk
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            content.extend_from_slice(&part);
+            chunk += 1;
+        }
+        Ok(Some(content))
+    }
+}

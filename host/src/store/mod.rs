@@ -1,0 +1,30 @@
+//! The only SQL of the host: a file per noun, methods named noun first (`task_enqueue`).
+//! Client and monitor hold a [`Store`]; nobody else sees a connection.
+
+mod claim;
+mod cycle;
+mod error;
+mod file;
+mod listen;
+mod log;
+mod monitor;
+mod operation;
+mod plugin;
+mod pool;
+mod schedule;
+mod schema;
+mod task;
+mod worker;
+
+pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
+pub use error::{Result, StoreError};
+pub use file::{FileContent, FileInfo};
+pub use listen::{Listener, Notification};
+pub use log::LogRow;
+pub use monitor::{LostMonitor, MonitorRow};
+pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
+pub use plugin::{NewOperation, NewPlugin, Registered};
+pub use pool::{ConnectOptions, Store};
+pub use schedule::ScheduleRequest;
+pub use task::{AttemptRow, Enqueue, InputRow, OutputRow, TaskDetail, TaskFilter, TaskRow};
+pub use worker::{WorkerRow, WorkerSave};

@@ -1,0 +1,248 @@
+//! Operations: who offers them, what they ask for, and what a monitor may claim of them.
+
+use super::{Store, error::Result};
+use crate::model::OperationId;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+/// An operation on a host, as `list-operations` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct OperationRow {
+    /// The operation.
+    pub id: i32,
+    /// Its name.
+    pub name: String,
+    /// Its domain.
+    pub domain: String,
+    /// Where its plugin came from.
+    pub path: String,
+    /// The host that offers it.
+    pub host: String,
+    /// SHA-256 of the plugin.
+    pub hash: String,
+    /// In seconds; null: none.
+    pub timeout: Option<f64>,
+    /// How often it may be tried.
+    pub max_attempts: i32,
+    /// Specs; null: none.
+    pub inputs: Option<Value>,
+    /// Specs; null: none.
+    pub outputs: Option<Value>,
+    /// Its doc comment.
+    pub description: String,
+    /// When this version was registered here.
+    #[serde(serialize_with = "crate::model::time::serialize")]
+    pub registered: DateTime<Utc>,
+    /// Whether its tasks wait.
+    pub paused: bool,
+    /// The module it is defined in.
+    pub module: String,
+}
+
+/// An operation that a name stands for, with what is needed to check an input.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The operation.
+    pub id: OperationId,
+    /// Specs of each version now deployed, the latest first; `None`: that version has no spec.
+    pub inputs: Vec<Option<Value>>,
+    /// Of the latest version.
+    pub max_attempts: i32,
+}
+
+/// A deployment that `unregister-operation` would or did retire.
+#[derive(Debug, Clone, Serialize)]
+pub struct Retired {
+    /// The deployment.
+    pub id: i32,
+    /// The operation's name.
+    pub name: String,
+    /// Its domain.
+    pub domain: String,
+    /// Where its plugin came from.
+    pub path: String,
+    /// The host.
+    pub host: String,
+}
+
+/// A lane that a monitor may claim from, and what it needs to run what it finds there.
+#[derive(Debug, Clone)]
+pub struct CatalogRow {
+    /// The operation.
+    pub operation: OperationId,
+    /// Its lanes that this host may take.
+    pub lanes: Vec<i32>,
+    /// Its name.
+    pub name: String,
+    /// Its domain.
+    pub domain: String,
+    /// The domain in the plugin's own registry.
+    pub declared_domain: String,
+    /// The version to run.
+    pub plugin_operation: i32,
+    /// SHA-256 of the plugin.
+    pub hash: String,
+    /// Where the plugin was registered from.
+    pub path: String,
+    /// How long it may run.
+    pub timeout_ms: Option<i64>,
+    /// The pause before the second attempt.
+    pub backoff_ms: Option<i64>,
+    /// How much memory it may use.
+    pub memory_bytes: Option<i64>,
+    /// Specs of its outputs.
+    pub outputs: Option<Value>,
+    /// What of its output is kept.
+    pub capture: String,
+    /// Lowest level of log records to keep.
+    pub log_level: Option<String>,
+    /// Whether its tasks wait.
+    pub paused: bool,
+}
+
+impl Store {
+    /// Every operation on every host, by id and host.
+    pub async fn operation_list(&self, domain: Option<&str>) -> Result<Vec<OperationRow>> {
+        let rows = sqlx::query_as!(
+            OperationRow,
+            r#"select o.id, o.name, o.domain, d.path, d.host, g.hash,
+                      p.timeout_ms::float8 / 1000 as timeout, p.max_attempts, p.inputs, p.outputs,
+                      p.description, d.registered, o.paused, p.module
+                 from rework.deployment d
+                 join rework.operation o on o.id = d.operation
+                 join rework.plugin_operation p on p.id = d.plugin_operation
+                 join rework.plugin g on g.id = p.plugin
+                where d.retired is null
+                  and ($1::text is null or o.domain = $1)
+                order by o.id, d.host"#,
+            domain
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// The operation of a name, or a refusal that says what there is.
+    pub async fn operation_resolve(
+        &self,
+        name: &str,
+        domain: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Resolved> {
+        let rows = sqlx::query!(
+            r#"with resolved as materialized (select rework.operation_resolve($1, $2, $3) as id)
+               select r.id as "id!", p.inputs, p.max_attempts
+                 from resolved r
+                 join rework.deployment d on d.operation = r.id and d.retired is null
+                 join rework.plugin_operation p on p.id = d.plugin_operation
+                where $3::text is null or d.host = $3
+                order by d.registered desc"#,
+            name,
+            domain,
+            host
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let latest = rows.first().expect("a resolved operation has a deployment");
+        let mut resolved = Resolved {
+            id: OperationId(latest.id),
+            inputs: Vec::new(),
+            max_attempts: latest.max_attempts,
+        };
+        for row in rows {
+            if !resolved.inputs.contains(&row.inputs) {
+                resolved.inputs.push(row.inputs);
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Live deployments of a name that fit; `module` is an SQL `LIKE` pattern.
+    pub async fn operation_find(
+        &self,
+        name: &str,
+        domain: Option<&str>,
+        module: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Vec<Retired>> {
+        let rows = sqlx::query_as!(
+            Retired,
+            "select d.id, o.name, o.domain, d.path, d.host
+               from rework.deployment d
+               join rework.operation o on o.id = d.operation
+               join rework.plugin_operation p on p.id = d.plugin_operation
+              where d.retired is null
+                and o.name = $1
+                and ($2::text is null or o.domain = $2)
+                and ($3::text is null or p.module like $3)
+                and ($4::text is null or d.host = $4)
+              order by o.domain, d.host",
+            name,
+            domain,
+            module,
+            host
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Retires deployments. Tasks, logs and schedules of the operation stay.
+    pub async fn operation_retire(&self, deployments: &[i32]) -> Result<()> {
+        sqlx::query!(
+            "with retired as (
+                 update rework.deployment set retired = clock_timestamp()
+                  where id = any($1) and retired is null
+             )
+             select pg_notify('rework_catalog', '')",
+            deployments
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// What this host may run of these domains; no domains means all.
+    pub async fn operation_catalog(&self, host: &str, domains: &[String]) -> Result<Vec<CatalogRow>> {
+        let rows = sqlx::query!(
+            r#"select o.id, o.name, o.domain, p.domain as declared_domain, p.id as plugin_operation,
+                      g.hash, d.path, p.timeout_ms, p.backoff_ms, p.memory_bytes, p.outputs,
+                      p.capture, p.log_level, o.paused,
+                      array(select l.id from rework.lane l
+                             where l.operation = o.id and (l.host is null or l.host = $1)
+                             order by l.id) as "lanes!"
+                 from rework.deployment d
+                 join rework.operation o on o.id = d.operation
+                 join rework.plugin_operation p on p.id = d.plugin_operation
+                 join rework.plugin g on g.id = p.plugin
+                where d.host = $1 and d.retired is null
+                  and (cardinality($2::text[]) = 0 or o.domain = any($2))
+                order by o.id"#,
+            host,
+            domains
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| CatalogRow {
+                operation: OperationId(row.id),
+                lanes: row.lanes,
+                name: row.name,
+                domain: row.domain,
+                declared_domain: row.declared_domain,
+                plugin_operation: row.plugin_operation,
+                hash: row.hash,
+                path: row.path,
+                timeout_ms: row.timeout_ms,
+                backoff_ms: row.backoff_ms,
+                memory_bytes: row.memory_bytes,
+                outputs: row.outputs,
+                capture: row.capture,
+                log_level: row.log_level,
+                paused: row.paused,
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,129 @@
+//! Connecting: what a URL means, who is there, and the few connections that a process keeps.
+
+use super::error::{Result, StoreError};
+use sqlx::{
+    ConnectOptions as _, Connection,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// How long a server may take to answer at first.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the database is. Printing it never shows a password.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    postgres: PgConnectOptions,
+}
+
+impl ConnectOptions {
+    /// The server without its credentials, for messages.
+    pub fn place(&self) -> String {
+        let database = self.postgres.get_database().unwrap_or("(default)");
+        match self.postgres.get_socket() {
+            Some(socket) => format!("database `{database}` in {}", socket.display()),
+            None => format!(
+                "database `{database}` at {}:{}",
+                self.postgres.get_host(),
+                self.postgres.get_port()
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place())
+    }
+}
+
+impl FromStr for ConnectOptions {
+    type Err = StoreError;
+
+    fn from_str(url: &str) -> Result<Self> {
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(StoreError::Url(
+                "it does not start with postgres:// or postgresql://".to_owned(),
+            ));
+        }
+        let postgres = PgConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Url(one_line(&innermost(&error))))?
+            .application_name("rework")
+            .log_statements(tracing::log::LevelFilter::Off);
+        Ok(Self { postgres })
+    }
+}
+
+/// Everything that a process may ask of the database. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(super) pool: PgPool,
+    options: ConnectOptions,
+}
+
+impl Store {
+    /// Connects, and says at once and in one line why it cannot. Looks at no schema.
+    pub async fn connect(options: ConnectOptions, connections: u32) -> Result<Self> {
+        let refused = |reason: String, source| StoreError::Connect {
+            place: options.place(),
+            reason,
+            source,
+        };
+        let first = sqlx::PgConnection::connect_with(&options.postgres);
+        match tokio::time::timeout(CONNECT_TIMEOUT, first).await {
+            Err(_) => {
+                let waited = CONNECT_TIMEOUT.as_secs();
+                return Err(refused(format!("no answer within {waited} s"), None));
+            }
+            Ok(Err(error)) => {
+                return Err(refused(one_line(&innermost(&error)), Some(Box::new(error))));
+            }
+            // The pool makes its own; this one has shown that the way is open.
+            Ok(Ok(connection)) => connection.close().await?,
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(options.postgres.clone());
+        Ok(Self { pool, options })
+    }
+
+    /// Where this is, without credentials.
+    pub fn place(&self) -> String {
+        self.options.place()
+    }
+
+    /// Ends every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The last error of a chain: what the operating system or the server said.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let options: ConnectOptions = "postgres://babar:secret@elephant:5433/jobs".parse().unwrap();
+        assert_eq!(options.place(), "database `jobs` at elephant:5433");
+        assert!(!format!("{options:?}").contains("secret"));
+        let error = "postgres://babar:secret@elephant:port/jobs"
+            .parse::<ConnectOptions>()
+            .unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Scheduling in full: find the operation, check and complete the input, queue the task. The one
+//! path of every caller that speaks Rust: clients, the command line, and tasks that queue others.
+
+use super::{Enqueue, FileContent, Result, Store, StoreError};
+use crate::model::{TaskId, input};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+/// A task that somebody wants. Also what a running task says when it queues another one.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ScheduleRequest {
+    /// The operation's name.
+    pub operation: String,
+    /// Its domain, for a name that exists in several.
+    pub domain: Option<String>,
+    /// The host to pin the task to.
+    pub host: Option<String>,
+    /// Fields, or any JSON for an operation that declares none.
+    pub input: Option<Value>,
+    /// Bytes as given, instead.
+    #[serde(skip)]
+    pub input_raw: Option<Vec<u8>>,
+    /// Contents of file fields.
+    #[serde(skip)]
+    pub files: Vec<FileContent>,
+    /// The caller's notes.
+    pub metadata: Option<Value>,
+    /// Higher runs first.
+    pub priority: i32,
+    /// Not before.
+    pub at: Option<DateTime<Utc>>,
+    /// Not before so many milliseconds from now.
+    pub delay_ms: Option<u64>,
+    /// While a task with this key exists, it is that task.
+    pub key: Option<String>,
+    /// How often it may be tried; otherwise what the operation declares.
+    pub max_attempts: Option<i32>,
+}
+
+impl Store {
+    /// Queues a task, within the caller's transaction if there is one.
+    pub async fn task_schedule(
+        &self,
+        request: &ScheduleRequest,
+        connection: Option<&mut PgConnection>,
+    ) -> Result<TaskId> {
+        let operation = self
+            .operation_resolve(
+                &request.operation,
+                request.domain.as_deref(),
+                request.host.as_deref(),
+            )
+            .await?;
+        let given = input::Given {
+            fields: request.input.clone(),
+            raw: request.input_raw.clone(),
+            files: request
+                .files
+                .iter()
+                .map(|file| (file.name.clone(), file.content.clone()))
+                .collect(),
+        };
+        let complete =
+            input::complete(&request.operation, &operation.inputs, given).map_err(refused)?;
+        let delayed = request
+            .delay_ms
+            .map(|ms| Utc::now() + std::time::Duration::from_millis(ms));
+        let task = Enqueue {
+            host: request.host.clone(),
+            input: complete.fields,
+            input_raw: complete.raw,
+            files: complete
+                .files
+                .into_iter()
+                .map(|(name, content)| FileContent { name, content })
+                .collect(),
+            metadata: request.metadata.clone(),
+            priority: request.priority,
+            run_at: request.at.or(delayed),
+            key: request.key.clone(),
+            max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
+        };
+        match connection {
+            Some(connection) => self.task_enqueue_in(connection, operation.id, &task).await,
+            None => self.task_enqueue(operation.id, &task).await,
+        }
+    }
+}
+
+fn refused(message: String) -> StoreError {
+    StoreError::Refused { code: "RW003".to_owned(), message, hint: None }
+}

@@ -1,0 +1,153 @@
+//! Workers, as their monitor last described them.
+
+use super::{Store, error::Result};
+use crate::model::{MonitorId, WorkerId};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// A worker, as `list-workers` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkerRow {
+    /// The worker.
+    pub id: i64,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: Option<i32>,
+    /// What it runs tasks of.
+    pub domain: String,
+    /// Its parent.
+    pub monitor: i64,
+    /// `unstarted`, `idle`, `running` or `dead`.
+    pub state: String,
+    /// What it runs.
+    pub task: Option<i64>,
+    /// How many tasks it has ended.
+    pub runs: i64,
+    /// Resident memory of its process tree.
+    pub memory_mb: Option<f64>,
+    /// Of one processor.
+    pub cpu_percent: Option<f64>,
+    /// When it was spawned.
+    #[serde(serialize_with = "crate::model::time::serialize")]
+    pub created: DateTime<Utc>,
+    /// When it was ready.
+    #[serde(serialize_with = "crate::model::time::serialize_option")]
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(serialize_with = "crate::model::time::serialize_option")]
+    pub finished: Option<DateTime<Utc>>,
+    /// Why it ended.
+    pub cause: Option<String>,
+    /// The cause in words.
+    pub error: Option<String>,
+}
+
+/// All that a monitor says about one of its workers.
+#[derive(Debug, Clone)]
+pub struct WorkerSave {
+    /// The worker.
+    pub id: WorkerId,
+    /// Its process.
+    pub pid: i32,
+    /// What it runs tasks of.
+    pub domain: String,
+    /// `unstarted`, `idle`, `running` or `dead`.
+    pub state: &'static str,
+    /// What it runs.
+    pub task: Option<i64>,
+    /// How many tasks it has ended.
+    pub runs: i64,
+    /// Resident memory of its process tree, in bytes.
+    pub memory: Option<i64>,
+    /// Of one processor, in per cent.
+    pub cpu: Option<f64>,
+    /// When it was spawned.
+    pub created: DateTime<Utc>,
+    /// When it was ready.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished: Option<DateTime<Utc>>,
+    /// Why it ended.
+    pub cause: Option<&'static str>,
+    /// The cause in words.
+    pub error: Option<String>,
+}
+
+impl Store {
+    /// Ids for workers to come, so that one can be spawned without waiting for the database.
+    pub async fn worker_reserve(&self, count: i32) -> Result<Vec<WorkerId>> {
+        let ids = sqlx::query_scalar!(
+            r#"select nextval(pg_get_serial_sequence('rework.worker', 'id')) as "id!"
+                 from generate_series(1, $1)"#,
+            count
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(ids.into_iter().map(WorkerId).collect())
+    }
+
+    /// Writes what is new about workers, in one statement.
+    pub async fn worker_save(
+        &self,
+        host: &str,
+        monitor: MonitorId,
+        workers: &[WorkerSave],
+    ) -> Result<()> {
+        fn column<T>(workers: &[WorkerSave], of: impl Fn(&WorkerSave) -> T) -> Vec<T> {
+            workers.iter().map(of).collect()
+        }
+        sqlx::query!(
+            "insert into rework.worker as w
+                 (host, monitor, id, pid, domain, state, task, runs, memory, cpu,
+                  created, started, finished, cause, error)
+             overriding system value
+             select $1, $2, s.*
+               from unnest($3::bigint[], $4::int[], $5::text[], $6::text[], $7::bigint[],
+                           $8::bigint[], $9::bigint[], $10::float8[], $11::timestamptz[],
+                           $12::timestamptz[], $13::timestamptz[], $14::text[], $15::text[]) as s
+             on conflict (id) do update
+                set state = excluded.state, task = excluded.task, runs = excluded.runs,
+                    memory = coalesce(excluded.memory, w.memory), cpu = excluded.cpu,
+                    started = excluded.started, finished = excluded.finished,
+                    cause = excluded.cause, error = excluded.error",
+            host,
+            monitor.0,
+            &column(workers, |w| w.id.0),
+            &column(workers, |w| w.pid),
+            &column(workers, |w| w.domain.clone()),
+            &column(workers, |w| w.state.to_owned()),
+            &column(workers, |w| w.task) as &[Option<i64>],
+            &column(workers, |w| w.runs),
+            &column(workers, |w| w.memory) as &[Option<i64>],
+            &column(workers, |w| w.cpu) as &[Option<f64>],
+            &column(workers, |w| w.created),
+            &column(workers, |w| w.started) as &[Option<DateTime<Utc>>],
+            &column(workers, |w| w.finished) as &[Option<DateTime<Utc>>],
+            &column(workers, |w| w.cause.map(str::to_owned)) as &[Option<String>],
+            &column(workers, |w| w.error.clone()) as &[Option<String>],
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Workers by id; of the dead only those of the last day, unless `all`.
+    pub async fn worker_list(&self, domain: Option<&str>, all: bool) -> Result<Vec<WorkerRow>> {
+        let rows = sqlx::query_as!(
+            WorkerRow,
+            "select id, host, pid, domain, monitor, state, task, runs,
+                    memory::float8 / 1048576 as memory_mb, cpu as cpu_percent,
+                    created, started, finished, cause, error
+               from rework.worker
+              where ($1::text is null or domain = $1)
+                and ($2 or finished is null or finished > clock_timestamp() - interval '1 day')
+              order by id",
+            domain,
+            all
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,288 @@
+//! The page of memory that a monitor shares with one worker, in a file of the host's state
+//! directory, so that the host's next monitor can read it: which of the tasks handed over have
+//! begun, until when the lease lasts, and who is to stop.
+//!
+//! A slot goes `handed → begun` (by the worker) or `handed → revoked` (by the monitor), each by one
+//! compare-and-swap of a word that holds the task too. So it is always known whether a task has
+//! begun, and a message that was overtaken begins nothing.
+
+use super::WireError;
+use memmap2::{MmapOptions, MmapRaw};
+use std::{
+    fs::{File, OpenOptions},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
+};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x01");
+
+/// The layout of the file. All-zero is valid: no slot is taken.
+#[repr(C)]
+#[derive(Debug)]
+struct Layout {
+    magic: AtomicU64,
+    /// On `CLOCK_BOOTTIME`, in nanoseconds; 0: no lease.
+    lease_until: AtomicU64,
+    slots: [Slot; Page::SLOTS as usize],
+}
+
+#[repr(C)]
+#[derive(Debug)]
+struct Slot {
+    /// The task, shifted by two bits, and the state.
+    word: AtomicU64,
+    /// Somebody wants the task to end by itself.
+    cancel: AtomicU32,
+    /// The task has asked whether it should end.
+    asked: AtomicU32,
+}
+
+/// What became of the task of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    /// There is none.
+    Free,
+    /// Handed over; it may begin.
+    Handed,
+    /// It has begun.
+    Begun,
+    /// Taken back; it will not begin.
+    Revoked,
+}
+
+impl SlotState {
+    fn of(word: u64) -> Self {
+        match word & 3 {
+            0 => Self::Free,
+            1 => Self::Handed,
+            2 => Self::Begun,
+            _ => Self::Revoked,
+        }
+    }
+
+    fn with(self, task: i64) -> u64 {
+        let state = match self {
+            Self::Free => 0,
+            Self::Handed => 1,
+            Self::Begun => 2,
+            Self::Revoked => 3,
+        };
+        task.cast_unsigned() << 2 | state
+    }
+}
+
+/// A mapping of the page; each process has its own of the same file.
+#[derive(Debug)]
+pub struct Page {
+    file: File,
+    map: MmapRaw,
+}
+
+impl Page {
+    /// How many tasks a worker can be handed.
+    pub const SLOTS: u32 = 128;
+
+    /// Makes a page of its own for a worker, readable by nobody else.
+    pub fn create(path: &Path) -> Result<Self, WireError> {
+        let fault = |source| WireError::System { doing: "make a shared page", source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(fault)?;
+        file.set_len(size_of::<Layout>() as u64).map_err(fault)?;
+        let page = Self::of_file(file)?;
+        page.layout().magic.store(MAGIC, Release);
+        Ok(page)
+    }
+
+    /// The page of a monitor that is gone.
+    pub fn open(path: &Path) -> Result<Self, WireError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| WireError::System { doing: "open a shared page", source })?;
+        Self::of_file(file)?.checked()
+    }
+
+    /// The worker's side.
+    pub fn map(fd: OwnedFd) -> Result<Self, WireError> {
+        Self::of_file(File::from(fd))?.checked()
+    }
+
+    fn of_file(file: File) -> Result<Self, WireError> {
+        let fault = |source| WireError::System { doing: "map the shared page", source };
+        let length = file.metadata().map_err(fault)?.len();
+        if length < size_of::<Layout>() as u64 {
+            return Err(fault(std::io::Error::other("it is too short")));
+        }
+        let map = MmapOptions::new().len(size_of::<Layout>()).map_raw(&file).map_err(fault)?;
+        Ok(Self { file, map })
+    }
+
+    fn checked(self) -> Result<Self, WireError> {
+        if self.layout().magic.load(Acquire) == MAGIC {
+            return Ok(self);
+        }
+        let source = std::io::Error::other("it is of another version");
+        Err(WireError::System { doing: "read the shared page", source })
+    }
+
+    /// A descriptor to give to the worker.
+    pub fn descriptor(&self) -> Result<OwnedFd, WireError> {
+        let cloned = self.file.try_clone();
+        cloned
+            .map(OwnedFd::from)
+            .map_err(|source| WireError::System { doing: "duplicate the shared page", source })
+    }
+
+    fn layout(&self) -> &Layout {
+        // SAFETY: the mapping is as long as `Layout` (checked above), page-aligned, lives as long
+        // as `self`, and every field is an atomic integer, for which any bits are valid and any
+        // concurrent access by another process is a plain atomic operation.
+        unsafe { &*self.map.as_ptr().cast::<Layout>() }
+    }
+
+    fn slot(&self, slot: u32) -> &Slot {
+        &self.layout().slots[(slot % Self::SLOTS) as usize]
+    }
+
+    /// What became of the task of a slot.
+    pub fn state(&self, slot: u32) -> SlotState {
+        SlotState::of(self.slot(slot).word.load(Acquire))
+    }
+
+    /// The task of a slot.
+    pub fn task(&self, slot: u32) -> i64 {
+        (self.slot(slot).word.load(Acquire) >> 2).cast_signed()
+    }
+
+    /// Monitor: this task may begin.
+    pub fn hand(&self, slot: u32, task: i64) {
+        let slot = self.slot(slot);
+        slot.cancel.store(0, Relaxed);
+        slot.asked.store(0, Relaxed);
+        slot.word.store(SlotState::Handed.with(task), Release);
+    }
+
+    /// Monitor: takes a task back; false if it has begun, or there is none.
+    pub fn revoke(&self, slot: u32) -> bool {
+        let task = self.task(slot);
+        self.swap(slot, SlotState::Handed.with(task), SlotState::Revoked.with(task))
+    }
+
+    /// Monitor: the slot can be used again.
+    pub fn release(&self, slot: u32) {
+        self.slot(slot).word.store(0, Release);
+    }
+
+    /// Worker: begins a task; false if it was taken back, and then it must not run.
+    pub fn begin(&self, slot: u32, task: i64) -> bool {
+        self.swap(slot, SlotState::Handed.with(task), SlotState::Begun.with(task))
+    }
+
+    fn swap(&self, slot: u32, from: u64, to: u64) -> bool {
+        self.slot(slot).word.compare_exchange(from, to, AcqRel, Acquire).is_ok()
+    }
+
+    /// Monitor: asks a running task to end by itself.
+    pub fn request_cancel(&self, slot: u32) {
+        self.slot(slot).cancel.store(1, Release);
+    }
+
+    /// Monitor: whether the task has ever asked, so that it may be given time to end by itself.
+    pub fn asked_cancel(&self, slot: u32) -> bool {
+        self.slot(slot).asked.load(Acquire) != 0
+    }
+
+    /// Worker: whether the task should end by itself.
+    pub fn cancelled(&self, slot: u32) -> bool {
+        let slot = self.slot(slot);
+        slot.asked.store(1, Release);
+        slot.cancel.load(Acquire) != 0
+    }
+
+    /// Monitor: until when, in nanoseconds of `CLOCK_BOOTTIME`, the worker may run what others
+    /// would repeat; `u64::MAX`: for ever.
+    pub fn set_lease(&self, until: u64) {
+        self.layout().lease_until.store(until, Release);
+    }
+
+    /// Worker: see [`Page::set_lease`].
+    pub fn lease_until(&self) -> u64 {
+        match self.layout().lease_until.load(Acquire) {
+            0 => u64::MAX,
+            until => until,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_begins_or_is_revoked_never_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.page");
+        let monitor = Page::create(&path).unwrap();
+        let worker = Page::map(monitor.descriptor().unwrap()).unwrap();
+        monitor.hand(3, 42);
+        assert_eq!(worker.state(3), SlotState::Handed);
+        assert!(worker.begin(3, 42));
+        assert!(!monitor.revoke(3));
+        monitor.hand(4, 43);
+        assert!(monitor.revoke(4));
+        assert!(!worker.begin(4, 43));
+        // The next monitor reads what this one knew.
+        let next = Page::open(&path).unwrap();
+        assert_eq!((next.state(3), next.task(3)), (SlotState::Begun, 42));
+        assert_eq!(next.state(5), SlotState::Free);
+    }
+
+    #[test]
+    fn a_message_that_was_overtaken_begins_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let page = Page::create(&directory.path().join("1.page")).unwrap();
+        page.hand(0, 1);
+        assert!(page.revoke(0));
+        page.hand(0, 2);
+        assert!(!page.begin(0, 1), "the slot belongs to another task now");
+        assert!(page.begin(0, 2));
+    }
+
+    #[test]
+    fn racing_sides_agree() {
+        let directory = tempfile::tempdir().unwrap();
+        let page = Page::create(&directory.path().join("1.page")).unwrap();
+        for round in 1..2000 {
+            page.hand(7, round);
+            let (begun, revoked) = std::thread::scope(|scope| {
+                let worker = scope.spawn(|| page.begin(7, round));
+                let revoked = page.revoke(7);
+                (worker.join().unwrap(), revoked)
+            });
+            assert!(begun != revoked, "round {round}");
+        }
+    }
+
+    #[test]
+    fn asking_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let page = Page::create(&directory.path().join("1.page")).unwrap();
+        page.hand(0, 1);
+        assert!(!page.asked_cancel(0));
+        assert!(!page.cancelled(0));
+        page.request_cancel(0);
+        assert!(page.asked_cancel(0) && page.cancelled(0));
+        page.hand(0, 2);
+        assert!(!page.asked_cancel(0) && !page.cancelled(0));
+    }
+}

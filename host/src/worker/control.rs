@@ -1,0 +1,51 @@
+//! The thread that watches over the worker while an operation has the main one: when the monitor
+//! is gone, or its lease has passed, everything below this process ends, and then it does.
+
+use crate::{descendants, wire::Page};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{Signal, kill},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
+use std::{
+    os::fd::{BorrowedFd, RawFd},
+    time::Duration,
+};
+
+/// How often the lease is looked at; it only counts in seconds.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Starts the thread. The socket stays open as long as the process.
+pub(super) fn watch(socket: RawFd, page: &'static Page) {
+    std::thread::Builder::new()
+        .name("rework-control".to_owned())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            while !is_gone(socket) && boottime() < page.lease_until() {}
+            // A SIGKILL of the worker alone would leave its descendants to nobody.
+            descendants::kill_all(Pid::this());
+            let _ = kill(Pid::this(), Signal::SIGKILL);
+        })
+        .expect("a process that has just started can start a thread");
+}
+
+/// Waits a little for the other end to close; true when it has.
+fn is_gone(socket: RawFd) -> bool {
+    // SAFETY: the session keeps the socket open until the process ends.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    let mut watched = [PollFd::new(socket, PollFlags::empty())];
+    let timeout = PollTimeout::try_from(LOOK_EVERY).expect("a quarter of a second fits");
+    match poll(&mut watched, timeout) {
+        Ok(0) | Err(_) => false,
+        Ok(_) => watched[0].revents().is_some_and(|events| {
+            events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+        }),
+    }
+}
+
+/// The clock that goes on while a machine sleeps, in nanoseconds.
+fn boottime() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux has CLOCK_BOOTTIME");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}

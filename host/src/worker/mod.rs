@@ -1,0 +1,10 @@
+//! A worker: the process that loads the plugins of one domain and runs one task at a time. Its
+//! parent, a monitor, tells it what; it has no database, no credentials, and no async runtime.
+
+mod capture;
+mod context;
+mod control;
+mod run;
+mod session;
+
+pub use session::main;

@@ -1,0 +1,132 @@
+//! One task: begin it, invoke the operation, gather what it leaves.
+
+use super::{capture::{Capture, left_children}, context::Worker, session::resident_bytes};
+use crate::{
+    plugin::{self, Loaded, TaskData},
+    wire::{Bytes, Failure, Finished, Page, Payload, Run, WireError},
+};
+use chrono::Utc;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeVal,
+};
+use rework_plugin::abi::{ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW};
+use serde_json::json;
+use std::{collections::HashMap, os::fd::OwnedFd};
+
+/// Runs a task, unless the monitor has taken it back. Answers how it ended, and whether it left
+/// children behind.
+pub(super) fn run(
+    task: Run,
+    descriptors: &mut Vec<OwnedFd>,
+    plugins: &HashMap<String, Loaded>,
+    context: &'static Worker,
+    page: &Page,
+    capture: &mut Capture,
+) -> Result<Option<(Finished, bool)>, WireError> {
+    let Run { slot, attempt, log_level, .. } = task;
+    let id = task.task;
+    let (plugin, operation) = (task.plugin.clone(), task.operation.clone());
+    let domain = task.declared_domain.clone();
+    let mode = task.capture;
+    let data = task_data(task, descriptors)?;
+    let used_before = processor_us();
+    if !page.begin(slot, id) {
+        return Ok(None);
+    }
+    let stdio = context.begin(slot, data, log_level, mode);
+    capture.begin(id, attempt, stdio)?;
+    let started_us = Utc::now().timestamp_micros();
+    let invoked = match plugins.get(&plugin) {
+        Some(plugin) => plugin::invoke(plugin, &domain, &operation, context),
+        None => Err(plugin::PluginError::new("the worker", "has not loaded the task's plugin")),
+    };
+    let finished_us = Utc::now().timestamp_micros();
+    let mut saved = context.end();
+    match invoked {
+        Ok(true) => saved.failure = None,
+        Ok(false) => {
+            saved.failure.get_or_insert_with(|| error("the operation failed without a word"));
+        }
+        Err(fault) => saved.failure = Some(error(&fault.to_string())),
+    }
+    capture.end(id);
+    context.forget();
+    let finished = Finished {
+        slot,
+        task: id,
+        output: saved.output,
+        files: saved.files,
+        failure: saved.failure,
+        started_us,
+        finished_us,
+        cpu_us: processor_us().saturating_sub(used_before),
+        peak_resident_bytes: peak_resident_bytes(),
+        resident_bytes: resident_bytes(),
+    };
+    Ok(Some((finished, left_children())))
+}
+
+fn task_data(task: Run, descriptors: &mut Vec<OwnedFd>) -> Result<TaskData, WireError> {
+    let metadata: serde_json::Value =
+        serde_json::from_str(&task.metadata).unwrap_or_else(|_| json!({}));
+    let capture = match task.capture {
+        crate::wire::Capture::All => "all",
+        crate::wire::Capture::Logs => "logs",
+        crate::wire::Capture::Manual => "manual",
+        crate::wire::Capture::None => "none",
+    };
+    // A scope may want more than the operation's own level.
+    let log_level = match task.capture {
+        crate::wire::Capture::None => 0,
+        crate::wire::Capture::Manual => 5,
+        crate::wire::Capture::All | crate::wire::Capture::Logs => task.log_level,
+    };
+    let text = json!({
+        "id": task.task,
+        "operation": task.operation,
+        "domain": task.domain,
+        "attempt": task.attempt,
+        "metadata": metadata,
+        "log_level": log_level,
+        "capture": capture,
+    });
+    let (encoding, input) = match task.input {
+        Payload::None => (ENCODING_NONE, Bytes::Inline(Vec::new())),
+        Payload::Fields(bytes) => (ENCODING_FIELDS, bytes),
+        Payload::Raw(bytes) => (ENCODING_RAW, bytes),
+    };
+    let input = input.into_vec(descriptors)?;
+    let files = task
+        .files
+        .into_iter()
+        .map(|(name, bytes)| Ok((name, bytes.into_vec(descriptors)?)))
+        .collect::<Result<_, WireError>>()?;
+    Ok(TaskData { task: text.to_string(), encoding, input, files })
+}
+
+fn error(message: &str) -> Failure {
+    Failure {
+        kind: "error".to_owned(),
+        message: message.to_owned(),
+        location: None,
+        backtrace: None,
+    }
+}
+
+/// Processor time of this process and its collected children so far, in microseconds.
+fn processor_us() -> u64 {
+    let of = |who| {
+        getrusage(who).map_or(0, |usage| micros(usage.user_time()) + micros(usage.system_time()))
+    };
+    of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)
+}
+
+fn micros(time: TimeVal) -> u64 {
+    time.tv_sec().cast_unsigned() * 1_000_000 + time.tv_usec().cast_unsigned()
+}
+
+/// The most resident memory so far, in bytes.
+fn peak_resident_bytes() -> u64 {
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned() * 1024)
+}

@@ -1,0 +1,124 @@
+//! A worker's life: hello, load, ready, tasks until goodbye.
+
+use super::{capture::Capture, context, control, run::run};
+use crate::{
+    plugin::{self, Loaded},
+    wire::{BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError, marker::Marker},
+};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    process::ExitCode,
+};
+
+/// Where the monitor has put the socket.
+const SOCKET_FD: RawFd = 3;
+/// Where the monitor has put the shared page.
+const PAGE_FD: RawFd = 4;
+/// Where they go: out of the way of code that closes what it did not open.
+const HIGH_FD: RawFd = 200;
+
+/// Runs a worker until its monitor says goodbye, or is gone.
+pub fn main() -> ExitCode {
+    match live() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rework worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn live() -> Result<(), WireError> {
+    let socket = inherited(SOCKET_FD)?;
+    let page = inherited(PAGE_FD)?;
+    prepare_process()?;
+    let page: &'static Page = Box::leak(Box::new(Page::map(page)?));
+    control::watch(socket.as_raw_fd(), page);
+    let mut socket = BlockingSocket::new(socket)?;
+    let sender = socket.sender();
+
+    let Some((ToWorker::Hello { version, plugins, nonce }, _)) = socket.recv()? else {
+        return Ok(());
+    };
+    if version != WIRE_VERSION {
+        let reason = format!("this worker speaks version {WIRE_VERSION}, its monitor {version}");
+        return sender.send(FromWorker::Refused(reason), Vec::new());
+    }
+    let loaded = match load_all(&plugins) {
+        Ok(loaded) => loaded,
+        Err(reason) => return sender.send(FromWorker::Refused(reason), Vec::new()),
+    };
+    let mut capture = Capture::new(Marker::new(nonce))?;
+    let context = context::install(socket, page, capture.log_writer());
+    let ready = FromWorker::Ready { version: WIRE_VERSION, resident_bytes: resident_bytes() };
+    context.send(ready, Vec::new())?;
+
+    while let Some((message, mut descriptors)) = context.recv()? {
+        match message {
+            ToWorker::Run(task) => {
+                let finished = run(*task, &mut descriptors, &loaded, context, page, &mut capture)?;
+                if let Some((finished, left_children)) = finished {
+                    let task = finished.task;
+                    context.send(FromWorker::Finished(Box::new(finished)), Vec::new())?;
+                    if left_children {
+                        let pipes = capture.replace_pipes()?;
+                        context.send(FromWorker::Pipes { task }, pipes)?;
+                    }
+                }
+            }
+            ToWorker::Goodbye => {
+                context.send(FromWorker::Goodbye, Vec::new())?;
+                break;
+            }
+            ToWorker::Hello { .. } | ToWorker::Scheduled(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn load_all(plugins: &[PluginFile]) -> Result<HashMap<String, Loaded>, String> {
+    let load = |file: &PluginFile| {
+        let loaded = plugin::load(&file.path, &file.path).map_err(|error| error.to_string())?;
+        Ok((file.hash.clone(), loaded))
+    };
+    plugins.iter().map(load).collect()
+}
+
+/// Takes over a descriptor at a number that no operation will close by accident; it closes itself
+/// in whatever the operation executes.
+fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
+    // SAFETY: a plain system call; if the descriptor is not open it fails.
+    let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH_FD) };
+    if high < 0 {
+        let source = std::io::Error::last_os_error();
+        return Err(WireError::System { doing: "take over a descriptor of the monitor", source });
+    }
+    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
+    unsafe { libc::close(fd) };
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+}
+
+/// What a worker is for the system.
+fn prepare_process() -> Result<(), WireError> {
+    use nix::sys::{prctl, resource};
+    let failed = WireError::system("set up the worker process");
+    // What a task leaves behind stays below this process, however it forks.
+    prctl::set_child_subreaper(true).map_err(&failed)?;
+    prctl::set_no_new_privs().map_err(&failed)?;
+    prctl::set_name(c"rework-worker").map_err(&failed)?;
+    // No core files; 0 would not stop cores that are piped to a handler, 1 does.
+    let (_, hard) = resource::getrlimit(resource::Resource::RLIMIT_CORE).map_err(&failed)?;
+    resource::setrlimit(resource::Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard)).map_err(&failed)?;
+    Ok(())
+}
+
+/// Resident memory, from `/proc/self/statm`; see proc_pid_statm(5).
+pub(super) fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    pages.unwrap_or_default() * page.unwrap_or(4096).cast_unsigned()
+}

@@ -1,0 +1,249 @@
+-- The schema of rework. Read it top down: code (plugin, operation, deployment), work (task, ready,
+-- delayed, claim, attempt, file, log), processes (monitor, worker), then the functions and views
+-- that any language may use: schedule(), task_abort(), task_view, log_line.
+
+create schema if not exists rework;
+
+-- ---------------------------------------------------------------------------------------- code
+
+create table rework.plugin (
+    id          int generated always as identity primary key,
+    hash        text not null unique,              -- SHA-256 of the file, hexadecimal
+    name        text not null,
+    version     text not null,
+    sdk         text not null,
+    abi         text not null,
+    rustc       text not null,
+    target      text not null,
+    panic       text not null,
+    size        bigint not null,
+    first_seen  timestamptz not null default clock_timestamp(),
+    constraint plugin_hash_is_sha256 check (hash ~ '^[0-9a-f]{64}$')
+);
+
+-- What a version of a plugin offers. Immutable, so that a rollback brings everything back.
+create table rework.plugin_operation (
+    id           int generated always as identity primary key,
+    plugin       int not null references rework.plugin,
+    name         text not null,
+    domain       text not null,                    -- as its author declared it
+    inputs       jsonb,                            -- null: no spec; []: no inputs
+    outputs      jsonb,
+    timeout_ms   bigint,
+    max_attempts int not null default 1,
+    backoff_ms   bigint,
+    memory_bytes bigint,
+    capture      text not null default 'all',
+    log_level    text,
+    description  text not null default '',
+    module       text not null default '',
+    file         text not null default '',
+    line         int not null default 0,
+    unique (plugin, domain, name),
+    constraint plugin_operation_max_attempts_positive check (max_attempts >= 1),
+    constraint plugin_operation_capture_known check (capture in ('all', 'logs', 'manual', 'none'))
+);
+
+-- The identity of an operation, for ever: tasks and schedules point here.
+create table rework.operation (
+    id      int generated always as identity primary key,
+    domain  text not null,
+    name    text not null,
+    paused  boolean not null default false,
+    unique (domain, name)
+);
+
+-- Who can run an operation, from which version. A rollback flips the pointer.
+create table rework.deployment (
+    id               int generated always as identity primary key,
+    operation        int not null references rework.operation,
+    host             text not null,
+    plugin_operation int not null references rework.plugin_operation,
+    path             text not null,
+    registered       timestamptz not null default clock_timestamp(),
+    retired          timestamptz
+);
+create unique index deployment_live on rework.deployment (operation, host) where retired is null;
+
+-- A lane is what can be claimed together: an operation, and the host a task is pinned to, if any.
+create table rework.lane (
+    id        int generated always as identity primary key,
+    operation int not null references rework.operation,
+    host      text
+);
+create unique index lane_operation_host on rework.lane (operation, coalesce(host, ''));
+
+-- ---------------------------------------------------------------------------------------- work
+
+-- One row per task, for ever the truth about it. Nothing that changes while a task lives is
+-- indexed and half of each page is left free, so its updates stay HOT. No foreign key is checked
+-- on this path: operations are never deleted, workers and plugins are looked up with outer joins.
+create table rework.task (
+    id               bigint generated always as identity primary key,
+    operation        int not null,
+    lane             int not null,
+    host             text,
+    priority         smallint not null default 0,
+    run_at           timestamptz not null,
+    status           text not null default 'queued',
+    outcome          text,
+    cause            text,
+    attempt          int not null default 0,
+    max_attempts     int not null default 1,
+    token            bigint,                       -- the claim it is under, or ended under
+    worker           bigint,
+    plugin_operation int,                          -- the code that ran it
+    key              text,
+    schedule         bigint,
+    metadata         jsonb,
+    queued           timestamptz not null default clock_timestamp(),
+    started          timestamptz,
+    finished         timestamptz,
+    input_encoding   text,
+    input            jsonb,
+    input_raw        bytea,
+    output_encoding  text,
+    output           jsonb,
+    output_raw       bytea,
+    progress         real,
+    progress_message text,
+    error            text,
+    location         text,
+    backtrace        text,
+    exit_code        int,
+    signal           int,
+    peak_memory      bigint,                       -- bytes
+    cpu_seconds      double precision,
+    constraint task_status_known check (status in ('queued', 'running', 'done')),
+    constraint task_outcome_known check (outcome in ('done', 'failed', 'aborted')),
+    constraint task_outcome_iff_done check ((status = 'done') = (outcome is not null)),
+    constraint task_finished_iff_done check ((status = 'done') = (finished is not null)),
+    constraint task_claimed_while_running check (status <> 'running' or token is not null),
+    constraint task_cause_iff_not_well check ((cause is null) = (outcome is null or outcome = 'done')),
+    constraint task_attempts check (attempt >= 0 and max_attempts >= 1)
+) with (fillfactor = 50);
+create unique index task_key on rework.task (key) where key is not null;
+create index task_operation on rework.task (operation, id);
+
+-- The half of the ready table that follows the clock. Nobody has to agree on anything: claims read
+-- both halves, and a monitor truncates the one that is not current once it is empty.
+create function rework.ready_half() returns smallint
+language sql volatile
+as $$ select (extract(epoch from clock_timestamp())::bigint / 10 % 2)::smallint $$;
+
+-- The queue proper: what may be claimed now. `rank` is the negated priority, so that one ascending
+-- index serves the order in which tasks run.
+create table rework.ready (
+    half smallint not null default rework.ready_half(),
+    lane int not null,
+    rank smallint not null,
+    id   bigint not null
+) partition by list (half);
+create table rework.ready_0 partition of rework.ready for values in (0);
+create table rework.ready_1 partition of rework.ready for values in (1);
+create index ready_order on rework.ready (lane, rank, id);
+
+-- Tasks for later, retries included, in the order in which they fall due.
+create table rework.delayed (
+    run_at timestamptz not null,
+    id     bigint not null,
+    lane   int not null,
+    rank   smallint not null,
+    primary key (run_at, id)
+);
+create index delayed_id on rework.delayed (id);
+
+-- What each cycle of a monitor claimed; deleted when all of it has ended. It tells a monitor that
+-- lost its connection during commit what happened, and the others what a lost monitor held.
+create table rework.claim (
+    monitor bigint not null,
+    cycle   bigint not null,
+    tasks   bigint[] not null,
+    primary key (monitor, cycle)
+);
+
+-- Superseded attempts; the last one is on the task.
+create table rework.attempt (
+    task      bigint not null,
+    attempt   int not null,
+    outcome   text not null,
+    cause     text,
+    error     text,
+    worker    bigint,
+    started   timestamptz,
+    finished  timestamptz,
+    primary key (task, attempt)
+);
+
+-- Somebody wants a claimed task to end; its monitor kills it and the report removes the row.
+create table rework.abort_request (
+    task      bigint primary key,
+    message   text,
+    requested timestamptz not null default clock_timestamp()
+);
+
+-- Contents that are neither readable as JSON nor small: file fields, large raw payloads (name '').
+create table rework.task_file (
+    id        bigint generated always as identity primary key,
+    task      bigint not null,
+    direction text not null,
+    name      text not null,
+    size      bigint not null,
+    sha256    text not null,
+    unique (task, direction, name),
+    constraint task_file_direction_known check (direction in ('input', 'output'))
+);
+create table rework.task_file_chunk (
+    file    bigint not null references rework.task_file on delete cascade,
+    chunk   int not null,
+    content bytea not null,
+    primary key (file, chunk)
+);
+alter table rework.task_file_chunk alter column content set storage external;
+
+-- A row per flush of a task's lines; each line is [microseconds, stream, level, target, text].
+create table rework.log (
+    task    bigint not null,
+    attempt int not null,
+    first   bigint not null,                       -- running number of the first line
+    lines   jsonb not null,
+    primary key (task, first)
+);
+
+-- ----------------------------------------------------------------------------------- processes
+
+create table rework.monitor (
+    id        bigint generated always as identity primary key,
+    host      text not null,
+    pid       int not null,
+    domains   text[] not null,
+    options   jsonb not null default '{}',
+    pages     text not null,                       -- directory of its workers' shared pages, on its host
+    started   timestamptz not null default clock_timestamp(),
+    last_seen timestamptz not null default clock_timestamp(),
+    lease     interval not null default interval '15 seconds',
+    asleep    boolean not null default false       -- whoever enqueues must wake it
+) with (fillfactor = 50);
+
+create table rework.worker (
+    id         bigint generated always as identity primary key,
+    host       text not null,
+    pid        int,
+    domain     text not null,
+    monitor    bigint not null,
+    state      text not null default 'unstarted',
+    task       bigint,
+    runs       bigint not null default 0,
+    memory     bigint,                             -- bytes, of the whole process tree
+    cpu        double precision,                   -- per cent of one processor
+    created    timestamptz not null default clock_timestamp(),
+    started    timestamptz,
+    finished   timestamptz,
+    cause      text,
+    error      text,
+    constraint worker_state_known check (state in ('unstarted', 'idle', 'running', 'dead')),
+    constraint worker_finished_iff_dead check ((state = 'dead') = (finished is not null)),
+    constraint worker_cause_iff_dead check ((state = 'dead') = (cause is not null)),
+    constraint worker_task_iff_running check ((state = 'running') = (task is not null))
+) with (fillfactor = 50);
+create index worker_alive on rework.worker (monitor) where state <> 'dead';

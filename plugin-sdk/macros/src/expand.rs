@@ -1,0 +1,258 @@
+//! `#[operation]`: the function as it is, and beside it its registration and its note.
+
+use crate::parse::{Attributes, description, fault, json_string};
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::{FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type, spanned::Spanned};
+
+/// One named argument.
+struct Argument {
+    name: Ident,
+    kind: Type,
+}
+
+/// A function that can be an operation.
+struct Signature {
+    takes_task: bool,
+    arguments: Vec<Argument>,
+}
+
+pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let attributes = Attributes::parse(attributes)?;
+    let function: ItemFn = syn::parse2(item)?;
+    let signature = signature(&function)?;
+    let name = &function.sig.ident;
+    let operation = attributes.name.clone().unwrap_or_else(|| unraw(name));
+    let domain = attributes.domain.clone().unwrap_or_else(|| "default".to_owned());
+    let inputs = inputs_spec(&signature);
+    let (returned, output) = returned(&function);
+    let head = head(&attributes, &function, &operation, &domain);
+    let call = call(&function, &signature);
+    let takes = takes(&signature);
+    Ok(quote! {
+        #function
+
+        const _: () = {
+            use ::rework_plugin::export;
+
+            const INPUTS: &str = #inputs;
+            const PARTS: &[&str] = &[
+                #head,
+                ",\"module\":\"", module_path!(),
+                "\",\"file\":\"", file!(),
+                "\",\"line\":", concat!(line!()),
+                ",\"inputs\":", INPUTS,
+                ",\"outputs\":", <#output as ::rework_plugin::io::Output>::SPEC,
+                "}",
+            ];
+
+            #[used]
+            #[unsafe(link_section = ".note.rework")]
+            static NOTE: export::Note<{ export::padded(PARTS) }> = export::Note::new(2, PARTS);
+
+            extern "C" fn run(
+                host: ::rework_plugin::abi::HostRef,
+                context: ::rework_plugin::abi::Context,
+            ) -> i32 {
+                export::run(host, context, |task| {
+                    #takes
+                    let returned = #call;
+                    let output = #returned;
+                    export::save(output, task)
+                })
+            }
+
+            #[export::linkme::distributed_slice(export::OPERATIONS)]
+            #[linkme(crate = ::rework_plugin::export::linkme)]
+            static REGISTERED: export::Registered = export::Registered {
+                name: #operation,
+                domain: #domain,
+                inputs: INPUTS,
+                run,
+            };
+        };
+    })
+}
+
+fn unraw(name: &Ident) -> String {
+    let name = name.to_string();
+    name.strip_prefix("r#").map_or_else(|| name.clone(), str::to_owned)
+}
+
+/// Whether this function can be an operation, or what stands in the way.
+fn signature(function: &ItemFn) -> Result<Signature> {
+    let signature = &function.sig;
+    if !signature.generics.params.is_empty() {
+        return fault(signature.generics.span(), "an operation cannot be generic");
+    }
+    if let syn::Safety::Unsafe(word) = &signature.safety {
+        return fault(word.span(), "an operation cannot be unsafe");
+    }
+    if let Some(asyncness) = &signature.asyncness
+        && !cfg!(feature = "tokio")
+    {
+        return fault(
+            asyncness.span(),
+            "an async operation needs the feature `tokio`: rework-plugin = { version = \"…\", features = [\"tokio\"] }",
+        );
+    }
+    let mut takes_task = false;
+    let mut arguments = Vec::new();
+    for (place, argument) in signature.inputs.iter().enumerate() {
+        let argument = match argument {
+            FnArg::Receiver(receiver) => {
+                return fault(receiver.span(), "an operation is a plain function, without `self`");
+            }
+            FnArg::Typed(argument) => argument,
+        };
+        if is_task(&argument.ty) {
+            if place > 0 {
+                return fault(argument.span(), "`&mut Task` comes first");
+            }
+            takes_task = true;
+            continue;
+        }
+        if let Type::Reference(reference) = &*argument.ty {
+            return fault(
+                reference.span(),
+                "an input is owned: a reference can only be `task: &mut Task`",
+            );
+        }
+        let Pat::Ident(name) = &*argument.pat else {
+            return fault(argument.pat.span(), "an input needs a name");
+        };
+        arguments.push(Argument { name: name.ident.clone(), kind: (*argument.ty).clone() });
+    }
+    Ok(Signature { takes_task, arguments })
+}
+
+fn is_task(kind: &Type) -> bool {
+    matches!(kind, Type::Reference(reference)
+        if matches!(&*reference.elem, Type::Path(path)
+            if path.path.segments.last().is_some_and(|last| last.ident == "Task")))
+}
+
+/// What is known at expansion: the beginning of the note.
+fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &str) -> String {
+    let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |n| n.to_string());
+    let level = attributes.level.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    format!(
+        "{{\"name\":{},\"domain\":{},\"timeout_ms\":{},\"max_attempts\":{},\"backoff_ms\":{},\
+         \"memory_bytes\":{},\"capture\":{},\"level\":{level},\"description\":{},\"async\":{},\
+         \"requires_minor\":0",
+        json_string(operation),
+        json_string(domain),
+        number(attributes.timeout_ms),
+        attributes.max_attempts.unwrap_or(1),
+        number(attributes.backoff_ms),
+        number(attributes.memory_bytes),
+        json_string(attributes.capture.as_deref().unwrap_or("all")),
+        json_string(&description(&function.attrs)),
+        function.sig.asyncness.is_some(),
+    )
+}
+
+/// The specs of the inputs, as an expression of type `&'static str`.
+fn inputs_spec(signature: &Signature) -> TokenStream {
+    if signature.arguments.is_empty() {
+        // With the task at hand it reads its input itself; without, there is none.
+        return if signature.takes_task { quote!("null") } else { quote!("[]") };
+    }
+    let fields: Vec<TokenStream> = signature
+        .arguments
+        .iter()
+        .map(|argument| field_parts(&unraw(&argument.name), &argument.kind, "null", "null"))
+        .collect();
+    let listed = joined(&fields);
+    let Some(first) = signature.arguments.first().filter(|_| signature.arguments.len() == 1) else {
+        let checks = signature.arguments.iter().map(|argument| not_a_struct(&argument.kind));
+        return quote!({ #(#checks)* #listed });
+    };
+    let kind = &first.kind;
+    quote!({
+        const LISTED: &str = #listed;
+        // One argument may be a struct that stands for all of them.
+        if <#kind as ::rework_plugin::io::Input>::KIND.is_empty() {
+            <#kind as ::rework_plugin::io::Input>::SPEC
+        } else {
+            LISTED
+        }
+    })
+}
+
+fn not_a_struct(kind: &Type) -> TokenStream {
+    quote!(const { assert!(
+        !<#kind as ::rework_plugin::io::Input>::KIND.is_empty(),
+        "a struct of inputs is the only argument beside the task"
+    ) };)
+}
+
+/// The parts of one field's spec.
+pub(crate) fn field_parts(name: &str, kind: &Type, choices: &str, default: &str) -> TokenStream {
+    let open = format!("{{\"name\":{},\"type\":\"", json_string(name));
+    let close = format!(",\"choices\":{choices},\"default\":{default}}}");
+    let has_default = default != "null";
+    quote! {
+        #open,
+        <#kind as ::rework_plugin::io::Input>::KIND,
+        "\",\"required\":",
+        ::rework_plugin::export::boolean(<#kind as ::rework_plugin::io::Input>::REQUIRED && !#has_default),
+        #close
+    }
+}
+
+/// Fields as one JSON array, put together at compile time.
+pub(crate) fn joined(fields: &[TokenStream]) -> TokenStream {
+    let separated = fields.iter().enumerate().map(|(place, field)| {
+        if place == 0 { quote!(#field) } else { quote!(",", #field) }
+    });
+    quote!({
+        const FIELDS: &[&str] = &["[", #(#separated,)* "]"];
+        const BYTES: [u8; ::rework_plugin::export::length(FIELDS)] =
+            ::rework_plugin::export::concat(FIELDS);
+        ::rework_plugin::export::text(&BYTES)
+    })
+}
+
+/// Takes the arguments from the input.
+fn takes(signature: &Signature) -> TokenStream {
+    if signature.arguments.is_empty() {
+        return quote!();
+    }
+    let takes = signature.arguments.iter().enumerate().map(|(place, Argument { name, kind })| {
+        let variable = format_ident!("argument_{place}");
+        let name = unraw(name);
+        quote!(let #variable: #kind = export::argument(#name, &mut fields, task)?;)
+    });
+    quote! {
+        let mut fields = export::fields(task)?;
+        #(#takes)*
+    }
+}
+
+fn call(function: &ItemFn, signature: &Signature) -> TokenStream {
+    let name = &function.sig.ident;
+    let task = signature.takes_task.then(|| quote!(task,));
+    let arguments = (0..signature.arguments.len()).map(|place| format_ident!("argument_{place}"));
+    let call = quote!(#name(#task #(#arguments),*));
+    if function.sig.asyncness.is_some() {
+        quote!(export::block_on(#call)?)
+    } else {
+        call
+    }
+}
+
+/// What becomes of what the function returns, and the type of the output.
+fn returned(function: &ItemFn) -> (TokenStream, TokenStream) {
+    let ReturnType::Type(_, kind) = &function.sig.output else {
+        return (quote!(returned), quote!(()));
+    };
+    let is_result = matches!(&**kind, Type::Path(path)
+        if path.path.segments.last().is_some_and(|last| last.ident.to_string().ends_with("Result")));
+    if is_result {
+        let output = quote!(<#kind as ::rework_plugin::export::Returned>::Output);
+        (quote!(export::Returned::into_result(returned)?), output)
+    } else {
+        (quote!(returned), quote!(#kind))
+    }
+}

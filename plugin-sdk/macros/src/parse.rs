@@ -1,0 +1,188 @@
+//! What an author writes in attributes, read with the culprit at hand.
+
+use proc_macro2::{Span, TokenStream};
+use syn::{Attribute, Expr, ExprLit, Lit, LitStr, Meta, Result, parse::Parser, spanned::Spanned};
+
+/// The attributes of `#[operation(…)]`.
+#[derive(Default)]
+pub(crate) struct Attributes {
+    pub(crate) name: Option<String>,
+    pub(crate) domain: Option<String>,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff_ms: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) capture: Option<String>,
+    pub(crate) level: Option<String>,
+}
+
+const KNOWN: &str = "name, domain, timeout, max_attempts, backoff, memory, capture, level";
+
+impl Attributes {
+    pub(crate) fn parse(tokens: TokenStream) -> Result<Self> {
+        let mut attributes = Self::default();
+        let parser = syn::meta::parser(|meta| {
+            let name = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            match name.as_str() {
+                "name" => attributes.name = Some(word(&meta.value()?.parse()?)?),
+                "domain" => attributes.domain = Some(word(&meta.value()?.parse()?)?),
+                "timeout" => attributes.timeout_ms = Some(duration(&meta.value()?.parse()?)?),
+                "backoff" => attributes.backoff_ms = Some(duration(&meta.value()?.parse()?)?),
+                "memory" => attributes.memory_bytes = Some(size(&meta.value()?.parse()?)?),
+                "max_attempts" => {
+                    let number: syn::LitInt = meta.value()?.parse()?;
+                    match number.base10_parse::<u32>() {
+                        Ok(attempts) if attempts >= 1 => attributes.max_attempts = Some(attempts),
+                        _ => {
+                            return Err(syn::Error::new(number.span(), "max_attempts is at least 1"));
+                        }
+                    }
+                }
+                "capture" => {
+                    let known = ["all", "logs", "manual", "none"];
+                    attributes.capture = Some(one_of(&meta.value()?.parse()?, &known)?);
+                }
+                "level" => {
+                    let known = ["error", "warn", "info", "debug", "trace"];
+                    attributes.level = Some(one_of(&meta.value()?.parse()?, &known)?);
+                }
+                _ => {
+                    let message = format!("unknown attribute `{name}` (known: {KNOWN})");
+                    return Err(syn::Error::new(meta.path.span(), message));
+                }
+            }
+            Ok(())
+        });
+        parser.parse2(tokens)?;
+        Ok(attributes)
+    }
+}
+
+/// A name or a domain: one word, as it is typed in a command line.
+fn word(text: &LitStr) -> Result<String> {
+    let value = text.value();
+    if value.is_empty() || value.chars().any(|c| c.is_whitespace() || c.is_control() || c == '`') {
+        return Err(syn::Error::new(text.span(), format!("`{value}` is not one word")));
+    }
+    Ok(value)
+}
+
+fn one_of(text: &LitStr, known: &[&str]) -> Result<String> {
+    let value = text.value();
+    if known.contains(&value.as_str()) {
+        return Ok(value);
+    }
+    Err(syn::Error::new(text.span(), format!("`{value}` is none of: {}", known.join(", "))))
+}
+
+/// `3m`, `1h30m` or ISO 8601, in milliseconds.
+fn duration(text: &LitStr) -> Result<u64> {
+    let value = text.value();
+    let upper = value.trim().to_ascii_uppercase();
+    let seconds = match upper.strip_prefix('P') {
+        Some(rest) => {
+            let (date, time) = rest.split_once('T').unwrap_or((rest, ""));
+            let days = parts(date, &[("D", 86_400.0), ("W", 604_800.0)]);
+            let clock = parts(time, &[("H", 3600.0), ("M", 60.0), ("S", 1.0)]);
+            match (date, time) {
+                ("", _) => clock,
+                (_, "") => days,
+                _ => days.zip(clock).map(|(days, clock)| days + clock),
+            }
+        }
+        None => parts(
+            &upper,
+            &[("MS", 0.001), ("S", 1.0), ("M", 60.0), ("H", 3600.0), ("D", 86_400.0)],
+        ),
+    };
+    match seconds {
+        Some(seconds) if seconds > 0.0 => Ok((seconds * 1000.0).round() as u64),
+        _ => Err(syn::Error::new(
+            text.span(),
+            format!("`{value}` is not a duration (examples: \"30s\", \"3m\", \"1h30m\", \"P1D\")"),
+        )),
+    }
+}
+
+/// `512MB`, `2GB`, in bytes; powers of 1024.
+fn size(text: &LitStr) -> Result<u64> {
+    let value = text.value();
+    let upper = value.trim().to_ascii_uppercase();
+    let (kilo, mega, giga) = (1024.0, 1_048_576.0, 1_073_741_824.0);
+    let units =
+        [("KB", kilo), ("MB", mega), ("GB", giga), ("KIB", kilo), ("MIB", mega), ("GIB", giga)];
+    match parts(&upper, &units) {
+        Some(bytes) if bytes >= 1.0 => Ok(bytes as u64),
+        _ => Err(syn::Error::new(
+            text.span(),
+            format!("`{value}` is not a size (examples: \"512MB\", \"2GB\")"),
+        )),
+    }
+}
+
+/// Adds up numbers, each with a unit.
+fn parts(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let mut rest = text.trim();
+    let mut total = None;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+        total = Some(total.unwrap_or(0.0) + number.parse::<f64>().ok()? * factor);
+        rest = after.trim_start();
+    }
+    total
+}
+
+/// The text of a doc comment.
+pub(crate) fn description(attributes: &[Attribute]) -> String {
+    let lines: Vec<String> = attributes
+        .iter()
+        .filter_map(|attribute| match &attribute.meta {
+            Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+                Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+                    Some(text.value().strip_prefix(' ').map_or_else(|| text.value(), str::to_owned))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// A literal as JSON: a number, a boolean or a string.
+pub(crate) fn literal(value: &Expr) -> Result<String> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(json_string(&text.value())),
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => Ok(number.base10_digits().to_owned()),
+        Expr::Lit(ExprLit { lit: Lit::Float(number), .. }) => Ok(number.base10_digits().to_owned()),
+        Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) => Ok(flag.value.to_string()),
+        Expr::Unary(unary) if matches!(unary.op, syn::UnOp::Neg(_)) => {
+            Ok(format!("-{}", literal(&unary.expr)?))
+        }
+        other => Err(syn::Error::new(other.span(), "expected a number, a boolean or a string")),
+    }
+}
+
+/// A string as JSON.
+pub(crate) fn json_string(text: &str) -> String {
+    let mut json = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\n' => json.push_str("\\n"),
+            c if c.is_control() => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+    json
+}
+
+/// An error that points at something.
+pub(crate) fn fault<T>(span: Span, message: &str) -> Result<T> {
+    Err(syn::Error::new(span, message))
+}

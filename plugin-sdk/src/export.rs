@@ -1,0 +1,163 @@
+//! What the macros call. Not for authors: it changes without notice.
+
+use crate::{
+    Error, Result, Task,
+    abi::{self, Context, HostRef, Operation, OperationRef, Plugin, PluginRef, RUN_DONE, RUN_FAILED},
+    io::{Input, Output},
+    logging, panic,
+};
+use abi_stable::{
+    library::{CheckTypeLayout, RootModule, RootModuleResult},
+    prefix_type::{PrefixTypeTrait, WithMetadata},
+    std_types::RVec,
+};
+use serde_json::{Map, Value, json};
+use std::io::Write;
+
+pub use crate::note::{Note, boolean, concat, length, padded, text};
+pub use abi_stable::library::LibHeader;
+pub use linkme;
+pub use serde_json;
+
+/// The beginning of a plugin's note: what the SDK knows of its own build.
+pub const BUILD: &str = concat!(
+    "{\"sdk\":\"",
+    env!("CARGO_PKG_VERSION"),
+    "\",\"abi\":\"1.0\",\"rustc\":\"",
+    env!("REWORK_RUSTC"),
+    "\",\"target\":\"",
+    env!("REWORK_TARGET"),
+    "\",\"profile\":\"",
+    env!("REWORK_PROFILE"),
+    "\""
+);
+const _: () = assert!(abi::ABI_MAJOR == 1 && abi::ABI_MINOR == 0, "the note says 1.0");
+
+/// An operation of this plugin.
+#[derive(Debug, Clone, Copy)]
+pub struct Registered {
+    /// Its name.
+    pub name: &'static str,
+    /// Its domain.
+    pub domain: &'static str,
+    /// The specs of its inputs, as JSON; `null`: none.
+    pub inputs: &'static str,
+    /// Runs it.
+    pub run: extern "C" fn(HostRef, Context) -> i32,
+}
+
+/// Every operation of this plugin, gathered by the linker from all of its modules.
+#[linkme::distributed_slice]
+pub static OPERATIONS: [Registered];
+
+/// The header that a host looks for; see `export!`.
+pub const ROOT_MODULE: LibHeader = {
+    // SAFETY: `erased_root` answers what `root` returns, which is a `PluginRef`, as stated here.
+    unsafe { LibHeader::from_constructor::<PluginRef>(erased_root, CheckTypeLayout::Yes) }
+};
+
+extern "C" fn erased_root() -> RootModuleResult {
+    abi_stable::library::__call_root_module_loader(root)
+}
+
+fn root() -> PluginRef {
+    static PLUGIN: &WithMetadata<Plugin> = &WithMetadata::new(Plugin {
+        abi_major: abi::ABI_MAJOR,
+        abi_minor: abi::ABI_MINOR,
+        operations,
+    });
+    debug_assert_eq!(PluginRef::NAME, "rework_plugin");
+    PluginRef(PLUGIN.static_as_prefix())
+}
+
+extern "C" fn operations() -> RVec<OperationRef> {
+    OPERATIONS
+        .iter()
+        .map(|operation| {
+            Operation {
+                name: operation.name.into(),
+                domain: operation.domain.into(),
+                run: operation.run,
+            }
+            .leak_into_prefix()
+        })
+        .collect()
+}
+
+/// Runs an operation's body: the one place where its errors and panics end.
+pub fn run(host: HostRef, context: Context, body: impl FnOnce(&mut Task) -> Result<()>) -> i32 {
+    let mut task = Task::new(host, context);
+    logging::begin(host, context, task.log_level());
+    let ended = panic::caught(|| body(&mut task));
+    flush_prints();
+    logging::end();
+    let failure = match ended {
+        Ok(Ok(())) => return RUN_DONE,
+        Ok(Err(error)) => json!({
+            "kind": error.kind().as_str(),
+            "message": error.to_string(),
+            "location": error.location(),
+        }),
+        Err(panic) => panic,
+    };
+    host.fail()(context, failure.to_string().as_str().into());
+    RUN_FAILED
+}
+
+/// What was printed without a newline must not wait for the next task.
+pub(crate) fn flush_prints() {
+    // A task that has closed its own stdout has nothing to flush.
+    let _ = std::io::stdout().flush();
+}
+
+/// The fields of the input.
+pub fn fields(task: &Task) -> Result<Map<String, Value>> {
+    task.fields()
+}
+
+/// Takes an argument.
+pub fn argument<T: Input>(
+    name: &str,
+    fields: &mut Map<String, Value>,
+    task: &Task,
+) -> Result<T> {
+    T::take(name, fields, task)
+}
+
+/// Saves what an operation returned.
+pub fn save<T: Output>(output: T, task: &mut Task) -> Result<()> {
+    output.save(task)
+}
+
+/// What an operation returns: a `Result` of an output.
+pub trait Returned {
+    /// What it returns when it does not fail.
+    type Output: Output;
+
+    /// As the SDK's own result.
+    fn into_result(self) -> Result<Self::Output>;
+}
+
+impl<T: Output, E: Into<Error>> Returned for std::result::Result<T, E> {
+    type Output = T;
+
+    fn into_result(self) -> Result<T> {
+        self.map_err(Into::into)
+    }
+}
+
+/// Runs an `async fn` operation to its end, on a runtime of this plugin.
+#[cfg(feature = "tokio")]
+pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_exported_symbol_is_the_one_that_hosts_look_for() {
+        let symbol = abi_stable::library::ROOT_MODULE_LOADER_NAME;
+        assert_eq!(symbol, "_1as_0lib_1header_0root_bmodule_bloader", "see `export!`");
+    }
+}

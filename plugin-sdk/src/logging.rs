@@ -1,0 +1,194 @@
+//! The bridges from `log` and `tracing` to the host. Each plugin has its own copy of both crates'
+//! statics, so they are installed inside the plugin, at its first task.
+
+use crate::abi::{Context, HostRef};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{
+        Mutex, Once, PoisonError, RwLock,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+};
+use tracing_core::{
+    Event, Interest, Metadata,
+    field::{Field, Visit},
+    span,
+};
+
+/// Lowest level that anybody wants, 0 (off) to 5 (trace).
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+/// Where records of threads without a task of their own go: the task at hand, or the last one.
+static LAST: RwLock<Option<(HostRef, Context)>> = RwLock::new(None);
+
+thread_local! {
+    /// The task of this thread; tests run several at once.
+    static OWN: Cell<Option<(HostRef, Context)>> = const { Cell::new(None) };
+    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread begins to run a task.
+pub(crate) fn begin(host: HostRef, context: Context, level: u8) {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // The author's own set-up, if there is one, stays.
+        let _ = log::set_logger(&Bridge);
+        let _ = tracing_core::dispatcher::set_global_default(tracing_core::Dispatch::new(Bridge));
+    });
+    OWN.set(Some((host, context)));
+    *LAST.write().unwrap_or_else(PoisonError::into_inner) = Some((host, context));
+    LEVEL.store(level, Relaxed);
+    log::set_max_level(match level {
+        0 => log::LevelFilter::Off,
+        1 => log::LevelFilter::Error,
+        2 => log::LevelFilter::Warn,
+        3 => log::LevelFilter::Info,
+        4 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    });
+}
+
+/// This thread's task has ended.
+pub(crate) fn end() {
+    OWN.set(None);
+}
+
+/// The task of this thread, or the last one.
+pub(crate) fn current() -> Option<(HostRef, Context)> {
+    OWN.get().or_else(|| *LAST.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Whether this thread runs a task itself.
+pub(crate) fn is_own() -> bool {
+    OWN.get().is_some()
+}
+
+/// Hands a record to the host.
+pub(crate) fn forward(level: u8, target: &str, message: &str) {
+    if let Some((host, context)) = current() {
+        host.log()(context, level, target.into(), message.into());
+    }
+}
+
+struct Bridge;
+
+impl log::Log for Bridge {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() as u8 <= LEVEL.load(Relaxed)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            forward(record.level() as u8, record.target(), &record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Open spans, as the text that stands before the records inside.
+static SPANS: Mutex<Option<HashMap<u64, String>>> = Mutex::new(None);
+static NEXT_SPAN: AtomicU64 = AtomicU64::new(1);
+
+fn with_spans<T>(work: impl FnOnce(&mut HashMap<u64, String>) -> T) -> T {
+    let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
+    work(spans.get_or_insert_with(HashMap::new))
+}
+
+fn number(level: &tracing_core::Level) -> u8 {
+    match *level {
+        tracing_core::Level::ERROR => 1,
+        tracing_core::Level::WARN => 2,
+        tracing_core::Level::INFO => 3,
+        tracing_core::Level::DEBUG => 4,
+        tracing_core::Level::TRACE => 5,
+    }
+}
+
+impl tracing_core::Subscriber for Bridge {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        // The level differs from task to task.
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        number(metadata.level()) <= LEVEL.load(Relaxed)
+    }
+
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        let id = NEXT_SPAN.fetch_add(1, Relaxed);
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let name = attributes.metadata().name();
+        let text = match fields.others.trim() {
+            "" => name.to_owned(),
+            others => format!("{name}{{{others}}}"),
+        };
+        with_spans(|spans| spans.insert(id, text));
+        span::Id::from_u64(id)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut text = String::new();
+        ENTERED.with_borrow(|entered| {
+            with_spans(|spans| {
+                for name in entered.iter().filter_map(|id| spans.get(id)) {
+                    text.push_str(name);
+                    text.push_str(": ");
+                }
+            });
+        });
+        text.push_str(&fields.message);
+        text.push_str(&fields.others);
+        let metadata = event.metadata();
+        forward(number(metadata.level()), metadata.target(), text.trim_end());
+    }
+
+    fn enter(&self, span: &span::Id) {
+        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+    }
+
+    fn exit(&self, span: &span::Id) {
+        ENTERED.with_borrow_mut(|entered| {
+            if let Some(at) = entered.iter().rposition(|id| *id == span.into_u64()) {
+                entered.remove(at);
+            }
+        });
+    }
+
+    fn try_close(&self, id: span::Id) -> bool {
+        with_spans(|spans| spans.remove(&id.into_u64())).is_some()
+    }
+}
+
+/// The message of an event, and its other fields as ` name=value`.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.others, " {name}={value:?}"),
+        };
+        written.expect("writing to a string cannot fail");
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value}"),
+            name => write!(self.others, " {name}={value:?}"),
+        };
+        written.expect("writing to a string cannot fail");
+    }
+}

@@ -1,0 +1,72 @@
+//! What a plugin says of itself in an ELF note, put together at compile time, so that a host can
+//! read it without running a byte of the plugin.
+
+/// One record of section `.note.rework`; see elf(5), "Notes". `N` is the length of its text,
+/// rounded up to four.
+#[repr(C, align(4))]
+#[derive(Debug)]
+pub struct Note<const N: usize> {
+    name_size: u32,
+    text_size: u32,
+    kind: u32,
+    name: [u8; 8],
+    text: [u8; N],
+}
+
+impl<const N: usize> Note<N> {
+    /// A record of this kind (1: the plugin, 2: an operation) with these parts of JSON text.
+    pub const fn new(kind: u32, parts: &[&str]) -> Self {
+        Self {
+            name_size: 7,
+            text_size: length(parts) as u32,
+            kind,
+            name: *b"REWORK\0\0",
+            text: concat(parts),
+        }
+    }
+}
+
+/// How long the parts are together.
+pub const fn length(parts: &[&str]) -> usize {
+    let (mut total, mut part) = (0, 0);
+    while part < parts.len() {
+        total += parts[part].len();
+        part += 1;
+    }
+    total
+}
+
+/// [`length`], rounded up to four.
+pub const fn padded(parts: &[&str]) -> usize {
+    length(parts).next_multiple_of(4)
+}
+
+/// The parts, one after the other; what is left over stays zero.
+pub const fn concat<const N: usize>(parts: &[&str]) -> [u8; N] {
+    let mut bytes = [0; N];
+    let (mut at, mut part) = (0, 0);
+    while part < parts.len() {
+        let from = parts[part].as_bytes();
+        let mut byte = 0;
+        while byte < from.len() {
+            bytes[at] = from[byte];
+            at += 1;
+            byte += 1;
+        }
+        part += 1;
+    }
+    bytes
+}
+
+/// What [`concat`] has put together.
+pub const fn text(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => panic!("whole strings, one after the other, are a string"),
+    }
+}
+
+/// `true` or `false`.
+pub const fn boolean(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}

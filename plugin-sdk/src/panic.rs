@@ -1,0 +1,69 @@
+//! Panics: remembered where they happen, told to the host at once, and stopped before they reach
+//! a frame that cannot unwind.
+
+use crate::logging;
+use serde_json::{Value, json};
+use std::{
+    any::Any,
+    backtrace::Backtrace,
+    cell::RefCell,
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
+    sync::Once,
+};
+
+thread_local! {
+    /// The last panic of this thread, as JSON for the host.
+    static LAST: RefCell<Option<Value>> = const { RefCell::new(None) };
+}
+
+/// Runs something that may panic; what the host is to be told if it did.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Value> {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            remember(info);
+            // The usual lines on stderr, which belong to the task's log.
+            previous(info);
+        }));
+    });
+    LAST.take();
+    // What the operation was working on is dropped with it; nothing of it is used again.
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        LAST.take().unwrap_or_else(|| {
+            json!({ "kind": "panic", "message": words(payload.as_ref()), "location": null })
+        })
+    })
+}
+
+fn remember(info: &PanicHookInfo<'_>) {
+    let message = words(info.payload());
+    let location = info.location().map(ToString::to_string);
+    if !logging::is_own() {
+        // A thread that the operation started: its own affair, but worth a line.
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("?");
+        let place = location.unwrap_or_default();
+        logging::forward(1, "panic", &format!("thread `{name}` panicked at {place}: {message}"));
+        return;
+    }
+    let failure = json!({
+        "kind": "panic",
+        "message": message,
+        "location": location,
+        "backtrace": Backtrace::force_capture().to_string(),
+    });
+    // The text survives even if the process does not (`panic = "abort"`, a panic in a destructor).
+    if let Some((host, context)) = logging::current() {
+        host.panicking()(context, failure.to_string().as_str().into());
+    }
+    LAST.set(Some(failure));
+}
+
+fn words(payload: &(dyn Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (None, Some(text)) => text.clone(),
+        (None, None) => "a panic without a message".to_owned(),
+    }
+}

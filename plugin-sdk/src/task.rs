@@ -1,0 +1,280 @@
+//! The task at hand: its input, its output, and what its operation can ask of the host.
+
+use crate::{
+    Error, Result,
+    abi::{Context, ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW, HostRef},
+    io::{DateTime, Value, json_of},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, json};
+use std::time::Duration;
+
+/// A level of log records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The task cannot do what it should.
+    Error = 1,
+    /// Something is wrong.
+    Warn = 2,
+    /// What one wants to know.
+    Info = 3,
+    /// What a developer wants to know.
+    Debug = 4,
+    /// Everything.
+    Trace = 5,
+}
+
+/// The task that an operation runs.
+#[derive(Debug)]
+pub struct Task {
+    host: HostRef,
+    context: Context,
+    about: About,
+}
+
+/// What the host says of a task.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct About {
+    id: i64,
+    operation: String,
+    domain: String,
+    attempt: u32,
+    metadata: Value,
+    log_level: u8,
+}
+
+impl Default for About {
+    fn default() -> Self {
+        Self {
+            id: 0,
+            operation: String::new(),
+            domain: String::new(),
+            attempt: 1,
+            metadata: json!({}),
+            log_level: 3,
+        }
+    }
+}
+
+impl Task {
+    pub(crate) fn new(host: HostRef, context: Context) -> Self {
+        let text = host.task()(context);
+        // An older or newer host says less or more; what is missing has a default.
+        let about = serde_json::from_str(text.as_str()).unwrap_or_default();
+        Self { host, context, about }
+    }
+
+    pub(crate) fn log_level(&self) -> u8 {
+        self.about.log_level
+    }
+
+    /// Its number.
+    pub fn id(&self) -> i64 {
+        self.about.id
+    }
+
+    /// The operation that it asks for.
+    pub fn operation(&self) -> &str {
+        &self.about.operation
+    }
+
+    /// The domain that it belongs to.
+    pub fn domain(&self) -> &str {
+        &self.about.domain
+    }
+
+    /// How often it has been tried, this time included; 1 the first time.
+    pub fn attempt(&self) -> u32 {
+        self.about.attempt
+    }
+
+    /// The notes of whoever queued it; `{}` if there are none.
+    pub fn metadata(&self) -> &Value {
+        &self.about.metadata
+    }
+
+    /// Its input; no input reads as `null`.
+    ///
+    /// # Errors
+    ///
+    /// If the input is raw, or not of this type.
+    pub fn input<T: DeserializeOwned>(&self) -> Result<T> {
+        let payload = self.host.input()(self.context);
+        let wrong = |error: serde_json::Error| {
+            Error::bad_input(format!("the input is not what the operation takes: {error}"))
+        };
+        match payload.encoding {
+            ENCODING_NONE => serde_json::from_value(Value::Null).map_err(wrong),
+            ENCODING_FIELDS => serde_json::from_slice(payload.bytes.as_slice()).map_err(wrong),
+            _ => Err(Error::bad_input("the input is raw bytes: read it with raw_input()")),
+        }
+    }
+
+    /// Its input as bytes, as they were given; of an input that is not raw, its JSON text.
+    pub fn raw_input(&self) -> &[u8] {
+        self.host.input()(self.context).bytes.as_slice()
+    }
+
+    /// The content of a file field of the input, if it was given.
+    pub fn input_file(&self, field: &str) -> Option<&[u8]> {
+        self.host.input_file()(self.context, field.into()).into_option().map(|bytes| bytes.as_slice())
+    }
+
+    pub(crate) fn fields(&self) -> Result<Map<String, Value>> {
+        match self.input::<Option<Value>>()? {
+            None => Ok(Map::new()),
+            Some(Value::Object(fields)) => Ok(fields),
+            Some(other) => Err(Error::bad_input(format!(
+                "the input must be an object of fields, not {other}"
+            ))),
+        }
+    }
+
+    /// Saves its output; a later one replaces it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written as JSON.
+    pub fn save_output<T: Serialize + ?Sized>(&mut self, output: &T) -> Result<()> {
+        let text = json_of(output)?.to_string();
+        self.host.save_output()(self.context, ENCODING_FIELDS, text.as_bytes().into());
+        Ok(())
+    }
+
+    /// Saves its output as bytes, which whoever asks gets as they are.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    pub fn save_raw_output(&mut self, output: &[u8]) -> Result<()> {
+        self.host.save_output()(self.context, ENCODING_RAW, output.into());
+        Ok(())
+    }
+
+    /// Saves the content of a file field of the output.
+    pub fn save_output_file(&mut self, field: &str, content: &[u8]) {
+        self.host.save_output_file()(self.context, field.into(), content.into());
+    }
+
+    /// Says how far it is: a fraction from 0 to 1, and a word about it.
+    pub fn progress(&mut self, fraction: f64, message: impl AsRef<str>) {
+        self.host.progress()(self.context, fraction, message.as_ref().into());
+    }
+
+    /// Whether somebody has asked for its end. A task that asks this now and then is given some
+    /// time to end by itself; others are killed at once.
+    pub fn cancelled(&self) -> bool {
+        self.host.cancelled()(self.context)
+    }
+
+    /// Keeps, until the guard is dropped, records of at least this level, and what is printed if
+    /// `stdio`; for operations with `capture = "manual"`, or to see more for a while.
+    pub fn capture_logs(&self, level: Level, stdio: bool) -> CaptureGuard {
+        let scope = self.host.capture()(self.context, 0, level as u8, stdio);
+        CaptureGuard { host: self.host, context: self.context, scope, level, stdio }
+    }
+
+    /// Begins to describe another task, which the host queues.
+    pub fn schedule(&self, operation: impl Into<String>) -> Schedule {
+        let operation = operation.into();
+        Schedule {
+            host: self.host,
+            context: self.context,
+            request: json!({ "operation": operation }),
+        }
+    }
+}
+
+/// A scope of captured logs; ends when it is dropped.
+#[derive(Debug)]
+#[must_use = "the scope ends when this is dropped"]
+pub struct CaptureGuard {
+    host: HostRef,
+    context: Context,
+    scope: u32,
+    level: Level,
+    stdio: bool,
+}
+
+impl Drop for CaptureGuard {
+    fn drop(&mut self) {
+        if self.scope != 0 {
+            crate::export::flush_prints();
+            self.host.capture()(self.context, self.scope, self.level as u8, self.stdio);
+        }
+    }
+}
+
+/// Another task about to be queued; nothing happens before [`Schedule::send`].
+#[derive(Debug)]
+#[must_use = "nothing is queued before send()"]
+pub struct Schedule {
+    host: HostRef,
+    context: Context,
+    request: Value,
+}
+
+impl Schedule {
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.request[name] = value.into();
+        self
+    }
+
+    /// Its input.
+    pub fn input(self, input: impl Into<Value>) -> Self {
+        self.with("input", input)
+    }
+
+    /// Its domain, for a name that exists in several.
+    pub fn domain(self, domain: &str) -> Self {
+        self.with("domain", domain)
+    }
+
+    /// The host to pin it to.
+    pub fn host(self, host: &str) -> Self {
+        self.with("host", host)
+    }
+
+    /// Notes that stay with it; an object.
+    pub fn metadata(self, metadata: Value) -> Self {
+        self.with("metadata", metadata)
+    }
+
+    /// Higher runs first.
+    pub fn priority(self, priority: i32) -> Self {
+        self.with("priority", priority)
+    }
+
+    /// Not before.
+    pub fn at(self, time: DateTime) -> Self {
+        self.with("at", time.to_rfc3339())
+    }
+
+    /// Not before so long from now.
+    pub fn delay(self, delay: Duration) -> Self {
+        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.with("delay_ms", ms)
+    }
+
+    /// While a task with this key exists, it is that task.
+    pub fn key(self, key: &str) -> Self {
+        self.with("key", key)
+    }
+
+    /// How often it may be tried.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.with("max_attempts", attempts)
+    }
+
+    /// Queues it; its number.
+    ///
+    /// # Errors
+    ///
+    /// What the host says against it: no such operation, an input that does not fit.
+    pub fn send(self) -> Result<i64> {
+        let text = self.request.to_string();
+        let answer = self.host.schedule()(self.context, text.as_str().into());
+        answer.into_result().map_err(|refusal| Error::from(refusal.into_string()))
+    }
+}

@@ -1,0 +1,353 @@
+//! Run an operation in a unit test, without a host: inputs in; output, logs and failure out.
+//!
+//! ```
+//! use rework_plugin::{prelude::*, testing};
+//!
+//! /// Adds.
+//! #[operation]
+//! fn add(a: i64, b: Option<i64>) -> Result<i64> {
+//!     Ok(a + b.unwrap_or(0))
+//! }
+//!
+//! # fn main() {
+//! let outcome = testing::task("add").input(json!({"a": 1, "b": 2})).run();
+//! assert_eq!(outcome.output, Some(json!(3)));
+//!
+//! let outcome = testing::task("add").run();
+//! assert_eq!(outcome.failure.unwrap().message, "missing required input `a`");
+//! # }
+//! ```
+//!
+//! Every test has a task of its own, also when several run at once. What an operation prints is
+//! shown by the test runner; what it logs is in [`Outcome::logs`].
+
+use crate::{
+    Level,
+    abi::{
+        Context, ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW, Host, HostRef, Payload, RUN_DONE,
+    },
+    export::{OPERATIONS, Registered},
+    io::{Spec, SpecType, Value, validate},
+};
+use abi_stable::{
+    prefix_type::PrefixTypeTrait,
+    std_types::{ROption, RResult, RSlice, RStr, RString},
+};
+use serde::Deserialize;
+use serde_json::{Map, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// A task for a test; see the module.
+#[derive(Debug, Clone)]
+#[must_use = "nothing runs before run()"]
+pub struct TestTask {
+    operation: String,
+    domain: Option<String>,
+    input: Option<Value>,
+    raw_input: Option<Vec<u8>>,
+    files: BTreeMap<String, Vec<u8>>,
+    metadata: Value,
+    attempt: u32,
+    cancelled: bool,
+    level: Level,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// What it saved or returned.
+    pub output: Option<Value>,
+    /// What it saved as bytes.
+    pub raw_output: Option<Vec<u8>>,
+    /// The contents of file fields of its output.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What it logged.
+    pub logs: Vec<LogRecord>,
+    /// How far it said it was, each time.
+    pub progress: Vec<(f64, String)>,
+    /// The tasks that it queued, as it described them; their ids count from 1.
+    pub scheduled: Vec<Value>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A log record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// 1 (error) to 5 (trace).
+    pub level: u8,
+    /// Where in the code.
+    pub target: String,
+    /// The message with its fields.
+    pub message: String,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Failure {
+    /// `error`, `panic`, `bad input` or `bad output`.
+    pub kind: String,
+    /// In the operation's own words.
+    pub message: String,
+    /// `file:line:column`, where known.
+    #[serde(default)]
+    pub location: Option<String>,
+    /// Of a panic.
+    #[serde(default)]
+    pub backtrace: Option<String>,
+}
+
+/// A task of the operation of this name in this crate.
+pub fn task(operation: &str) -> TestTask {
+    TestTask {
+        operation: operation.to_owned(),
+        domain: None,
+        input: None,
+        raw_input: None,
+        files: BTreeMap::new(),
+        metadata: json!({}),
+        attempt: 1,
+        cancelled: false,
+        level: Level::Trace,
+    }
+}
+
+impl TestTask {
+    /// Its domain, for a name that the crate offers in several.
+    pub fn domain(mut self, domain: &str) -> Self {
+        self.domain = Some(domain.to_owned());
+        self
+    }
+
+    /// Its input.
+    pub fn input(mut self, input: impl Into<Value>) -> Self {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// Its input as bytes.
+    pub fn raw_input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.raw_input = Some(bytes.into());
+        self
+    }
+
+    /// The content of a file field of its input.
+    pub fn file(mut self, field: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.insert(field.to_owned(), content.into());
+        self
+    }
+
+    /// Its metadata.
+    pub fn metadata(mut self, metadata: Value) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Which attempt this is.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Somebody has asked for its end.
+    pub fn cancelled(mut self) -> Self {
+        self.cancelled = true;
+        self
+    }
+
+    /// Lowest level of records to keep; everything if nothing is said.
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Checks the input as a host would, runs the operation on this thread, and tells what became
+    /// of it.
+    ///
+    /// # Panics
+    ///
+    /// If the crate offers no operation of this name, or several.
+    pub fn run(self) -> Outcome {
+        let operation = self.find();
+        let fields = match self.fields(operation) {
+            Ok(fields) => fields,
+            Err(message) => {
+                let kind = "bad input".to_owned();
+                let failure = Failure { kind, message, location: None, backtrace: None };
+                return Outcome { failure: Some(failure), ..Outcome::default() };
+            }
+        };
+        let about = json!({
+            "id": 1,
+            "operation": operation.name,
+            "domain": operation.domain,
+            "attempt": self.attempt,
+            "metadata": self.metadata,
+            "log_level": self.level as u8,
+            "capture": "all",
+        });
+        let (encoding, input) = match (self.raw_input, fields) {
+            (Some(raw), _) => (ENCODING_RAW, raw),
+            (None, Some(fields)) => (ENCODING_FIELDS, fields.to_string().into_bytes()),
+            (None, None) => (ENCODING_NONE, Vec::new()),
+        };
+        // Leaked, because a thread that the operation leaves behind may log for ever.
+        let session: &'static Session = Box::leak(Box::new(Session {
+            about: about.to_string(),
+            encoding,
+            input,
+            files: self.files,
+            cancelled: self.cancelled,
+            outcome: Mutex::new(Outcome::default()),
+        }));
+        let ended = (operation.run)(host(), Context(std::ptr::from_ref(session).cast()));
+        let mut outcome = session.outcome().clone();
+        if ended == RUN_DONE {
+            outcome.failure = None;
+        }
+        outcome
+    }
+
+    fn find(&self) -> &'static Registered {
+        let fits = |one: &&Registered| {
+            one.name == self.operation
+                && self.domain.as_ref().is_none_or(|domain| one.domain == domain)
+        };
+        let found: Vec<&Registered> = OPERATIONS.iter().filter(fits).collect();
+        match found.as_slice() {
+            [one] => one,
+            [] => {
+                let known: Vec<&str> = OPERATIONS.iter().map(|one| one.name).collect();
+                panic!("no operation `{}` in this crate, only: {}", self.operation, known.join(", "))
+            }
+            _ => panic!("several operations `{}`: name one with domain()", self.operation),
+        }
+    }
+
+    /// The input as a host would hand it over.
+    fn fields(&self, operation: &Registered) -> Result<Option<Value>, String> {
+        let specs: Option<Vec<Spec>> =
+            serde_json::from_str(operation.inputs).expect("the macro writes specs");
+        let Some(specs) = specs else { return Ok(self.input.clone()) };
+        if self.raw_input.is_some() {
+            return Err(format!("`{}` declares its inputs and takes no raw input", operation.name));
+        }
+        let mut given = match &self.input {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(fields)) => fields.clone(),
+            Some(other) => return Err(format!("the input must be an object of fields, not {other}")),
+        };
+        for spec in specs.iter().filter(|spec| spec.r#type == SpecType::File) {
+            if let Some(content) = self.files.get(&spec.name) {
+                given.insert(spec.name.clone(), json!({ "bytes": content.len() }));
+            }
+        }
+        let complete = validate(&specs, &given).map_err(|error| error.to_string())?;
+        Ok(Some(Value::Object(complete)))
+    }
+}
+
+/// What a context of a test points to.
+struct Session {
+    about: String,
+    encoding: u8,
+    input: Vec<u8>,
+    files: BTreeMap<String, Vec<u8>>,
+    cancelled: bool,
+    outcome: Mutex<Outcome>,
+}
+
+impl Session {
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn host() -> HostRef {
+    Host {
+        task: task_of,
+        input,
+        input_file,
+        save_output,
+        save_output_file,
+        log,
+        progress,
+        cancelled,
+        schedule,
+        capture,
+        panicking,
+        fail,
+    }
+    .leak_into_prefix()
+}
+
+fn session(context: Context) -> &'static Session {
+    // SAFETY: every context of this module points to a `Session` that is never freed.
+    unsafe { &*context.0.cast::<Session>() }
+}
+
+fn failure(text: RStr<'_>) -> Option<Failure> {
+    serde_json::from_str(text.as_str()).ok()
+}
+
+extern "C" fn task_of(context: Context) -> RStr<'static> {
+    session(context).about.as_str().into()
+}
+
+extern "C" fn input(context: Context) -> Payload {
+    let session = session(context);
+    Payload { encoding: session.encoding, bytes: RSlice::from_slice(&session.input) }
+}
+
+extern "C" fn input_file(context: Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>> {
+    let content = session(context).files.get(field.as_str());
+    content.map(|content| RSlice::from_slice(content)).into()
+}
+
+extern "C" fn save_output(context: Context, encoding: u8, bytes: RSlice<'_, u8>) {
+    let mut outcome = session(context).outcome();
+    (outcome.output, outcome.raw_output) = match encoding {
+        ENCODING_FIELDS => (serde_json::from_slice(bytes.as_slice()).ok(), None),
+        _ => (None, Some(bytes.to_vec())),
+    };
+}
+
+extern "C" fn save_output_file(context: Context, field: RStr<'_>, bytes: RSlice<'_, u8>) {
+    session(context).outcome().files.insert(field.to_string(), bytes.to_vec());
+}
+
+extern "C" fn log(context: Context, level: u8, target: RStr<'_>, message: RStr<'_>) {
+    let record = LogRecord { level, target: target.to_string(), message: message.to_string() };
+    session(context).outcome().logs.push(record);
+}
+
+extern "C" fn progress(context: Context, fraction: f64, message: RStr<'_>) {
+    session(context).outcome().progress.push((fraction, message.to_string()));
+}
+
+extern "C" fn cancelled(context: Context) -> bool {
+    session(context).cancelled
+}
+
+extern "C" fn schedule(context: Context, request: RStr<'_>) -> RResult<i64, RString> {
+    let mut outcome = session(context).outcome();
+    outcome.scheduled.push(serde_json::from_str(request.as_str()).unwrap_or_default());
+    RResult::ROk(outcome.scheduled.len() as i64)
+}
+
+extern "C" fn capture(_: Context, _: u32, _: u8, _: bool) -> u32 {
+    // A test keeps everything.
+    0
+}
+
+extern "C" fn panicking(context: Context, text: RStr<'_>) {
+    session(context).outcome().failure = failure(text);
+}
+
+extern "C" fn fail(context: Context, text: RStr<'_>) {
+    session(context).outcome().failure = failure(text);
+}
+
