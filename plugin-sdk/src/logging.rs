@@ -121,7 +121,7 @@ impl tracing_core::Subscriber for Bridge {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let name = attributes.metadata().name();
-        let text = match fields.others.trim() {
+        let text = match fields.others.trim_start() {
             "" => name.to_owned(),
             others => format!("{name}{{{others}}}"),
         };

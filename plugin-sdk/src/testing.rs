@@ -5,21 +5,23 @@
 //!
 //! /// Adds.
 //! #[operation]
-//! fn add(a: i64, b: Option<i64>) -> Result<i64> {
+//! fn total(a: i64, b: Option<i64>) -> Result<i64> {
 //!     Ok(a + b.unwrap_or(0))
 //! }
 //!
 //! # fn main() {
-//! let outcome = testing::task("add").input(json!({"a": 1, "b": 2})).run();
+//! let outcome = testing::task("total").input(json!({"a": 1, "b": 2})).run();
 //! assert_eq!(outcome.output, Some(json!(3)));
 //!
-//! let outcome = testing::task("add").run();
+//! let outcome = testing::task("total").run();
 //! assert_eq!(outcome.failure.unwrap().message, "missing required input `a`");
 //! # }
 //! ```
 //!
 //! Every test has a task of its own, also when several run at once. What an operation prints is
-//! shown by the test runner; what it logs is in [`Outcome::logs`].
+//! shown by the test runner; what it logs is in [`Outcome::logs`]. A thread that an operation
+//! starts logs to the test that began last, so do not count on its records where tests run at
+//! once; a worker runs one task at a time and knows better.
 
 use crate::{
     Level,

@@ -1,1 +1,205 @@
+//! Everything that can go wrong in a task, one mode each. The tests of the host run it to see that
+//! each ends as it should, and that nobody else is harmed.
 
+mod native;
+
+use rework_plugin::prelude::*;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How to misbehave.
+#[derive(Inputs)]
+struct Order {
+    #[input(choices = [
+        "ok", "error", "panic", "panic in a thread", "double panic", "hang", "busy loop",
+        "segfault", "abort", "stack overflow", "leak", "exit", "flood", "child outlives",
+        "native output", "close output", "nul output", "wait for cancel",
+    ])]
+    mode: String,
+    #[input(default = 3600)]
+    seconds: f64,
+}
+
+/// Does what no operation should.
+#[operation(domain = "misbehaving")]
+fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
+    println!("about to: {}", order.mode);
+    let patience = Duration::from_secs_f64(order.seconds);
+    match order.mode.as_str() {
+        "ok" => {}
+        "error" => Err("as you wish")?,
+        "panic" => panic!("as you wish"),
+        "panic in a thread" => panic_in_a_thread(),
+        "double panic" => double_panic(),
+        "hang" => thread::sleep(patience),
+        "busy loop" => busy_loop(patience),
+        "segfault" => native::segfault(),
+        "abort" => std::process::abort(),
+        "stack overflow" => drop(native::overflow(1)),
+        "leak" => leak(patience),
+        "exit" => std::process::exit(0),
+        "flood" => flood(),
+        "child outlives" => native::child_that_outlives(patience)?,
+        "native output" => native::print_in_every_way()?,
+        "close output" => native::close_output(),
+        "nul output" => return Ok(json!("a\0b")),
+        "wait for cancel" => return Ok(json!(wait_for_cancel(task, patience))),
+        other => Err(format!("no such mode: {other}"))?,
+    }
+    Ok(json!(order.mode))
+}
+
+/// The same, but dead after a second.
+#[operation(domain = "misbehaving", timeout = "1s")]
+fn hang_with_timeout() {
+    thread::sleep(Duration::from_secs(3600));
+}
+
+/// Fails until its third attempt.
+#[operation(domain = "misbehaving", max_attempts = 3, backoff = "10ms")]
+fn third_time_lucky(task: &mut Task) -> Result<()> {
+    println!("attempt {}", task.attempt());
+    if task.attempt() < 3 {
+        return Err(format!("attempt {} fails", task.attempt()).into());
+    }
+    task.save_output(&task.attempt())
+}
+
+/// Logs in every way that Rust code logs.
+#[operation(domain = "misbehaving", level = "debug")]
+fn log_in_every_way() {
+    println!("one");
+    log::warn!("two");
+    let span = tracing::info_span!("span", number = 3);
+    span.in_scope(|| tracing::info!(answer = 42, "three"));
+    eprintln!("four");
+    tracing::trace!("not kept: below the operation's level");
+    thread::spawn(|| log::error!("five")).join().expect("logging does not panic");
+}
+
+/// Queues another task and says which.
+#[operation(domain = "misbehaving")]
+fn queue_another(task: &mut Task) -> Result<i64> {
+    task.schedule("misbehave").domain("misbehaving").input(json!({"mode": "ok"})).send()
+}
+
+/// What a task can see of the world.
+#[operation(domain = "misbehaving")]
+fn look_around() -> Result<Value> {
+    let environment: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
+    let arguments: Vec<String> = std::env::args().collect();
+    let descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .map(|target| target.display().to_string())
+        .collect();
+    Ok(json!({ "environment": environment, "arguments": arguments, "descriptors": descriptors }))
+}
+
+fn panic_in_a_thread() {
+    let thread = thread::spawn(|| panic!("in a thread of its own"));
+    assert!(thread.join().is_err(), "it has panicked");
+}
+
+/// A panic while one is under way cannot be caught: the process aborts.
+fn double_panic() {
+    struct PanicsWhenDropped;
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("and again");
+        }
+    }
+    let _guard = PanicsWhenDropped;
+    panic!("as you wish");
+}
+
+fn busy_loop(patience: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        std::hint::spin_loop();
+    }
+}
+
+/// A megabyte every millisecond.
+fn leak(patience: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        std::mem::forget(vec![1_u8; 1 << 20]);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn flood() {
+    for number in 0..200_000 {
+        println!("line {number} of a flood");
+    }
+}
+
+/// Ends by itself when it is asked to.
+fn wait_for_cancel(task: &Task, patience: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        if task.cancelled() {
+            println!("cancelled, cleaning up");
+            return true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+rework_plugin::export!();
+
+#[cfg(test)]
+mod tests {
+    use rework_plugin::{prelude::json, testing};
+
+    #[test]
+    fn a_panic_is_caught_with_its_place() {
+        let outcome = testing::task("misbehave").input(json!({"mode": "panic"})).run();
+        let failure = outcome.failure.expect("it panicked");
+        assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("panic", "as you wish"));
+        assert!(failure.location.unwrap().contains("misbehaving/src/lib.rs:"));
+        assert!(failure.backtrace.unwrap().contains("misbehave"));
+    }
+
+    #[test]
+    fn an_error_knows_where_it_was_made() {
+        let outcome = testing::task("misbehave").input(json!({"mode": "error"})).run();
+        let failure = outcome.failure.expect("it failed");
+        assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("error", "as you wish"));
+        assert!(failure.location.unwrap().contains("misbehaving/src/lib.rs:"));
+    }
+
+    #[test]
+    fn a_panic_in_a_thread_fails_nothing() {
+        let outcome = testing::task("misbehave").input(json!({"mode": "panic in a thread"})).run();
+        assert!(outcome.failure.is_none());
+        assert_eq!(outcome.output, Some(json!("panic in a thread")));
+    }
+
+    #[test]
+    fn records_keep_level_span_and_fields() {
+        let outcome = testing::task("log_in_every_way").level(rework_plugin::Level::Debug).run();
+        let logs: Vec<(u8, &str)> =
+            outcome.logs.iter().take(2).map(|log| (log.level, log.message.as_str())).collect();
+        assert_eq!(logs, [(2, "two"), (3, "span{number=3}: three answer=42")]);
+    }
+
+    #[test]
+    fn only_the_modes_that_exist() {
+        let failure = testing::task("misbehave").input(json!({"mode": "dance"})).run().failure;
+        let message = failure.unwrap().message;
+        assert!(message.starts_with("input `mode` must be one of \"ok\", \"error\""), "{message}");
+    }
+
+    #[test]
+    fn other_tasks_are_queued_as_described() {
+        let outcome = testing::task("queue_another").run();
+        assert_eq!(outcome.output, Some(json!(1)));
+        assert_eq!(outcome.scheduled[0]["operation"], "misbehave");
+        assert_eq!(outcome.scheduled[0]["input"], json!({"mode": "ok"}));
+    }
+}

@@ -1,0 +1,7 @@
+//! A plugin as a stranger would write it: outside the workspace of rework, with operations in
+//! several modules, one of them async.
+
+mod files;
+mod patience;
+
+rework_plugin::export!();

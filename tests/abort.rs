@@ -1,0 +1,119 @@
+//! Abort: a queued task at once, a running one with its worker and all that it started.
+
+use crate::harness::{Rework, hello, misbehaving, until};
+use std::time::Instant;
+
+#[test]
+fn a_queued_task_is_aborted_at_once_and_never_runs() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    assert_eq!(
+        rework.ok(&["abort-task", &id, "--message", "no longer needed"]),
+        format!("task {id} is aborted")
+    );
+    let task = rework.task(&id);
+    assert_eq!((&task["state"], &task["cause"]), (&"aborted".into(), &"abort".into()));
+    assert_eq!(task["error"], "no longer needed");
+    let _monitor = rework.monitor(&[]);
+    let next = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&next, &["done"]);
+    assert_eq!(rework.task(&id)["attempt"], 0);
+    let refusal = rework.fails(1, &["abort-task", &id]);
+    assert!(refusal.contains(&format!("task {id} has ended already: it is aborted")), "{refusal}");
+    let refusal = rework.fails(1, &["abort-task", "999"]);
+    assert!(refusal.contains("no task 999"), "{refusal}");
+}
+
+#[test]
+fn a_busy_loop_is_killed_and_its_process_is_gone() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.misbehave("busy loop");
+    rework.wait(&id, &["running"]);
+    let workers = rework::descendants::of(monitor.pid());
+    let begun = Instant::now();
+    rework.ok(&["abort-task", &id, "--message", "enough"]);
+    let task = rework.wait(&id, &["aborted"]);
+    eprintln!("aborted after {:?}", begun.elapsed());
+    assert_eq!((&task["cause"], &task["error"]), (&"abort".into(), &"enough".into()));
+    for worker in workers {
+        assert!(!std::fs::exists(format!("/proc/{worker}")).unwrap(), "{worker} is still there");
+    }
+    // Another worker takes its place.
+    let next = rework.misbehave("ok");
+    assert_ne!(rework.wait(&next, &["done"])["worker"], task["worker"]);
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.abort_request"),
+        "0",
+        "the request has been answered"
+    );
+}
+
+#[test]
+fn a_task_that_asks_may_end_by_itself() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 60}"#]);
+    rework.wait(&id, &["running"]);
+    until("it to have asked", || rework.log(&id).len(), |lines| *lines > 0);
+    rework.ok(&["abort-task", &id]);
+    let task = rework.wait(&id, &["aborted", "done"]);
+    assert_eq!(task["state"], "aborted", "it ended because it was asked to");
+    assert_eq!(task["cause"], "abort");
+    assert!(rework.log(&id).contains(&"stdout:info:cancelled, cleaning up".to_owned()));
+    assert_eq!(rework.ok(&["list-workers"]).matches("[dead]").count(), 0, "nobody had to be killed");
+}
+
+#[test]
+fn a_double_forked_grandchild_dies_with_its_task() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "child outlives", "seconds": 600}"#]);
+    rework.wait(&id, &["done"]);
+    let hang = rework.misbehave("hang");
+    rework.wait(&hang, &["running"]);
+    let all = rework::descendants::of(monitor.pid());
+    assert!(all.len() >= 2, "a worker and what it left: {all:?}");
+    rework.ok(&["abort-task", &hang]);
+    rework.wait(&hang, &["aborted"]);
+    for process in all {
+        until(
+            "nothing to survive",
+            || std::fs::exists(format!("/proc/{process}")).unwrap(),
+            |exists| !exists,
+        );
+    }
+}
+
+#[test]
+fn a_task_that_takes_too_long_is_killed() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.schedule(&["hang_with_timeout"]);
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!((&task["cause"], &task["error"]), (&"timeout".into(), &"ran longer than 1s".into()));
+}
+
+#[test]
+fn an_interrupt_ends_what_runs_and_gives_back_what_waits() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let running = rework.misbehave("busy loop");
+    rework.wait(&running, &["running"]);
+    let waiting = rework.misbehave("ok");
+    assert_eq!(monitor.interrupt(), Some(0));
+    assert_eq!(rework.task(&running)["cause"], "monitor exit");
+    assert_eq!(rework.task(&waiting)["state"], "queued");
+    let _next = rework.monitor(&["--domain", "misbehaving"]);
+    rework.wait(&waiting, &["done"]);
+}
+
+#[test]
+fn with_grace_running_tasks_may_end() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "20s"]);
+    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 1}"#]);
+    rework.wait(&id, &["running"]);
+    assert_eq!(monitor.interrupt(), Some(0));
+    assert_eq!(rework.task(&id)["state"], "done");
+}

@@ -1,0 +1,129 @@
+//! The embedded cluster: made on first use, started on demand, by many at once, after any crash.
+
+use crate::harness::until;
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// A directory of its own, short enough for a socket, stopped and removed at the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let place = Self(PathBuf::from(format!("/tmp/rwe-{}-{name}", std::process::id())));
+        fs::create_dir_all(&place.0).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    }
+
+    fn rework(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_rework"))
+            .args(arguments)
+            .env("REWORK_EMBEDDED_LINGER", "1")
+            .env_remove("REWORK_DB")
+            .output()
+            .unwrap()
+    }
+
+    fn embedded(&self, word: &str) -> String {
+        let output = self.rework(&["embedded", word, "--path", self.0.to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn init(&self) {
+        let output = self.rework(&["init-db", &format!("embedded:{}", self.0.display())]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn server(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.0.join("data/postmaster.pid")).ok()?;
+        text.lines().next()?.parse().ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.rework(&["embedded", "stop", "--path", self.0.to_str().unwrap()]);
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn it_is_made_used_by_many_at_once_and_stopped() {
+    let place = Place::new("many");
+    assert!(place.embedded("status").starts_with("there is no cluster in "));
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| place.init());
+        }
+    });
+    assert!(place.embedded("status").starts_with("running: PostgreSQL "));
+    let url = place.embedded("url");
+    let psql = Command::new("psql").args([&url, "-Atc", "select 1"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&psql.stdout).trim(), "1", "other clients get in: {psql:?}");
+    assert_eq!(place.embedded("stop"), "stopped");
+    assert_eq!(place.embedded("stop"), "it was not running");
+    assert!(place.embedded("status").starts_with("stopped: PostgreSQL "));
+    place.init();
+}
+
+#[test]
+fn it_stops_a_little_after_its_last_user_has_gone() {
+    let place = Place::new("linger");
+    place.init();
+    let server = place.server().expect("it runs");
+    until(
+        "the server to stop",
+        || fs::exists(format!("/proc/{server}")).unwrap(),
+        |exists| !exists,
+    );
+    place.init();
+}
+
+#[test]
+fn it_survives_a_kill_of_its_server_and_an_unfinished_beginning() {
+    let place = Place::new("kill");
+    // What a crash in the middle of initdb leaves.
+    fs::create_dir_all(place.0.join("data.new/base")).unwrap();
+    place.init();
+    let server = place.server().expect("it runs");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
+    until(
+        "the server to be gone",
+        || fs::exists(format!("/proc/{server}")).unwrap(),
+        |exists| !exists,
+    );
+    place.init();
+}
+
+#[test]
+fn the_server_is_nobodys_child() {
+    let place = Place::new("orphan");
+    place.init();
+    let server = place.server().expect("it runs");
+    let stat = fs::read_to_string(format!("/proc/{server}/stat")).unwrap();
+    let parent: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_ne!(parent, std::process::id().cast_signed());
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_do() {
+    let place = Place::new("missing");
+    let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+        .args(["init-db", &format!("embedded:{}", place.0.display())])
+        .env("REWORK_PG_BIN", "/nowhere")
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.starts_with("error: PostgreSQL is not installed: no initdb in REWORK_PG_BIN=/nowhere"), "{complaint}");
+    assert!(complaint.contains("hint: apt-get install postgresql"), "{complaint}");
+    let deep = format!("embedded:/tmp/{}", "x".repeat(100));
+    let output = place.rework(&["init-db", &deep]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("is too long for a socket"), "{complaint}");
+}

@@ -1,0 +1,84 @@
+//! One embedded cluster for all tests, and a database of its own for each.
+
+use rework::postgres::{Cluster, Lease};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Where the cluster is: short, for sockets, and where an unprivileged server can get to.
+pub(crate) fn cluster_directory() -> PathBuf {
+    PathBuf::from(format!("/tmp/rework-tests-{}", nix::unistd::geteuid()))
+}
+
+fn cluster() -> &'static Cluster {
+    static RUNNING: OnceLock<(Cluster, Lease)> = OnceLock::new();
+    let (cluster, _) = RUNNING.get_or_init(|| {
+        let cluster = Cluster::at(cluster_directory());
+        let lease = cluster.ensure_running().expect("PostgreSQL is installed: see `make setup`");
+        (cluster, lease)
+    });
+    cluster
+}
+
+/// A database; dropped at the end of its test.
+#[derive(Debug)]
+pub(crate) struct Database {
+    name: String,
+}
+
+impl Database {
+    /// A new one, without any schema.
+    pub(crate) fn empty() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test_{}_{number}", std::process::id());
+        psql("postgres", &format!("create database {name}"));
+        Self { name }
+    }
+
+    /// How clients find it.
+    pub(crate) fn url(&self) -> String {
+        let url = cluster().url();
+        format!("{}/{}", url.trim_end_matches("/postgres"), self.name)
+    }
+
+    /// What psql prints for a statement, unadorned; panics if it fails.
+    pub(crate) fn psql(&self, statement: &str) -> String {
+        psql(&self.name, statement)
+    }
+
+    /// What psql says of a statement that has to fail.
+    pub(crate) fn psql_error(&self, statement: &str) -> String {
+        run_psql(&self.name, statement).expect_err("the statement succeeded")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // A test that failed may have left somebody connected.
+        let _ = run_psql("postgres", &format!("drop database {} with (force)", self.name));
+    }
+}
+
+fn psql(database: &str, statement: &str) -> String {
+    run_psql(database, statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
+}
+
+fn run_psql(database: &str, statement: &str) -> Result<String, String> {
+    let url = format!("{}/{database}", cluster().url().trim_end_matches("/postgres"));
+    let output = Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"])
+        .args(["--dbname", &url, "--command", statement])
+        .output()
+        .expect("psql runs");
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}

@@ -1,0 +1,67 @@
+//! The example plugins as real `.so` files, each built once per run of the tests.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is a member of the workspace")
+}
+
+/// Where this test binary was built: `target/debug` or `target/release`.
+fn target() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_rework"));
+    binary.parent().expect("a binary is in a directory").to_owned()
+}
+
+fn cargo(arguments: &[&str], directory: &Path) {
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("RUSTFLAGS")
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn workspace_plugin(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut arguments = vec!["build", "-p", "hello", "-p", "report", "-p", "misbehaving"];
+        if target().ends_with("release") {
+            arguments.push("--release");
+        }
+        cargo(&arguments, root());
+    });
+    target().join(format!("lib{name}.so"))
+}
+
+/// The quick start.
+pub(crate) fn hello() -> PathBuf {
+    workspace_plugin("hello")
+}
+
+/// A real job on a real file.
+pub(crate) fn report() -> PathBuf {
+    workspace_plugin("report")
+}
+
+/// Everything that can go wrong.
+pub(crate) fn misbehaving() -> PathBuf {
+    workspace_plugin("misbehaving")
+}
+
+/// A stranger's: outside the workspace, with a lockfile of its own.
+pub(crate) fn standalone() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let target = target().parent().expect("target").join("standalone");
+        let directory = root().join("example-plugins/standalone");
+        let target_dir = target.to_str().expect("a path in UTF-8");
+        cargo(&["build", "--locked", "--target-dir", target_dir], &directory);
+        target.join("debug/libstandalone.so")
+    });
+    built.clone()
+}

@@ -1,0 +1,118 @@
+//! The structure of the host: who may import whom, and the three things that happen in one place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What is absent is forbidden. `crate` modules that hold no state (`here`, `descendants`) are
+/// everybody's.
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
+    ("model", &[]),
+    ("store", &["model"]),
+    ("wire", &["model"]),
+    ("plugin", &["model"]),
+    ("postgres", &[]),
+    ("client", &["store", "model", "plugin", "postgres"]),
+    ("worker", &["wire", "plugin", "model"]),
+    ("monitor", &["store", "wire", "model", "plugin"]),
+    ("cli", &["store", "model", "plugin", "postgres", "client", "monitor", "telemetry"]),
+];
+const EVERYBODYS: [&str; 2] = ["here", "descendants"];
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn host() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The modules of this crate that a source names, outside its tests.
+fn imported(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let mut found = Vec::new();
+    for (at, _) in source.match_indices("crate::") {
+        let rest = &source[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            // The first word after the brace, and after each comma that is not inside another.
+            let mut depth = 0;
+            let mut word = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => found.push(std::mem::take(&mut word)),
+                    c if depth == 0 && !c.is_whitespace() => word.push(c),
+                    _ => {}
+                }
+            }
+            found.push(word);
+        } else {
+            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect());
+        }
+    }
+    found
+        .into_iter()
+        .map(|path| path.split("::").next().unwrap_or_default().to_owned())
+        .filter(|module| module.chars().next().is_some_and(char::is_lowercase))
+        .collect()
+}
+
+#[test]
+fn modules_import_only_what_is_below_them() {
+    let mut looked_at = 0;
+    for (module, allowed) in MAY_IMPORT {
+        for file in sources(&host().join(module)) {
+            for name in imported(&fs::read_to_string(&file).unwrap()) {
+                looked_at += 1;
+                let fine = name == module
+                    || allowed.contains(&name.as_str())
+                    || EVERYBODYS.contains(&name.as_str());
+                assert!(fine, "{} imports {name}, which {module} may not", file.display());
+            }
+        }
+    }
+    assert!(looked_at > 100, "the imports were found");
+}
+
+#[test]
+fn the_monitor_never_loads_foreign_code() {
+    for file in sources(&host().join("monitor")) {
+        let source = fs::read_to_string(&file).unwrap();
+        for loader in ["plugin::load", "plugin::invoke", "plugin::Loaded"] {
+            assert!(!source.contains(loader), "{} names {loader}", file.display());
+        }
+    }
+}
+
+#[test]
+fn dangerous_things_happen_in_their_places_only() {
+    let places: [(&str, &[&str]); 4] = [
+        ("sqlx::query", &["store/"]),
+        ("Library::open", &["plugin/load.rs"]),
+        ("Command::new", &["monitor/process.rs", "plugin/probe.rs", "postgres/", "cli/bench.rs"]),
+        (
+            "unsafe {",
+            &["plugin/", "monitor/process.rs", "wire/page.rs", "wire/socket.rs", "worker/"],
+        ),
+    ];
+    for file in sources(&host()) {
+        let name = file.strip_prefix(host()).unwrap().to_str().unwrap().to_owned();
+        let source = fs::read_to_string(&file).unwrap();
+        for (what, allowed) in places {
+            let fine = !source.contains(what) || allowed.iter().any(|place| name.starts_with(place));
+            assert!(fine, "{name} has `{what}`, which belongs in {allowed:?}");
+        }
+    }
+}

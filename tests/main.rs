@@ -1,0 +1,21 @@
+//! The real binary against a real Postgres: an embedded cluster for all tests, a database for each.
+//! A file per step of a task's life, and one per thing that can go wrong.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run the binary, and look into the database behind its back"
+)]
+
+mod harness;
+
+mod abi;
+mod abort;
+mod claim;
+mod cli;
+mod crash;
+mod embedded;
+mod inspect;
+mod layers;
+mod register;
+mod report;
+mod run;
+mod schedule;
