@@ -9,7 +9,10 @@ fn main() {
         .output()
         .ok()
         .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |version| version.trim().replace('"', "'"));
+        .map_or_else(
+            || "unknown".to_owned(),
+            |version| version.trim().replace('"', "'"),
+        );
     let of = |name| env::var(name).unwrap_or_default();
     println!("cargo::rustc-env=REWORK_RUSTC={version}");
     println!("cargo::rustc-env=REWORK_TARGET={}", of("TARGET"));

@@ -9,11 +9,20 @@ fn notes_survive_strip() {
     let rework = Rework::new();
     let stripped = rework.directory().join("stripped.so");
     fs::copy(hello(), &stripped).unwrap();
-    assert!(Command::new("strip").arg(&stripped).status().unwrap().success());
+    assert!(
+        Command::new("strip")
+            .arg(&stripped)
+            .status()
+            .unwrap()
+            .success()
+    );
     let said = rework.ok(&["register-operations", stripped.to_str().unwrap()]);
     assert_eq!(said, "registered 3 new operation (0 already known)");
     let _monitor = rework.monitor(&[]);
-    assert_eq!(rework.ok(&["schedule", "my_first_task", "--input", "4", "--wait"]), "8");
+    assert_eq!(
+        rework.ok(&["schedule", "my_first_task", "--input", "4", "--wait"]),
+        "8"
+    );
 }
 
 #[test]
@@ -21,7 +30,10 @@ fn notes_tell_where_an_operation_is() {
     let rework = Rework::new();
     let document = rework.json(&["check-plugin", standalone().to_str().unwrap()]);
     let operations = document["operations"].as_array().unwrap();
-    let patience = operations.iter().find(|one| one["name"] == "wait_twice").unwrap();
+    let patience = operations
+        .iter()
+        .find(|one| one["name"] == "wait_twice")
+        .unwrap();
     assert_eq!(patience["async"], true);
     assert_eq!(patience["module"], "standalone::patience");
     assert_eq!(patience["file"], "src/patience.rs");

@@ -12,14 +12,20 @@ fn a_queued_task_is_aborted_at_once_and_never_runs() {
         format!("task {id} is aborted")
     );
     let task = rework.task(&id);
-    assert_eq!((&task["state"], &task["cause"]), (&"aborted".into(), &"abort".into()));
+    assert_eq!(
+        (&task["state"], &task["cause"]),
+        (&"aborted".into(), &"abort".into())
+    );
     assert_eq!(task["error"], "no longer needed");
     let _monitor = rework.monitor(&[]);
     let next = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&next, &["done"]);
     assert_eq!(rework.task(&id)["attempt"], 0);
     let refusal = rework.fails(1, &["abort-task", &id]);
-    assert!(refusal.contains(&format!("task {id} has ended already: it is aborted")), "{refusal}");
+    assert!(
+        refusal.contains(&format!("task {id} has ended already: it is aborted")),
+        "{refusal}"
+    );
     let refusal = rework.fails(1, &["abort-task", "999"]);
     assert!(refusal.contains("no task 999"), "{refusal}");
 }
@@ -35,15 +41,23 @@ fn a_busy_loop_is_killed_and_its_process_is_gone() {
     rework.ok(&["abort-task", &id, "--message", "enough"]);
     let task = rework.wait(&id, &["aborted"]);
     eprintln!("aborted after {:?}", begun.elapsed());
-    assert_eq!((&task["cause"], &task["error"]), (&"abort".into(), &"enough".into()));
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"abort".into(), &"enough".into())
+    );
     for worker in workers {
-        assert!(!std::fs::exists(format!("/proc/{worker}")).unwrap(), "{worker} is still there");
+        assert!(
+            !std::fs::exists(format!("/proc/{worker}")).unwrap(),
+            "{worker} is still there"
+        );
     }
     // Another worker takes its place.
     let next = rework.misbehave("ok");
     assert_ne!(rework.wait(&next, &["done"])["worker"], task["worker"]);
     assert_eq!(
-        rework.database.psql("select count(*) from rework.abort_request"),
+        rework
+            .database
+            .psql("select count(*) from rework.abort_request"),
         "0",
         "the request has been answered"
     );
@@ -53,22 +67,42 @@ fn a_busy_loop_is_killed_and_its_process_is_gone() {
 fn a_task_that_asks_may_end_by_itself() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 60}"#]);
+    let id = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "wait for cancel", "seconds": 60}"#,
+    ]);
     rework.wait(&id, &["running"]);
-    until("it to have asked", || rework.log(&id).len(), |lines| *lines > 0);
+    until(
+        "it to have asked",
+        || rework.log(&id).len(),
+        |lines| *lines > 0,
+    );
     rework.ok(&["abort-task", &id]);
     let task = rework.wait(&id, &["aborted", "done"]);
     assert_eq!(task["state"], "aborted", "it ended because it was asked to");
     assert_eq!(task["cause"], "abort");
-    assert!(rework.log(&id).contains(&"stdout:info:cancelled, cleaning up".to_owned()));
-    assert_eq!(rework.ok(&["list-workers"]).matches("[dead]").count(), 0, "nobody had to be killed");
+    assert!(
+        rework
+            .log(&id)
+            .contains(&"stdout:info:cancelled, cleaning up".to_owned())
+    );
+    assert_eq!(
+        rework.ok(&["list-workers"]).matches("[dead]").count(),
+        0,
+        "nobody had to be killed"
+    );
 }
 
 #[test]
 fn a_double_forked_grandchild_dies_with_its_task() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
-    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "child outlives", "seconds": 600}"#]);
+    let id = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "child outlives", "seconds": 600}"#,
+    ]);
     rework.wait(&id, &["done"]);
     let hang = rework.misbehave("hang");
     rework.wait(&hang, &["running"]);
@@ -91,7 +125,10 @@ fn a_task_that_takes_too_long_is_killed() {
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
     let id = rework.schedule(&["hang_with_timeout"]);
     let task = rework.wait(&id, &["aborted"]);
-    assert_eq!((&task["cause"], &task["error"]), (&"timeout".into(), &"ran longer than 1s".into()));
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"timeout".into(), &"ran longer than 1s".into())
+    );
 }
 
 #[test]
@@ -112,7 +149,11 @@ fn an_interrupt_ends_what_runs_and_gives_back_what_waits() {
 fn with_grace_running_tasks_may_end() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "20s"]);
-    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 1}"#]);
+    let id = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "wait for cancel", "seconds": 1}"#,
+    ]);
     rework.wait(&id, &["running"]);
     assert_eq!(monitor.interrupt(), Some(0));
     assert_eq!(rework.task(&id)["state"], "done");

@@ -11,7 +11,11 @@ fn a_backlog_is_run_each_task_once_by_two_monitors() {
     let _one = rework.monitor(&[]);
     let _two = rework.monitor(&[]);
     let count = "select count(*) from rework.task where status = 'done'";
-    until("3000 tasks to end", || rework.database.psql(count), |count| count == "3000");
+    until(
+        "3000 tasks to end",
+        || rework.database.psql(count),
+        |count| count == "3000",
+    );
     assert_eq!(
         rework.database.psql(
             "select count(*) from rework.task
@@ -24,7 +28,10 @@ fn a_backlog_is_run_each_task_once_by_two_monitors() {
         "6000",
         "two lines each, no more and no less"
     );
-    assert_eq!(rework.database.psql("select count(*) from rework.ready"), "0");
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.ready"),
+        "0"
+    );
     until(
         "no claim to be left",
         || rework.database.psql("select count(*) from rework.claim"),
@@ -43,7 +50,9 @@ fn the_most_urgent_runs_first() {
     for id in &ids {
         rework.wait(id, &["done"]);
     }
-    let order = rework.database.psql("select string_agg(priority::text, ' ' order by started) from rework.task");
+    let order = rework
+        .database
+        .psql("select string_agg(priority::text, ' ' order by started) from rework.task");
     assert_eq!(order, "7 7 0 -5");
 }
 
@@ -51,7 +60,12 @@ fn the_most_urgent_runs_first() {
 fn a_pinned_task_waits_for_its_host() {
     let rework = Rework::with_plugins(&[hello()]);
     let plugin = hello();
-    rework.ok(&["register-operations", plugin.to_str().unwrap(), "--host", "other"]);
+    rework.ok(&[
+        "register-operations",
+        plugin.to_str().unwrap(),
+        "--host",
+        "other",
+    ]);
     let here = rework.monitor(&[]);
     let pinned = rework.schedule(&["my_first_task", "--input", "1", "--host", "other"]);
     let free = rework.schedule(&["my_first_task", "--input", "1"]);
@@ -75,20 +89,37 @@ fn tasks_of_other_domains_are_left_alone() {
 #[test]
 fn workers_grow_with_demand_and_never_past_the_maximum() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor(&["--domain", "misbehaving", "--minworkers", "1", "--maxworkers", "3"]);
-    let alive = || rework.database.psql("select count(*) from rework.worker where state <> 'dead'");
+    let _monitor = rework.monitor(&[
+        "--domain",
+        "misbehaving",
+        "--minworkers",
+        "1",
+        "--maxworkers",
+        "3",
+    ]);
+    let alive = || {
+        rework
+            .database
+            .psql("select count(*) from rework.worker where state <> 'dead'")
+    };
     until("the minimum", alive, |count| count == "1");
     for _ in 0..5 {
         rework.misbehave("hang");
     }
     until(
         "three tasks to run",
-        || rework.database.psql("select count(*) from rework.task where status = 'running'"),
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status = 'running'")
+        },
         |count| count == "3",
     );
     assert_eq!(alive(), "3");
     assert_eq!(
-        rework.database.psql("select count(*) from rework.worker where state = 'running' and task is not null"),
+        rework.database.psql(
+            "select count(*) from rework.worker where state = 'running' and task is not null"
+        ),
         "3"
     );
 }
@@ -104,7 +135,11 @@ fn a_short_task_is_not_trapped_behind_a_long_one() {
     ));
     until(
         "the short ones to end",
-        || rework.database.psql("select count(*) from rework.task where status = 'done'"),
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status = 'done'")
+        },
         |count| count == "300",
     );
     rework.database.psql(&format!(
@@ -113,7 +148,11 @@ fn a_short_task_is_not_trapped_behind_a_long_one() {
     ));
     until(
         "all but the long one to end",
-        || rework.database.psql("select count(*) from rework.task where status <> 'done'"),
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status <> 'done'")
+        },
         |count| count == "1",
     );
 }

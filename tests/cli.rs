@@ -6,15 +6,25 @@ use crate::harness::{Rework, hello};
 fn init_db_is_idempotent_and_never_drops() {
     let rework = Rework::with_plugins(&[hello()]);
     let id = rework.schedule(&["my_first_task", "--input", "1"]);
-    assert!(rework.ok(&["init-db"]).starts_with("schema rework is at version "));
+    assert!(
+        rework
+            .ok(&["init-db"])
+            .starts_with("schema rework is at version ")
+    );
     assert_eq!(rework.task(&id)["state"], "queued");
     let refusal = rework.fails_with_stdin(1, &["reset-db"], "n\n");
     assert!(refusal.contains("nothing was dropped"), "{refusal}");
     assert_eq!(rework.task(&id)["state"], "queued");
     rework.ok(&["reset-db", "--yes"]);
     let refusal = rework.fails(1, &["list-tasks"]);
-    assert!(refusal.contains("the database has no schema `rework`"), "{refusal}");
-    assert!(refusal.contains("hint: run `rework init-db` first"), "{refusal}");
+    assert!(
+        refusal.contains("the database has no schema `rework`"),
+        "{refusal}"
+    );
+    assert!(
+        refusal.contains("hint: run `rework init-db` first"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -37,7 +47,10 @@ fn a_schema_that_is_newer_is_left_alone() {
     );
     for command in [&["list-tasks"][..], &["init-db"]] {
         let refusal = rework.fails(1, command);
-        assert!(refusal.contains("the schema is at version 9999"), "{refusal}");
+        assert!(
+            refusal.contains("the schema is at version 9999"),
+            "{refusal}"
+        );
     }
 }
 
@@ -45,9 +58,18 @@ fn a_schema_that_is_newer_is_left_alone() {
 fn wrong_databases_are_named_without_their_password() {
     let rework = Rework::without_schema();
     for (database, reason) in [
-        ("postgres://babar:secret@127.0.0.1:1/jobs", "could not connect to database `jobs` at 127.0.0.1:1"),
-        ("postgres://babar:secret@127.0.0.1:port/jobs", "the database URL cannot be used"),
-        ("mysql://babar:secret@localhost/jobs", "does not start with postgres://"),
+        (
+            "postgres://babar:secret@127.0.0.1:1/jobs",
+            "could not connect to database `jobs` at 127.0.0.1:1",
+        ),
+        (
+            "postgres://babar:secret@127.0.0.1:port/jobs",
+            "the database URL cannot be used",
+        ),
+        (
+            "mysql://babar:secret@localhost/jobs",
+            "does not start with postgres://",
+        ),
         ("nonsense", "is neither a database URL nor an alias"),
         ("embedded:", "names no directory"),
     ] {
@@ -65,7 +87,10 @@ fn aliases_come_from_the_configuration_file() {
     std::fs::write(rework.directory().join("rework.cfg"), configuration).unwrap();
     assert_eq!(rework.ok(&["list-tasks", "mine"]), "");
     let refusal = rework.fails(1, &["list-tasks", "yours"]);
-    assert!(refusal.contains("no alias `yours` in section [dburi]") && refusal.contains("mine"), "{refusal}");
+    assert!(
+        refusal.contains("no alias `yours` in section [dburi]") && refusal.contains("mine"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -101,12 +126,30 @@ fn what_cannot_be_done_exits_with_1() {
         (&["log-task", "7"], "no task 7"),
         (&["get-output", "7"], "no task 7"),
         (&["get-input", "7", "--field", "x"], "no task 7"),
-        (&["schedule", "my_first_task", "--raw-input", "/nowhere"], "could not read /nowhere"),
-        (&["schedule", "my_first_task", "--metadata", "[]"], "metadata must be an object"),
-        (&["schedule", "my_first_task", "--priority", "99999"], "priority 99999 is out of range"),
-        (&["schedule", "my_first_task", "--host", "nowhere"], "is not registered on host `nowhere`"),
-        (&["schedule", "my_first_task", "--domain", "nowhere"], "is registered in domain `nowhere`"),
-        (&["monitor", "--minworkers", "5"], "--minworkers 5 is more than --maxworkers 2"),
+        (
+            &["schedule", "my_first_task", "--raw-input", "/nowhere"],
+            "could not read /nowhere",
+        ),
+        (
+            &["schedule", "my_first_task", "--metadata", "[]"],
+            "metadata must be an object",
+        ),
+        (
+            &["schedule", "my_first_task", "--priority", "99999"],
+            "priority 99999 is out of range",
+        ),
+        (
+            &["schedule", "my_first_task", "--host", "nowhere"],
+            "is not registered on host `nowhere`",
+        ),
+        (
+            &["schedule", "my_first_task", "--domain", "nowhere"],
+            "is registered in domain `nowhere`",
+        ),
+        (
+            &["monitor", "--minworkers", "5"],
+            "--minworkers 5 is more than --maxworkers 2",
+        ),
     ] {
         let complaint = rework.fails(1, arguments);
         assert!(complaint.contains(reason), "{complaint}");
@@ -117,18 +160,37 @@ fn what_cannot_be_done_exits_with_1() {
 fn help_and_completions_are_there() {
     let rework = Rework::without_schema();
     let help = rework.ok(&["--help"]);
-    for command in ["register-operations", "schedule", "monitor", "list-tasks", "abort-task", "bench"] {
+    for command in [
+        "register-operations",
+        "schedule",
+        "monitor",
+        "list-tasks",
+        "abort-task",
+        "bench",
+    ] {
         assert!(help.contains(command), "{help}");
     }
-    assert!(!help.contains("new-worker"), "the hidden ones stay hidden: {help}");
-    assert!(rework.ok(&["completions", "bash"]).contains("register-operations"));
+    assert!(
+        !help.contains("new-worker"),
+        "the hidden ones stay hidden: {help}"
+    );
+    assert!(
+        rework
+            .ok(&["completions", "bash"])
+            .contains("register-operations")
+    );
 }
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.database.psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 5000)");
-    let shell = format!("{} list-tasks --limit 5000 | head -1", env!("CARGO_BIN_EXE_rework"));
+    rework
+        .database
+        .psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 5000)");
+    let shell = format!(
+        "{} list-tasks --limit 5000 | head -1",
+        env!("CARGO_BIN_EXE_rework")
+    );
     let output = std::process::Command::new("bash")
         .args(["-c", &format!("set -o pipefail; {shell}")])
         .env("REWORK_DB", rework.database.url())

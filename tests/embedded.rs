@@ -12,7 +12,10 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let place = Self(PathBuf::from(format!("/tmp/rwe-{}-{name}", std::process::id())));
+        let place = Self(PathBuf::from(format!(
+            "/tmp/rwe-{}-{name}",
+            std::process::id()
+        )));
         fs::create_dir_all(&place.0).unwrap();
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755)).unwrap();
@@ -55,7 +58,11 @@ impl Drop for Place {
 #[test]
 fn it_is_made_used_by_many_at_once_and_stopped() {
     let place = Place::new("many");
-    assert!(place.embedded("status").starts_with("there is no cluster in "));
+    assert!(
+        place
+            .embedded("status")
+            .starts_with("there is no cluster in ")
+    );
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| place.init());
@@ -63,8 +70,15 @@ fn it_is_made_used_by_many_at_once_and_stopped() {
     });
     assert!(place.embedded("status").starts_with("running: PostgreSQL "));
     let url = place.embedded("url");
-    let psql = Command::new("psql").args([&url, "-Atc", "select 1"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&psql.stdout).trim(), "1", "other clients get in: {psql:?}");
+    let psql = Command::new("psql")
+        .args([&url, "-Atc", "select 1"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&psql.stdout).trim(),
+        "1",
+        "other clients get in: {psql:?}"
+    );
     assert_eq!(place.embedded("stop"), "stopped");
     assert_eq!(place.embedded("stop"), "it was not running");
     assert!(place.embedded("status").starts_with("stopped: PostgreSQL "));
@@ -91,7 +105,11 @@ fn it_survives_a_kill_of_its_server_and_an_unfinished_beginning() {
     fs::create_dir_all(place.0.join("data.new/base")).unwrap();
     place.init();
     let server = place.server().expect("it runs");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(server),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     until(
         "the server to be gone",
         || fs::exists(format!("/proc/{server}")).unwrap(),
@@ -106,7 +124,15 @@ fn the_server_is_nobodys_child() {
     place.init();
     let server = place.server().expect("it runs");
     let stat = fs::read_to_string(format!("/proc/{server}/stat")).unwrap();
-    let parent: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let parent: i32 = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_ne!(parent, std::process::id().cast_signed());
 }
 
@@ -120,10 +146,20 @@ fn what_is_missing_is_named_with_what_to_do() {
         .unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(complaint.starts_with("error: PostgreSQL is not installed: no initdb in REWORK_PG_BIN=/nowhere"), "{complaint}");
-    assert!(complaint.contains("hint: apt-get install postgresql"), "{complaint}");
+    assert!(
+        complaint
+            .starts_with("error: PostgreSQL is not installed: no initdb in REWORK_PG_BIN=/nowhere"),
+        "{complaint}"
+    );
+    assert!(
+        complaint.contains("hint: apt-get install postgresql"),
+        "{complaint}"
+    );
     let deep = format!("embedded:/tmp/{}", "x".repeat(100));
     let output = place.rework(&["init-db", &deep]);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(complaint.contains("is too long for a socket"), "{complaint}");
+    assert!(
+        complaint.contains("is too long for a socket"),
+        "{complaint}"
+    );
 }

@@ -13,20 +13,36 @@ fn listings_have_their_shapes() {
     let tasks = rework.ok(&["list-tasks"]);
     let mut lines = tasks.lines();
     let newest = lines.next().unwrap();
-    assert!(newest.starts_with(&format!("{failed} my_first_task failed domain=default [20")), "{newest}");
+    assert!(
+        newest.starts_with(&format!("{failed} my_first_task failed domain=default [20")),
+        "{newest}"
+    );
     assert!(newest.ends_with("UTC] error: cannot double []"), "{newest}");
     let oldest = lines.next().unwrap();
     assert_eq!(oldest.matches("] → [").count(), 2, "{oldest}");
 
     let workers = rework.ok(&["list-workers"]);
-    assert!(workers.contains("@testhost ") && workers.contains(" Mb [running (idle)] [20"), "{workers}");
+    assert!(
+        workers.contains("@testhost ") && workers.contains(" Mb [running (idle)] [20"),
+        "{workers}"
+    );
     let monitors = rework.ok(&["list-monitors"]);
-    assert!(monitors.contains("UTC default options(") && monitors.contains("maxworkers=2"), "{monitors}");
+    assert!(
+        monitors.contains("UTC default options(") && monitors.contains("maxworkers=2"),
+        "{monitors}"
+    );
 
     assert_eq!(monitor.interrupt(), Some(0));
     let workers = rework.ok(&["list-workers"]);
-    assert!(workers.contains("[dead]") && workers.ends_with(" monitor exit"), "{workers}");
-    assert_eq!(rework.ok(&["list-monitors"]), "", "a monitor that ends in order vanishes");
+    assert!(
+        workers.contains("[dead]") && workers.ends_with(" monitor exit"),
+        "{workers}"
+    );
+    assert_eq!(
+        rework.ok(&["list-monitors"]),
+        "",
+        "a monitor that ends in order vanishes"
+    );
 }
 
 #[test]
@@ -37,7 +53,10 @@ fn documents_have_the_keys_of_the_contract() {
     rework.wait(&id, &["running"]);
     let has = |document: &serde_json::Value, keys: &str| {
         for key in keys.split_whitespace() {
-            assert!(document.get(key).is_some(), "no key `{key}` in {document:#}");
+            assert!(
+                document.get(key).is_some(),
+                "no key `{key}` in {document:#}"
+            );
         }
     };
     let tasks = "id operation domain host state cause error priority attempt max_attempts metadata key \
@@ -62,21 +81,40 @@ fn documents_have_the_keys_of_the_contract() {
     assert_eq!(workers[0]["task"].to_string(), id);
     let human = rework.ok(&["list-workers"]);
     assert!(human.contains(&format!("[running #{id}]")), "{human}");
-    has(&rework.json(&["list-monitors"])[0], "id host pid domains options started last_seen stale");
-    has(&rework.json(&["log-task", &id])[0], "id task attempt time stream level target line");
+    has(
+        &rework.json(&["list-monitors"])[0],
+        "id host pid domains options started last_seen stale",
+    );
+    has(
+        &rework.json(&["log-task", &id])[0],
+        "id task attempt time stream level target line",
+    );
 }
 
 #[test]
 fn tasks_are_filtered_and_paged() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.database.psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 5)");
+    rework
+        .database
+        .psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 5)");
     let add = rework.schedule(&["add", "--input", r#"{"a": 1}"#]);
     let ids = |arguments: &[&str]| -> Vec<String> {
         let rows = rework.json(&[&["list-tasks"], arguments].concat());
-        rows.as_array().unwrap().iter().map(|row| row["id"].to_string()).collect()
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["id"].to_string())
+            .collect()
     };
-    assert_eq!(ids(&["--domain", "maths"]), [add.as_str()], "queued tasks are shown too");
-    assert_eq!(ids(&["--operation", "my_first_task", "--limit", "2"]), ["5", "4"]);
+    assert_eq!(
+        ids(&["--domain", "maths"]),
+        [add.as_str()],
+        "queued tasks are shown too"
+    );
+    assert_eq!(
+        ids(&["--operation", "my_first_task", "--limit", "2"]),
+        ["5", "4"]
+    );
     assert_eq!(ids(&["--limit", "2", "--before", "4"]), ["3", "2"]);
     assert_eq!(ids(&["--status", "done"]), Vec::<String>::new());
     assert_eq!(ids(&["--status", "queued"]).len(), 6);
@@ -86,10 +124,14 @@ fn tasks_are_filtered_and_paged() {
 fn sql_sees_what_the_listing_shows() {
     let rework = Rework::with_plugins(&[hello()]);
     let _monitor = rework.monitor(&[]);
-    let id = rework.database.psql("select rework.schedule('my_first_task', '21')");
+    let id = rework
+        .database
+        .psql("select rework.schedule('my_first_task', '21')");
     rework.wait(&id, &["done"]);
     assert_eq!(
-        rework.database.psql(&format!("select operation, state, output from rework.task_view where id = {id}")),
+        rework.database.psql(&format!(
+            "select operation, state, output from rework.task_view where id = {id}"
+        )),
         "my_first_task|done|42"
     );
 }
@@ -101,7 +143,11 @@ fn a_running_task_shows_its_worker_at_once() {
     let id = rework.misbehave("hang");
     until(
         "the task to run",
-        || rework.database.psql(&format!("select status from rework.task where id = {id}")),
+        || {
+            rework
+                .database
+                .psql(&format!("select status from rework.task where id = {id}"))
+        },
         |status| status == "running",
     );
     assert_eq!(

@@ -16,7 +16,18 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("client", &["store", "model", "plugin", "postgres"]),
     ("worker", &["wire", "plugin", "model"]),
     ("monitor", &["store", "wire", "model", "plugin"]),
-    ("cli", &["store", "model", "plugin", "postgres", "client", "monitor", "telemetry"]),
+    (
+        "cli",
+        &[
+            "store",
+            "model",
+            "plugin",
+            "postgres",
+            "client",
+            "monitor",
+            "telemetry",
+        ],
+    ),
 ];
 const EVERYBODYS: [&str; 2] = ["here", "descendants"];
 
@@ -59,7 +70,11 @@ fn imported(source: &str) -> Vec<String> {
             }
             found.push(word);
         } else {
-            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect());
+            found.push(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':')
+                    .collect(),
+            );
         }
     }
     found
@@ -79,7 +94,11 @@ fn modules_import_only_what_is_below_them() {
                 let fine = name == module
                     || allowed.contains(&name.as_str())
                     || EVERYBODYS.contains(&name.as_str());
-                assert!(fine, "{} imports {name}, which {module} may not", file.display());
+                assert!(
+                    fine,
+                    "{} imports {name}, which {module} may not",
+                    file.display()
+                );
             }
         }
     }
@@ -91,7 +110,11 @@ fn the_monitor_never_loads_foreign_code() {
     for file in sources(&host().join("monitor")) {
         let source = fs::read_to_string(&file).unwrap();
         for loader in ["plugin::load", "plugin::invoke", "plugin::Loaded"] {
-            assert!(!source.contains(loader), "{} names {loader}", file.display());
+            assert!(
+                !source.contains(loader),
+                "{} names {loader}",
+                file.display()
+            );
         }
     }
 }
@@ -101,17 +124,37 @@ fn dangerous_things_happen_in_their_places_only() {
     let places: [(&str, &[&str]); 4] = [
         ("sqlx::query", &["store/"]),
         ("Library::open", &["plugin/load.rs"]),
-        ("Command::new", &["monitor/process.rs", "plugin/probe.rs", "postgres/", "cli/bench.rs"]),
+        (
+            "Command::new",
+            &[
+                "monitor/process.rs",
+                "plugin/probe.rs",
+                "postgres/",
+                "cli/bench.rs",
+            ],
+        ),
         (
             "unsafe {",
-            &["plugin/", "monitor/process.rs", "wire/page.rs", "wire/socket.rs", "worker/"],
+            &[
+                "plugin/",
+                "monitor/process.rs",
+                "wire/page.rs",
+                "wire/socket.rs",
+                "worker/",
+            ],
         ),
     ];
     for file in sources(&host()) {
-        let name = file.strip_prefix(host()).unwrap().to_str().unwrap().to_owned();
+        let name = file
+            .strip_prefix(host())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         let source = fs::read_to_string(&file).unwrap();
         for (what, allowed) in places {
-            let fine = !source.contains(what) || allowed.iter().any(|place| name.starts_with(place));
+            let fine =
+                !source.contains(what) || allowed.iter().any(|place| name.starts_with(place));
             assert!(fine, "{name} has `{what}`, which belongs in {allowed:?}");
         }
     }

@@ -11,10 +11,28 @@ fn an_error_fails_the_task_with_its_place() {
     let task = rework.wait(&id, &["failed"]);
     assert_eq!(task["cause"], "error");
     assert_eq!(task["error"], "as you wish");
-    assert!(task["location"].as_str().unwrap().contains("misbehaving/src/lib.rs:"), "{task:#}");
+    assert!(
+        task["location"]
+            .as_str()
+            .unwrap()
+            .contains("misbehaving/src/lib.rs:"),
+        "{task:#}"
+    );
     let printed = rework.ok(&["log-task", &id]);
-    assert!(printed.contains("error: as you wish"), "the error comes last: {printed}");
-    let refusal = rework.fails(1, &["schedule", "misbehave", "--input", r#"{"mode": "error"}"#, "--wait"]);
+    assert!(
+        printed.contains("error: as you wish"),
+        "the error comes last: {printed}"
+    );
+    let refusal = rework.fails(
+        1,
+        &[
+            "schedule",
+            "misbehave",
+            "--input",
+            r#"{"mode": "error"}"#,
+            "--wait",
+        ],
+    );
     assert!(refusal.contains(" failed: error: as you wish"), "{refusal}");
 }
 
@@ -24,9 +42,21 @@ fn a_panic_fails_the_task_with_message_place_and_backtrace() {
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
     let id = rework.misbehave("panic");
     let task = rework.wait(&id, &["failed"]);
-    assert_eq!((&task["cause"], &task["error"]), (&"panic".into(), &"as you wish".into()));
-    assert!(task["location"].as_str().unwrap().contains("misbehaving/src/lib.rs:"), "{task:#}");
-    assert!(task["backtrace"].as_str().unwrap().contains("misbehave"), "{task:#}");
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"panic".into(), &"as you wish".into())
+    );
+    assert!(
+        task["location"]
+            .as_str()
+            .unwrap()
+            .contains("misbehaving/src/lib.rs:"),
+        "{task:#}"
+    );
+    assert!(
+        task["backtrace"].as_str().unwrap().contains("misbehave"),
+        "{task:#}"
+    );
     // The worker lives on.
     let next = rework.misbehave("ok");
     assert_eq!(rework.wait(&next, &["done"])["worker"], task["worker"]);
@@ -39,7 +69,10 @@ fn a_panic_in_a_thread_is_only_logged() {
     let id = rework.misbehave("panic in a thread");
     rework.wait(&id, &["done"]);
     let log = rework.log(&id);
-    let panic = log.iter().find(|line| line.starts_with("panic:error:thread")).expect("a record");
+    let panic = log
+        .iter()
+        .find(|line| line.starts_with("panic:error:thread"))
+        .expect("a record");
     assert!(panic.contains("in a thread of its own"), "{log:?}");
 }
 
@@ -51,11 +84,24 @@ fn retries_keep_their_attempts_and_their_logs() {
     let task = rework.wait(&id, &["done", "failed"]);
     assert_eq!(task["output"], 3, "{task:#}");
     let attempts = task["attempts"].as_array().unwrap();
-    let errors: Vec<&str> = attempts.iter().map(|one| one["error"].as_str().unwrap()).collect();
+    let errors: Vec<&str> = attempts
+        .iter()
+        .map(|one| one["error"].as_str().unwrap())
+        .collect();
     assert_eq!(errors, ["attempt 1 fails", "attempt 2 fails"]);
-    let lines: Vec<String> =
-        rework.log(&id).into_iter().filter(|line| line.contains("attempt")).collect();
-    assert_eq!(lines, ["stdout:info:attempt 1", "stdout:info:attempt 2", "stdout:info:attempt 3"]);
+    let lines: Vec<String> = rework
+        .log(&id)
+        .into_iter()
+        .filter(|line| line.contains("attempt"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "stdout:info:attempt 1",
+            "stdout:info:attempt 2",
+            "stdout:info:attempt 3"
+        ]
+    );
 }
 
 #[test]
@@ -74,7 +120,11 @@ fn an_output_that_postgres_cannot_store_fails_its_task_alone() {
 fn an_open_transaction_of_a_client_holds_up_nobody_else() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let locked = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 1}"#]);
+    let locked = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "wait for cancel", "seconds": 1}"#,
+    ]);
     rework.wait(&locked, &["running"]);
     let statement = format!(
         "begin; select id from rework.task where id = {locked} for update; select pg_sleep(3); commit"
@@ -83,12 +133,17 @@ fn an_open_transaction_of_a_client_holds_up_nobody_else() {
         let client = scope.spawn(|| rework.database.psql(&statement));
         until(
             "the client to sleep",
-            || rework.database.psql("select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"),
+            || {
+                rework.database.psql("select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()")
+            },
             |count| count == "1",
         );
         let other = rework.misbehave("ok");
         rework.wait(&other, &["done"]);
-        assert!(!client.is_finished(), "the other task ended while the client held its lock");
+        assert!(
+            !client.is_finished(),
+            "the other task ended while the client held its lock"
+        );
     });
     rework.wait(&locked, &["done"]);
 }
@@ -97,7 +152,11 @@ fn an_open_transaction_of_a_client_holds_up_nobody_else() {
 fn when_the_database_goes_away_running_tasks_go_on_and_their_results_are_kept() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 1}"#]);
+    let id = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "wait for cancel", "seconds": 1}"#,
+    ]);
     rework.wait(&id, &["running"]);
     let worker = rework.task(&id)["worker"].clone();
     rework.database.psql(
@@ -105,7 +164,12 @@ fn when_the_database_goes_away_running_tasks_go_on_and_their_results_are_kept() 
           where datname = current_database() and pid <> pg_backend_pid()",
     );
     let task = rework.wait(&id, &["done", "aborted", "failed"]);
-    assert_eq!((&task["state"], &task["worker"]), (&"done".into(), &worker), "{}", monitor.log());
+    assert_eq!(
+        (&task["state"], &task["worker"]),
+        (&"done".into(), &worker),
+        "{}",
+        monitor.log()
+    );
     let next = rework.misbehave("ok");
     rework.wait(&next, &["done"]);
 }
@@ -122,14 +186,21 @@ fn a_monitor_that_is_killed_leaves_no_process_and_no_task_behind() {
     first.wait();
     until(
         "its workers to be gone",
-        || workers.iter().filter(|pid| std::fs::exists(format!("/proc/{pid}")).unwrap()).count(),
+        || {
+            workers
+                .iter()
+                .filter(|pid| std::fs::exists(format!("/proc/{pid}")).unwrap())
+                .count()
+        },
         |count| *count == 0,
     );
     // The host's next monitor knows at once: it does not wait for the lease to expire.
     let _second = rework.monitor(&["--all-domains", "--maxworkers", "1"]);
     let task = rework.wait(&id, &["aborted"]);
     assert_eq!(task["cause"], "monitor lost");
-    let causes = rework.database.psql("select string_agg(distinct cause, ',') from rework.worker where state = 'dead'");
+    let causes = rework
+        .database
+        .psql("select string_agg(distinct cause, ',') from rework.worker where state = 'dead'");
     assert_eq!(causes, "monitor lost");
     let next = rework.misbehave("ok");
     rework.wait(&next, &["done"]);

@@ -1,7 +1,11 @@
 //! Run: in a process of its own, with everything that it prints and logs kept in order.
 
 use crate::harness::{Rework, hello, misbehaving, report, standalone, until};
-use std::{fs, io::{BufRead, BufReader}, process::Stdio};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 #[test]
 fn what_is_printed_and_logged_is_kept_in_order() {
@@ -10,7 +14,11 @@ fn what_is_printed_and_logged_is_kept_in_order() {
     let id = rework.schedule(&["log_in_every_way"]);
     rework.wait(&id, &["done"]);
     let log = rework.log(&id);
-    let stdout: Vec<&str> = log.iter().map(String::as_str).filter(|line| !line.starts_with("stderr")).collect();
+    let stdout: Vec<&str> = log
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.starts_with("stderr"))
+        .collect();
     assert_eq!(
         stdout,
         [
@@ -60,14 +68,24 @@ fn output_of_a_child_that_outlives_its_task_stays_with_that_task() {
     let second = rework.misbehave("ok");
     rework.wait(&second, &["done"]);
     let spoken = "stdout:info:child speaks".to_owned();
-    until("the child to speak", || rework.log(&first), |log| log.contains(&spoken));
+    until(
+        "the child to speak",
+        || rework.log(&first),
+        |log| log.contains(&spoken),
+    );
     assert_eq!(rework.log(&second), ["stdout:info:about to: ok"]);
     // And it does not outlive the monitor.
     let children = rework::descendants::of(monitor.pid());
-    assert!(children.len() >= 2, "the worker and what the task left: {children:?}");
+    assert!(
+        children.len() >= 2,
+        "the worker and what the task left: {children:?}"
+    );
     assert_eq!(monitor.interrupt(), Some(0));
     for child in children {
-        assert!(!fs::exists(format!("/proc/{child}")).unwrap(), "{child} is still there");
+        assert!(
+            !fs::exists(format!("/proc/{child}")).unwrap(),
+            "{child} is still there"
+        );
     }
 }
 
@@ -80,7 +98,10 @@ fn closing_the_outputs_harms_nobody_else() {
     rework.wait(&first, &["done"]);
     rework.wait(&second, &["done"]);
     assert_eq!(rework.log(&second), ["stdout:info:about to: ok"]);
-    assert_eq!(rework.task(&first)["worker"], rework.task(&second)["worker"]);
+    assert_eq!(
+        rework.task(&first)["worker"],
+        rework.task(&second)["worker"]
+    );
 }
 
 #[test]
@@ -92,8 +113,13 @@ fn a_flood_is_cut_visibly_and_harms_nobody() {
     let last = rework.database.psql(&format!(
         "select line from rework.log_line where task = {id} order by id desc limit 1"
     ));
-    assert!(last.starts_with("output truncated: more than 100000 lines"), "{last}");
-    let count = rework.database.psql(&format!("select count(*) from rework.log_line where task = {id}"));
+    assert!(
+        last.starts_with("output truncated: more than 100000 lines"),
+        "{last}"
+    );
+    let count = rework.database.psql(&format!(
+        "select count(*) from rework.log_line where task = {id}"
+    ));
     assert_eq!(count, "100001");
 }
 
@@ -101,7 +127,11 @@ fn a_flood_is_cut_visibly_and_harms_nobody() {
 fn watch_follows_a_log_live_and_ends_with_the_task() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let id = rework.schedule(&["misbehave", "--input", r#"{"mode": "wait for cancel", "seconds": 30}"#]);
+    let id = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "wait for cancel", "seconds": 30}"#,
+    ]);
     let mut watch = rework
         .command(&["log-task", &id, "--watch"])
         .stdout(Stdio::piped())
@@ -110,10 +140,18 @@ fn watch_follows_a_log_live_and_ends_with_the_task() {
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.ends_with("about to: wait for cancel"), "{first}");
-    assert_eq!(rework.task(&id)["state"], "running", "the line came while it ran");
+    assert_eq!(
+        rework.task(&id)["state"],
+        "running",
+        "the line came while it ran"
+    );
     rework.ok(&["abort-task", &id]);
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert!(rest.iter().any(|line| line.ends_with("cancelled, cleaning up")), "{rest:?}");
+    assert!(
+        rest.iter()
+            .any(|line| line.ends_with("cancelled, cleaning up")),
+        "{rest:?}"
+    );
     assert!(watch.wait().unwrap().success());
 }
 
@@ -123,12 +161,23 @@ fn a_worker_has_no_credentials_and_no_connection() {
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--env", "REWORK_HOST"]);
     let id = rework.schedule(&["look_around"]);
     let seen = rework.wait(&id, &["done"])["output"].clone();
-    assert_eq!(seen["environment"], serde_json::json!(["REWORK_HOST=testhost"]));
-    assert_eq!(seen["arguments"], serde_json::json!(["rework-worker", "new-worker"]));
-    let sockets = seen["descriptors"].as_array().unwrap().iter().filter(|target| {
-        target.as_str().unwrap().starts_with("socket:")
-    });
-    assert!(sockets.count() <= 2, "the monitor's socket and its duplicate: {seen:#}");
+    assert_eq!(
+        seen["environment"],
+        serde_json::json!(["REWORK_HOST=testhost"])
+    );
+    assert_eq!(
+        seen["arguments"],
+        serde_json::json!(["rework-worker", "new-worker"])
+    );
+    let sockets = seen["descriptors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|target| target.as_str().unwrap().starts_with("socket:"));
+    assert!(
+        sockets.count() <= 2,
+        "the monitor's socket and its duplicate: {seen:#}"
+    );
     // Every client of the database is a monitor, or us.
     let clients = rework.database.psql(
         "select string_agg(distinct application_name, ',') from pg_stat_activity
@@ -142,25 +191,51 @@ fn the_report_example_counts_the_words_of_a_licence() {
     let rework = Rework::with_plugins(&[report()]);
     let _monitor = rework.monitor(&["--domain", "reports"]);
     let licence = concat!(env!("CARGO_MANIFEST_DIR"), "/../LICENSE-MIT");
-    let id = rework.schedule(&["word_frequencies", "--input-file", &format!("text={licence}"), "--input", r#"{"top": 3}"#]);
+    let id = rework.schedule(&[
+        "word_frequencies",
+        "--input-file",
+        &format!("text={licence}"),
+        "--input",
+        r#"{"top": 3}"#,
+    ]);
     let task = rework.wait(&id, &["done", "failed"]);
     let text = fs::read_to_string(licence).unwrap().to_lowercase();
-    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
     assert_eq!(task["output"]["words"], words.len(), "{task:#}");
     let the = words.iter().filter(|word| **word == "the").count();
-    assert!(task["output"]["most_frequent"].as_str().unwrap().contains(&format!("the {the}")));
+    assert!(
+        task["output"]["most_frequent"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("the {the}"))
+    );
     assert_eq!(task["progress"]["fraction"], 1.0);
     let csv = rework.ok(&["get-output", &id, "--field", "frequencies.csv"]);
-    assert!(csv.starts_with("word,count\n") && csv.contains(&format!("the,{the}\n")), "{csv}");
+    assert!(
+        csv.starts_with("word,count\n") && csv.contains(&format!("the,{the}\n")),
+        "{csv}"
+    );
     let log = rework.log(&id);
-    assert!(log[0].starts_with("report:info:counting words bytes="), "{log:?}");
+    assert!(
+        log[0].starts_with("report:info:counting words bytes="),
+        "{log:?}"
+    );
 }
 
 #[test]
 fn an_async_operation_runs_on_a_runtime_of_its_plugin() {
     let rework = Rework::with_plugins(&[standalone()]);
     let _monitor = rework.monitor(&["--domain", "standalone"]);
-    let said = rework.ok(&["schedule", "wait_twice", "--input", r#"{"milliseconds": 5}"#, "--wait"]);
+    let said = rework.ok(&[
+        "schedule",
+        "wait_twice",
+        "--input",
+        r#"{"milliseconds": 5}"#,
+        "--wait",
+    ]);
     assert_eq!(said, "\"first and second\"");
 }
 
@@ -178,7 +253,10 @@ fn a_new_version_of_a_plugin_is_taken_up_and_cp_over_it_does_no_harm() {
     assert_eq!(rework.task(&long)["state"], "running");
     rework.ok(&["register-operations", plugin.to_str().unwrap()]);
     // The new one runs beside the old task.
-    assert_eq!(rework.ok(&["schedule", "my_first_task", "--input", "2", "--wait"]), "4");
+    assert_eq!(
+        rework.ok(&["schedule", "my_first_task", "--input", "2", "--wait"]),
+        "4"
+    );
     assert_eq!(rework.task(&long)["state"], "running");
     rework.ok(&["abort-task", &long]);
     rework.wait(&long, &["aborted", "done"]);

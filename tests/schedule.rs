@@ -10,14 +10,29 @@ use std::time::Duration;
 fn the_same_task_from_the_command_line_sql_and_rust() {
     let rework = Rework::with_plugins(&[hello()]);
     let _monitor = rework.monitor(&[]);
-    assert_eq!(rework.ok(&["schedule", "my_first_task", "--input", "\"hello\"", "--wait"]), "\"hellohello\"");
-    let id = rework.database.psql("select rework.schedule('my_first_task', '100'::jsonb)");
+    assert_eq!(
+        rework.ok(&[
+            "schedule",
+            "my_first_task",
+            "--input",
+            "\"hello\"",
+            "--wait"
+        ]),
+        "\"hellohello\""
+    );
+    let id = rework
+        .database
+        .psql("select rework.schedule('my_first_task', '100'::jsonb)");
     assert_eq!(rework.wait(&id, &["done"])["output"], 200);
 
     let runtime = runtime();
     runtime.block_on(async {
         let client = Client::connect(&rework.database.url()).await.unwrap();
-        let t1 = client.schedule("my_first_task").input("hello").await.unwrap();
+        let t1 = client
+            .schedule("my_first_task")
+            .input("hello")
+            .await
+            .unwrap();
         let t2 = client
             .schedule("my_first_task")
             .input(100)
@@ -26,12 +41,20 @@ fn the_same_task_from_the_command_line_sql_and_rust() {
             .unwrap();
         t1.join().await.unwrap();
         t2.join_timeout(Duration::from_secs(5)).await.unwrap();
-        assert_eq!(t1.output::<String>().await.unwrap().as_deref(), Some("hellohello"));
+        assert_eq!(
+            t1.output::<String>().await.unwrap().as_deref(),
+            Some("hellohello")
+        );
         assert_eq!(t2.output::<i64>().await.unwrap(), Some(200));
         assert_eq!(t2.metadata().await.unwrap(), json!({"user": "Babar"}));
         assert_eq!(t2.input::<i64>().await.unwrap(), Some(100));
-        let lines: Vec<String> =
-            t2.logs(0).await.unwrap().into_iter().map(|row| row.line).collect();
+        let lines: Vec<String> = t2
+            .logs(0)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| row.line)
+            .collect();
         assert_eq!(lines, ["I am running", "I am done"]);
     });
 }
@@ -43,20 +66,33 @@ fn a_join_that_takes_too_long_names_task_and_state() {
     runtime.block_on(async {
         let client = Client::connect(&rework.database.url()).await.unwrap();
         let task = client.schedule("my_first_task").input(1).await.unwrap();
-        let error = task.join_timeout(Duration::from_millis(50)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("task {} is still queued after 0.05s", task.id()));
+        let error = task
+            .join_timeout(Duration::from_millis(50))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("task {} is still queued after 0.05s", task.id())
+        );
         assert_eq!(task.output::<i64>().await.unwrap(), None);
     });
-    let refusal = rework.fails(1, &["schedule", "my_first_task", "--wait", "--timeout", "50ms"]);
+    let refusal = rework.fails(
+        1,
+        &["schedule", "my_first_task", "--wait", "--timeout", "50ms"],
+    );
     assert!(refusal.contains("is still queued after 0.05s"), "{refusal}");
 }
 
 #[test]
 fn a_task_exists_if_and_only_if_the_callers_transaction_commits() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.database.psql("begin; select rework.schedule('my_first_task', '1'); rollback");
+    rework
+        .database
+        .psql("begin; select rework.schedule('my_first_task', '1'); rollback");
     assert_eq!(rework.ok(&["list-tasks"]), "");
-    rework.database.psql("begin; select rework.schedule('my_first_task', '1'); commit");
+    rework
+        .database
+        .psql("begin; select rework.schedule('my_first_task', '1'); commit");
     assert_eq!(rework.json(&["list-tasks"]).as_array().unwrap().len(), 1);
 }
 
@@ -82,12 +118,28 @@ fn what_does_not_fit_is_refused_alike_from_everywhere() {
 #[test]
 fn a_name_in_several_domains_has_to_be_told_apart() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.ok(&["register-operations", hello().to_str().unwrap(), "--asdomain", "mine"]);
+    rework.ok(&[
+        "register-operations",
+        hello().to_str().unwrap(),
+        "--asdomain",
+        "mine",
+    ]);
     let refusal = rework.fails(1, &["schedule", "my_first_task", "--input", "1"]);
-    assert!(refusal.contains("exists in several domains: default, mine"), "{refusal}");
-    assert!(refusal.contains("hint: ") && refusal.contains("--domain"), "{refusal}");
-    let refusal = rework.database.psql_error("select rework.schedule('my_first_task', '1')");
-    assert!(refusal.contains("exists in several domains: default, mine"), "{refusal}");
+    assert!(
+        refusal.contains("exists in several domains: default, mine"),
+        "{refusal}"
+    );
+    assert!(
+        refusal.contains("hint: ") && refusal.contains("--domain"),
+        "{refusal}"
+    );
+    let refusal = rework
+        .database
+        .psql_error("select rework.schedule('my_first_task', '1')");
+    assert!(
+        refusal.contains("exists in several domains: default, mine"),
+        "{refusal}"
+    );
     let id = rework.schedule(&["my_first_task", "--input", "1", "--domain", "mine"]);
     assert_eq!(rework.task(&id)["domain"], "mine");
 }
@@ -96,8 +148,19 @@ fn a_name_in_several_domains_has_to_be_told_apart() {
 fn options_are_kept_with_the_task() {
     let rework = Rework::with_plugins(&[hello()]);
     let id = rework.schedule(&[
-        "my_first_task", "--input", "1", "--priority", "-3", "--key", "once", "--metadata",
-        r#"{"user": "Babar"}"#, "--max-attempts", "2", "--at", "2100-01-01 09:00",
+        "my_first_task",
+        "--input",
+        "1",
+        "--priority",
+        "-3",
+        "--key",
+        "once",
+        "--metadata",
+        r#"{"user": "Babar"}"#,
+        "--max-attempts",
+        "2",
+        "--at",
+        "2100-01-01 09:00",
     ]);
     let task = rework.task(&id);
     assert_eq!(task["priority"], -3);
@@ -138,7 +201,10 @@ fn files_and_raw_bytes_arrive_as_they_were_given() {
     let id = rework.schedule(&["reverse", "--input-file", &given]);
     let task = rework.wait(&id, &["done", "failed"]);
     assert_eq!(task["output"]["bytes"], 3_000_000, "{task:#}");
-    let output = rework.command(&["get-output", &id, "--field", "reversed"]).output().unwrap();
+    let output = rework
+        .command(&["get-output", &id, "--field", "reversed"])
+        .output()
+        .unwrap();
     let mut reversed = bytes.clone();
     reversed.reverse();
     assert!(output.stdout == reversed, "the file came back otherwise");
@@ -151,10 +217,22 @@ fn files_and_raw_bytes_arrive_as_they_were_given() {
     let input = rework.command(&["get-input", &id]).output().unwrap();
     assert!(input.stdout == bytes);
 
-    let id = rework.schedule(&["word_frequencies", "--input", r#"{"text": "a b a", "top": 1}"#]);
-    assert_eq!(rework.wait(&id, &["done"])["output"]["most_frequent"], "a 2");
-    let refusal = rework.database.psql_error("select rework.schedule('word_frequencies', '{\"text\": \"x\"}')");
-    assert!(refusal.contains("rework schedule --input-file"), "{refusal}");
+    let id = rework.schedule(&[
+        "word_frequencies",
+        "--input",
+        r#"{"text": "a b a", "top": 1}"#,
+    ]);
+    assert_eq!(
+        rework.wait(&id, &["done"])["output"]["most_frequent"],
+        "a 2"
+    );
+    let refusal = rework
+        .database
+        .psql_error("select rework.schedule('word_frequencies', '{\"text\": \"x\"}')");
+    assert!(
+        refusal.contains("rework schedule --input-file"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -163,10 +241,15 @@ fn a_running_task_queues_another() {
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
     let id = rework.schedule(&["queue_another"]);
     let other = rework.wait(&id, &["done"])["output"].clone();
-    let Value::Number(other) = other else { panic!("{other}") };
+    let Value::Number(other) = other else {
+        panic!("{other}")
+    };
     assert_eq!(rework.wait(&other.to_string(), &["done"])["output"], "ok");
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }

@@ -25,7 +25,11 @@ fn living() -> HashMap<Pid, Pid> {
 
 /// The living children of a process.
 pub fn children_of(pid: Pid) -> Vec<Pid> {
-    living().into_iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| child).collect()
+    living()
+        .into_iter()
+        .filter(|(_, parent)| *parent == pid)
+        .map(|(child, _)| child)
+        .collect()
 }
 
 /// Every living process below one, children before grandchildren.
@@ -35,7 +39,12 @@ pub fn of(pid: Pid) -> Vec<Pid> {
     let mut next = 0;
     while next < found.len() {
         let parent = found[next];
-        found.extend(parents.iter().filter(|(_, of)| **of == parent).map(|(child, _)| *child));
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| **of == parent)
+                .map(|(child, _)| *child),
+        );
         next += 1;
     }
     found.remove(0);

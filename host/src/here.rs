@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 /// `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's state directory.
 pub fn state_dir() -> PathBuf {
-    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let of = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(named) = of("REWORK_STATE_DIR") {
         return named;
     }

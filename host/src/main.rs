@@ -5,11 +5,16 @@ use std::{env, ffi::OsString, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
-    let hidden = (arguments.get(1).and_then(|word| word.to_str()), arguments.get(2));
+    let hidden = (
+        arguments.get(1).and_then(|word| word.to_str()),
+        arguments.get(2),
+    );
     match hidden {
         (Some("new-worker"), _) => rework::worker::main(),
         (Some("probe"), Some(file)) => rework::plugin::probe_child(Path::new(file)),
-        (Some("embedded-keeper"), Some(directory)) => rework::postgres::keeper(Path::new(directory)),
+        (Some("embedded-keeper"), Some(directory)) => {
+            rework::postgres::keeper(Path::new(directory))
+        }
         _ => rework::cli::main(arguments),
     }
 }

@@ -53,11 +53,19 @@ impl Kind {
 
 impl Error {
     pub(crate) fn bad_input(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: Kind::BadInput, location: None }
+        Self {
+            message: message.into(),
+            kind: Kind::BadInput,
+            location: None,
+        }
     }
 
     pub(crate) fn bad_output(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: Kind::BadOutput, location: None }
+        Self {
+            message: message.into(),
+            kind: Kind::BadOutput,
+            location: None,
+        }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -83,7 +91,11 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Error {
             }
             source = cause.source();
         }
-        Self { message, kind: Kind::Error, location }
+        Self {
+            message,
+            kind: Kind::Error,
+            location,
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::{
     Error, Result, Task,
-    abi::{self, Context, HostRef, Operation, OperationRef, Plugin, PluginRef, RUN_DONE, RUN_FAILED},
+    abi::{
+        self, Context, HostRef, Operation, OperationRef, Plugin, PluginRef, RUN_DONE, RUN_FAILED,
+    },
     io::{Input, Output},
     logging, panic,
 };
@@ -31,7 +33,10 @@ pub const BUILD: &str = concat!(
     env!("REWORK_PROFILE"),
     "\""
 );
-const _: () = assert!(abi::ABI_MAJOR == 1 && abi::ABI_MINOR == 0, "the note says 1.0");
+const _: () = assert!(
+    abi::ABI_MAJOR == 1 && abi::ABI_MINOR == 0,
+    "the note says 1.0"
+);
 
 /// An operation of this plugin.
 #[derive(Debug, Clone, Copy)]
@@ -116,11 +121,7 @@ pub fn fields(task: &Task) -> Result<Map<String, Value>> {
 }
 
 /// Takes an argument.
-pub fn argument<T: Input>(
-    name: &str,
-    fields: &mut Map<String, Value>,
-    task: &Task,
-) -> Result<T> {
+pub fn argument<T: Input>(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<T> {
     T::take(name, fields, task)
 }
 
@@ -149,7 +150,9 @@ impl<T: Output, E: Into<Error>> Returned for std::result::Result<T, E> {
 /// Runs an `async fn` operation to its end, on a runtime of this plugin.
 #[cfg(feature = "tokio")]
 pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(future))
 }
 
@@ -158,6 +161,9 @@ mod tests {
     #[test]
     fn the_exported_symbol_is_the_one_that_hosts_look_for() {
         let symbol = abi_stable::library::ROOT_MODULE_LOADER_NAME;
-        assert_eq!(symbol, "_1as_0lib_1header_0root_bmodule_bloader", "see `export!`");
+        assert_eq!(
+            symbol, "_1as_0lib_1header_0root_bmodule_bloader",
+            "see `export!`"
+        );
     }
 }

@@ -129,12 +129,28 @@ impl std::error::Error for SpecError {}
 ///
 /// The first field that is unknown, missing, of another type or not among its choices; the message
 /// names it.
-pub fn validate(specs: &[Spec], fields: &Map<String, Value>) -> Result<Map<String, Value>, SpecError> {
-    let fault = |field: &str, fault: String| SpecError { field: field.to_owned(), fault };
-    if let Some(unknown) = fields.keys().find(|name| specs.iter().all(|spec| spec.name != **name)) {
+pub fn validate(
+    specs: &[Spec],
+    fields: &Map<String, Value>,
+) -> Result<Map<String, Value>, SpecError> {
+    let fault = |field: &str, fault: String| SpecError {
+        field: field.to_owned(),
+        fault,
+    };
+    if let Some(unknown) = fields
+        .keys()
+        .find(|name| specs.iter().all(|spec| spec.name != **name))
+    {
         let known: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        let known = if known.is_empty() { "there are none".to_owned() } else { format!("known: {}", known.join(", ")) };
-        return Err(fault(unknown, format!("unknown input `{unknown}` ({known})")));
+        let known = if known.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("known: {}", known.join(", "))
+        };
+        return Err(fault(
+            unknown,
+            format!("unknown input `{unknown}` ({known})"),
+        ));
     }
     let mut complete = Map::new();
     for spec in specs {
@@ -171,7 +187,8 @@ fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
     }
     let stored = match (wanted, value) {
         (SpecType::Datetime, Value::String(text)) => {
-            let time = parse_datetime(text).ok_or_else(|| format!("is not a datetime: `{text}`"))?;
+            let time =
+                parse_datetime(text).ok_or_else(|| format!("is not a datetime: `{text}`"))?;
             Value::String(rfc3339(time))
         }
         (SpecType::Moment, Value::String(text)) => {
@@ -182,7 +199,10 @@ fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
     match &spec.choices {
         Some(choices) if !choices.contains(value) => {
             let choices: Vec<String> = choices.iter().map(Value::to_string).collect();
-            Err(format!("must be one of {}, not {value}", choices.join(", ")))
+            Err(format!(
+                "must be one of {}, not {value}",
+                choices.join(", ")
+            ))
         }
         _ => Ok(stored),
     }
@@ -199,7 +219,9 @@ fn parse_datetime(text: &str) -> Option<DateTime> {
         .find_map(|format| chrono::NaiveDateTime::parse_from_str(&text, format).ok());
     naive
         .or_else(|| {
-            chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)
+            chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d")
+                .ok()?
+                .and_hms_opt(0, 0, 0)
         })
         .map(|time| time.and_utc())
 }
@@ -349,7 +371,10 @@ impl Input for File {
 impl OutputField for File {
     const KIND: &'static str = "file";
     fn put(self, name: &str, fields: &mut Map<String, Value>, task: &mut Task) -> Result<()> {
-        fields.insert(name.to_owned(), serde_json::json!({ "bytes": self.0.len() }));
+        fields.insert(
+            name.to_owned(),
+            serde_json::json!({ "bytes": self.0.len() }),
+        );
         task.save_output_file(name, &self.0);
         Ok(())
     }
@@ -400,8 +425,9 @@ plain_output!(
 );
 
 pub(crate) fn json_of(value: &(impl Serialize + ?Sized)) -> Result<Value> {
-    serde_json::to_value(value)
-        .map_err(|error| Error::bad_output(format!("the output cannot be written as JSON: {error}")))
+    serde_json::to_value(value).map_err(|error| {
+        Error::bad_output(format!("the output cannot be written as JSON: {error}"))
+    })
 }
 
 #[cfg(test)]
@@ -421,13 +447,20 @@ mod tests {
     }
 
     fn check(fields: Value) -> Result<Value, String> {
-        let Value::Object(fields) = fields else { panic!("an object") };
-        validate(&specs(), &fields).map(Value::Object).map_err(|error| error.to_string())
+        let Value::Object(fields) = fields else {
+            panic!("an object")
+        };
+        validate(&specs(), &fields)
+            .map(Value::Object)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn defaults_complete_what_is_given() {
-        assert_eq!(check(json!({"n": 1, "o": null})), Ok(json!({"n": 1, "d": 42})));
+        assert_eq!(
+            check(json!({"n": 1, "o": null})),
+            Ok(json!({"n": 1, "d": 42}))
+        );
         assert_eq!(
             check(json!({"n": 1, "t": "2026-05-01 09:00"})).unwrap()["t"],
             json!("2026-05-01T09:00:00Z")
@@ -438,11 +471,26 @@ mod tests {
     fn refusals_name_the_field() {
         for (fields, refusal) in [
             (json!({}), "missing required input `n`"),
-            (json!({"n": "1"}), "input `n` must be a number, not a string"),
-            (json!({"n": 1, "x": 1}), "unknown input `x` (known: n, o, d, t, f)"),
-            (json!({"n": 1, "o": "c"}), "input `o` must be one of \"a\", \"b\", not \"c\""),
-            (json!({"n": 1, "t": "tomorrow"}), "input `t` is not a datetime: `tomorrow`"),
-            (json!({"n": 1, "f": 7}), "input `f` must be a file, not a number"),
+            (
+                json!({"n": "1"}),
+                "input `n` must be a number, not a string",
+            ),
+            (
+                json!({"n": 1, "x": 1}),
+                "unknown input `x` (known: n, o, d, t, f)",
+            ),
+            (
+                json!({"n": 1, "o": "c"}),
+                "input `o` must be one of \"a\", \"b\", not \"c\"",
+            ),
+            (
+                json!({"n": 1, "t": "tomorrow"}),
+                "input `t` is not a datetime: `tomorrow`",
+            ),
+            (
+                json!({"n": 1, "f": 7}),
+                "input `f` must be a file, not a number",
+            ),
         ] {
             assert_eq!(check(fields), Err(refusal.to_owned()));
         }
@@ -451,6 +499,9 @@ mod tests {
     #[test]
     fn specs_are_read_back_as_they_are_written() {
         let written = serde_json::to_value(specs()).unwrap();
-        assert_eq!(serde_json::from_value::<Vec<Spec>>(written).unwrap(), specs());
+        assert_eq!(
+            serde_json::from_value::<Vec<Spec>>(written).unwrap(),
+            specs()
+        );
     }
 }

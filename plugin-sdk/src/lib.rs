@@ -66,7 +66,11 @@ macro_rules! export {
                 "\",\"version\":\"",
                 env!("CARGO_PKG_VERSION"),
                 "\",\"panic\":\"",
-                if cfg!(panic = "abort") { "abort" } else { "unwind" },
+                if cfg!(panic = "abort") {
+                    "abort"
+                } else {
+                    "unwind"
+                },
                 "\"}",
             ];
 

@@ -56,7 +56,8 @@ pub(crate) fn end() {
 
 /// The task of this thread, or the last one.
 pub(crate) fn current() -> Option<(HostRef, Context)> {
-    OWN.get().or_else(|| *LAST.read().unwrap_or_else(PoisonError::into_inner))
+    OWN.get()
+        .or_else(|| *LAST.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Whether this thread runs a task itself.
@@ -80,7 +81,11 @@ impl log::Log for Bridge {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            forward(record.level() as u8, record.target(), &record.args().to_string());
+            forward(
+                record.level() as u8,
+                record.target(),
+                &record.args().to_string(),
+            );
         }
     }
 

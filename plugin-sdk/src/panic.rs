@@ -30,9 +30,9 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Value> {
     LAST.take();
     // What the operation was working on is dropped with it; nothing of it is used again.
     panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        LAST.take().unwrap_or_else(|| {
-            json!({ "kind": "panic", "message": words(payload.as_ref()), "location": null })
-        })
+        LAST.take().unwrap_or_else(
+            || json!({ "kind": "panic", "message": words(payload.as_ref()), "location": null }),
+        )
     })
 }
 
@@ -44,15 +44,28 @@ fn remember(info: &PanicHookInfo<'_>) {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
         let place = location.unwrap_or_default();
-        logging::forward(1, "panic", &format!("thread `{name}` panicked at {place}: {message}"));
+        logging::forward(
+            1,
+            "panic",
+            &format!("thread `{name}` panicked at {place}: {message}"),
+        );
         return;
     }
-    let failure = json!({
-        "kind": "panic",
-        "message": message,
-        "location": location,
-        "backtrace": Backtrace::force_capture().to_string(),
-    });
+    let failure = match LAST.take() {
+        // What the runtime says when a second panic leaves it no way out: the panic that led here
+        // tells more.
+        Some(mut earlier) if message.starts_with("panic in a ") => {
+            let told = earlier["message"].as_str().unwrap_or_default();
+            earlier["message"] = format!("{told} ({message})").into();
+            earlier
+        }
+        _ => json!({
+            "kind": "panic",
+            "message": message,
+            "location": location,
+            "backtrace": Backtrace::force_capture().to_string(),
+        }),
+    };
     // The text survives even if the process does not (`panic = "abort"`, a panic in a destructor).
     if let Some((host, context)) = logging::current() {
         host.panicking()(context, failure.to_string().as_str().into());
@@ -61,7 +74,10 @@ fn remember(info: &PanicHookInfo<'_>) {
 }
 
 fn words(payload: &(dyn Any + Send)) -> String {
-    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+    match (
+        payload.downcast_ref::<&str>(),
+        payload.downcast_ref::<String>(),
+    ) {
         (Some(text), _) => (*text).to_owned(),
         (None, Some(text)) => text.clone(),
         (None, None) => "a panic without a message".to_owned(),

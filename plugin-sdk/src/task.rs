@@ -62,7 +62,11 @@ impl Task {
         let text = host.task()(context);
         // An older or newer host says less or more; what is missing has a default.
         let about = serde_json::from_str(text.as_str()).unwrap_or_default();
-        Self { host, context, about }
+        Self {
+            host,
+            context,
+            about,
+        }
     }
 
     pub(crate) fn log_level(&self) -> u8 {
@@ -102,12 +106,16 @@ impl Task {
     pub fn input<T: DeserializeOwned>(&self) -> Result<T> {
         let payload = self.host.input()(self.context);
         let wrong = |error: serde_json::Error| {
-            Error::bad_input(format!("the input is not what the operation takes: {error}"))
+            Error::bad_input(format!(
+                "the input is not what the operation takes: {error}"
+            ))
         };
         match payload.encoding {
             ENCODING_NONE => serde_json::from_value(Value::Null).map_err(wrong),
             ENCODING_FIELDS => serde_json::from_slice(payload.bytes.as_slice()).map_err(wrong),
-            _ => Err(Error::bad_input("the input is raw bytes: read it with raw_input()")),
+            _ => Err(Error::bad_input(
+                "the input is raw bytes: read it with raw_input()",
+            )),
         }
     }
 
@@ -118,7 +126,9 @@ impl Task {
 
     /// The content of a file field of the input, if it was given.
     pub fn input_file(&self, field: &str) -> Option<&[u8]> {
-        self.host.input_file()(self.context, field.into()).into_option().map(|bytes| bytes.as_slice())
+        self.host.input_file()(self.context, field.into())
+            .into_option()
+            .map(|bytes| bytes.as_slice())
     }
 
     pub(crate) fn fields(&self) -> Result<Map<String, Value>> {
@@ -172,7 +182,13 @@ impl Task {
     /// `stdio`; for operations with `capture = "manual"`, or to see more for a while.
     pub fn capture_logs(&self, level: Level, stdio: bool) -> CaptureGuard {
         let scope = self.host.capture()(self.context, 0, level as u8, stdio);
-        CaptureGuard { host: self.host, context: self.context, scope, level, stdio }
+        CaptureGuard {
+            host: self.host,
+            context: self.context,
+            scope,
+            level,
+            stdio,
+        }
     }
 
     /// Begins to describe another task, which the host queues.
@@ -275,6 +291,8 @@ impl Schedule {
     pub fn send(self) -> Result<i64> {
         let text = self.request.to_string();
         let answer = self.host.schedule()(self.context, text.as_str().into());
-        answer.into_result().map_err(|refusal| Error::from(refusal.into_string()))
+        answer
+            .into_result()
+            .map_err(|refusal| Error::from(refusal.into_string()))
     }
 }

@@ -178,8 +178,16 @@ impl TestTask {
             Ok(fields) => fields,
             Err(message) => {
                 let kind = "bad input".to_owned();
-                let failure = Failure { kind, message, location: None, backtrace: None };
-                return Outcome { failure: Some(failure), ..Outcome::default() };
+                let failure = Failure {
+                    kind,
+                    message,
+                    location: None,
+                    backtrace: None,
+                };
+                return Outcome {
+                    failure: Some(failure),
+                    ..Outcome::default()
+                };
             }
         };
         let about = json!({
@@ -216,16 +224,26 @@ impl TestTask {
     fn find(&self) -> &'static Registered {
         let fits = |one: &&Registered| {
             one.name == self.operation
-                && self.domain.as_ref().is_none_or(|domain| one.domain == domain)
+                && self
+                    .domain
+                    .as_ref()
+                    .is_none_or(|domain| one.domain == domain)
         };
         let found: Vec<&Registered> = OPERATIONS.iter().filter(fits).collect();
         match found.as_slice() {
             [one] => one,
             [] => {
                 let known: Vec<&str> = OPERATIONS.iter().map(|one| one.name).collect();
-                panic!("no operation `{}` in this crate, only: {}", self.operation, known.join(", "))
+                panic!(
+                    "no operation `{}` in this crate, only: {}",
+                    self.operation,
+                    known.join(", ")
+                )
             }
-            _ => panic!("several operations `{}`: name one with domain()", self.operation),
+            _ => panic!(
+                "several operations `{}`: name one with domain()",
+                self.operation
+            ),
         }
     }
 
@@ -233,14 +251,23 @@ impl TestTask {
     fn fields(&self, operation: &Registered) -> Result<Option<Value>, String> {
         let specs: Option<Vec<Spec>> =
             serde_json::from_str(operation.inputs).expect("the macro writes specs");
-        let Some(specs) = specs else { return Ok(self.input.clone()) };
+        let Some(specs) = specs else {
+            return Ok(self.input.clone());
+        };
         if self.raw_input.is_some() {
-            return Err(format!("`{}` declares its inputs and takes no raw input", operation.name));
+            return Err(format!(
+                "`{}` declares its inputs and takes no raw input",
+                operation.name
+            ));
         }
         let mut given = match &self.input {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(fields)) => fields.clone(),
-            Some(other) => return Err(format!("the input must be an object of fields, not {other}")),
+            Some(other) => {
+                return Err(format!(
+                    "the input must be an object of fields, not {other}"
+                ));
+            }
         };
         for spec in specs.iter().filter(|spec| spec.r#type == SpecType::File) {
             if let Some(content) = self.files.get(&spec.name) {
@@ -301,7 +328,10 @@ extern "C" fn task_of(context: Context) -> RStr<'static> {
 
 extern "C" fn input(context: Context) -> Payload {
     let session = session(context);
-    Payload { encoding: session.encoding, bytes: RSlice::from_slice(&session.input) }
+    Payload {
+        encoding: session.encoding,
+        bytes: RSlice::from_slice(&session.input),
+    }
 }
 
 extern "C" fn input_file(context: Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>> {
@@ -318,16 +348,26 @@ extern "C" fn save_output(context: Context, encoding: u8, bytes: RSlice<'_, u8>)
 }
 
 extern "C" fn save_output_file(context: Context, field: RStr<'_>, bytes: RSlice<'_, u8>) {
-    session(context).outcome().files.insert(field.to_string(), bytes.to_vec());
+    session(context)
+        .outcome()
+        .files
+        .insert(field.to_string(), bytes.to_vec());
 }
 
 extern "C" fn log(context: Context, level: u8, target: RStr<'_>, message: RStr<'_>) {
-    let record = LogRecord { level, target: target.to_string(), message: message.to_string() };
+    let record = LogRecord {
+        level,
+        target: target.to_string(),
+        message: message.to_string(),
+    };
     session(context).outcome().logs.push(record);
 }
 
 extern "C" fn progress(context: Context, fraction: f64, message: RStr<'_>) {
-    session(context).outcome().progress.push((fraction, message.to_string()));
+    session(context)
+        .outcome()
+        .progress
+        .push((fraction, message.to_string()));
 }
 
 extern "C" fn cancelled(context: Context) -> bool {
@@ -336,7 +376,9 @@ extern "C" fn cancelled(context: Context) -> bool {
 
 extern "C" fn schedule(context: Context, request: RStr<'_>) -> RResult<i64, RString> {
     let mut outcome = session(context).outcome();
-    outcome.scheduled.push(serde_json::from_str(request.as_str()).unwrap_or_default());
+    outcome
+        .scheduled
+        .push(serde_json::from_str(request.as_str()).unwrap_or_default());
     RResult::ROk(outcome.scheduled.len() as i64)
 }
 
@@ -352,4 +394,3 @@ extern "C" fn panicking(context: Context, text: RStr<'_>) {
 extern "C" fn fail(context: Context, text: RStr<'_>) {
     session(context).outcome().failure = failure(text);
 }
-

@@ -19,7 +19,9 @@ fn cluster() -> &'static Cluster {
     static RUNNING: OnceLock<(Cluster, Lease)> = OnceLock::new();
     let (cluster, _) = RUNNING.get_or_init(|| {
         let cluster = Cluster::at(cluster_directory());
-        let lease = cluster.ensure_running().expect("PostgreSQL is installed: see `make setup`");
+        let lease = cluster
+            .ensure_running()
+            .expect("PostgreSQL is installed: see `make setup`");
         (cluster, lease)
     });
     cluster
@@ -61,7 +63,10 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         // A test that failed may have left somebody connected.
-        let _ = run_psql("postgres", &format!("drop database {} with (force)", self.name));
+        let _ = run_psql(
+            "postgres",
+            &format!("drop database {} with (force)", self.name),
+        );
     }
 }
 
@@ -70,9 +75,19 @@ fn psql(database: &str, statement: &str) -> String {
 }
 
 fn run_psql(database: &str, statement: &str) -> Result<String, String> {
-    let url = format!("{}/{database}", cluster().url().trim_end_matches("/postgres"));
+    let url = format!(
+        "{}/{database}",
+        cluster().url().trim_end_matches("/postgres")
+    );
     let output = Command::new("psql")
-        .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "-v",
+            "ON_ERROR_STOP=1",
+        ])
         .args(["--dbname", &url, "--command", statement])
         .output()
         .expect("psql runs");

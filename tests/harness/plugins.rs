@@ -7,13 +7,18 @@ use std::{
 };
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is a member of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the host is a member of the workspace")
 }
 
 /// Where this test binary was built: `target/debug` or `target/release`.
 fn target() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_rework"));
-    binary.parent().expect("a binary is in a directory").to_owned()
+    binary
+        .parent()
+        .expect("a binary is in a directory")
+        .to_owned()
 }
 
 fn cargo(arguments: &[&str], directory: &Path) {
@@ -23,7 +28,11 @@ fn cargo(arguments: &[&str], directory: &Path) {
         .env_remove("RUSTFLAGS")
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn workspace_plugin(name: &str) -> PathBuf {
@@ -60,7 +69,10 @@ pub(crate) fn standalone() -> PathBuf {
         let target = target().parent().expect("target").join("standalone");
         let directory = root().join("example-plugins/standalone");
         let target_dir = target.to_str().expect("a path in UTF-8");
-        cargo(&["build", "--locked", "--target-dir", target_dir], &directory);
+        cargo(
+            &["build", "--locked", "--target-dir", target_dir],
+            &directory,
+        );
         target.join("debug/libstandalone.so")
     });
     built.clone()

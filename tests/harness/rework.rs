@@ -37,14 +37,20 @@ impl Rework {
 
     /// Without it.
     pub(crate) fn without_schema() -> Self {
-        Self { database: Database::empty(), state: tempfile::tempdir().expect("a directory") }
+        Self {
+            database: Database::empty(),
+            state: tempfile::tempdir().expect("a directory"),
+        }
     }
 
     /// With the schema and these plugins registered.
     pub(crate) fn with_plugins(plugins: &[PathBuf]) -> Self {
         let rework = Self::new();
         for plugin in plugins {
-            rework.ok(&["register-operations", plugin.to_str().expect("a path in UTF-8")]);
+            rework.ok(&[
+                "register-operations",
+                plugin.to_str().expect("a path in UTF-8"),
+            ]);
         }
         rework
     }
@@ -90,7 +96,10 @@ impl Rework {
     pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.code, code, "{arguments:?}: {output:#?}");
-        assert!(output.stderr.starts_with("error: "), "{arguments:?}: {output:#?}");
+        assert!(
+            output.stderr.starts_with("error: "),
+            "{arguments:?}: {output:#?}"
+        );
         for leak in ["panicked", "Some(", "Error {", "Os {"] {
             assert!(!output.stderr.contains(leak), "{arguments:?}: {output:#?}");
         }
@@ -107,7 +116,12 @@ impl Rework {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        child.stdin.take().expect("piped").write_all(stdin.as_bytes()).expect("it reads");
+        child
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(stdin.as_bytes())
+            .expect("it reads");
         let output = child.wait_with_output().expect("it ends");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
@@ -139,22 +153,36 @@ impl Rework {
     /// Waits until a task is in one of these states; everything known about it then.
     pub(crate) fn wait(&self, id: &str, states: &[&str]) -> Value {
         let is_there = |task: &Value| states.iter().any(|state| task["state"] == *state);
-        until(&format!("task {id} to be {states:?}"), || self.task(id), is_there)
+        until(
+            &format!("task {id} to be {states:?}"),
+            || self.task(id),
+            is_there,
+        )
     }
 
     /// The lines of a task's log, without times.
     pub(crate) fn log(&self, id: &str) -> Vec<String> {
         let lines = self.json(&["log-task", id]);
         let text = |line: &Value| {
-            let source = line["target"].as_str().or(line["stream"].as_str()).unwrap_or_default();
-            format!("{source}:{}:{}", line["level"].as_str().unwrap(), line["line"].as_str().unwrap())
+            let source = line["target"]
+                .as_str()
+                .or(line["stream"].as_str())
+                .unwrap_or_default();
+            format!(
+                "{source}:{}:{}",
+                line["level"].as_str().unwrap(),
+                line["line"].as_str().unwrap()
+            )
         };
         lines.as_array().expect("a list").iter().map(text).collect()
     }
 
     /// Runs a monitor for these domains until the end of the scope.
     pub(crate) fn monitor(&self, arguments: &[&str]) -> Monitor {
-        let log = self.state.path().join(format!("monitor-{}.log", self.state_entries()));
+        let log = self
+            .state
+            .path()
+            .join(format!("monitor-{}.log", self.state_entries()));
         let stderr = File::create(&log).expect("a file");
         let child = self
             .command(&[&["monitor"], arguments].concat())
@@ -166,7 +194,9 @@ impl Rework {
     }
 
     fn state_entries(&self) -> usize {
-        std::fs::read_dir(self.state.path()).expect("a directory").count()
+        std::fs::read_dir(self.state.path())
+            .expect("a directory")
+            .count()
     }
 }
 
@@ -198,7 +228,12 @@ impl Monitor {
         let log = self.log.clone();
         until(
             "the monitor to end",
-            || (self.child.try_wait().expect("it is our child"), std::fs::read_to_string(&log)),
+            || {
+                (
+                    self.child.try_wait().expect("it is our child"),
+                    std::fs::read_to_string(&log),
+                )
+            },
             |(status, _)| status.is_some(),
         )
         .0

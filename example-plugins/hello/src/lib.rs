@@ -38,9 +38,16 @@ mod tests {
         let double = |input| testing::task("my_first_task").input(input).run();
         assert_eq!(double(json!(100)).output, Some(json!(200)));
         assert_eq!(double(json!("hello")).output, Some(json!("hellohello")));
-        let failure = double(json!([1])).failure.expect("a list cannot be doubled");
+        let failure = double(json!([1]))
+            .failure
+            .expect("a list cannot be doubled");
         assert_eq!(failure.message, "cannot double [1]");
-        assert!(failure.location.expect("where `into` was").contains("lib.rs"));
+        assert!(
+            failure
+                .location
+                .expect("where `into` was")
+                .contains("lib.rs")
+        );
     }
 
     #[test]
@@ -48,7 +55,9 @@ mod tests {
         let add = |input| testing::task("add").input(input).run();
         assert_eq!(add(json!({"a": 1, "b": 2})).output, Some(json!(3)));
         assert_eq!(add(json!({"a": 1})).output, Some(json!(1)));
-        let failure = add(json!({"a": "one"})).failure.expect("a text is no number");
+        let failure = add(json!({"a": "one"}))
+            .failure
+            .expect("a text is no number");
         assert_eq!(failure.message, "input `a` must be a number, not a string");
     }
 }

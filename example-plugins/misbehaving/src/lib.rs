@@ -76,19 +76,26 @@ fn log_in_every_way() {
     span.in_scope(|| tracing::info!(answer = 42, "three"));
     eprintln!("four");
     tracing::trace!("not kept: below the operation's level");
-    thread::spawn(|| log::error!("five")).join().expect("logging does not panic");
+    thread::spawn(|| log::error!("five"))
+        .join()
+        .expect("logging does not panic");
 }
 
 /// Queues another task and says which.
 #[operation(domain = "misbehaving")]
 fn queue_another(task: &mut Task) -> Result<i64> {
-    task.schedule("misbehave").domain("misbehaving").input(json!({"mode": "ok"})).send()
+    task.schedule("misbehave")
+        .domain("misbehaving")
+        .input(json!({"mode": "ok"}))
+        .send()
 }
 
 /// What a task can see of the world.
 #[operation(domain = "misbehaving")]
 fn look_around() -> Result<Value> {
-    let environment: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
+    let environment: Vec<String> = std::env::vars()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let arguments: Vec<String> = std::env::args().collect();
     let descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")?
         .flatten()
@@ -158,41 +165,75 @@ mod tests {
 
     #[test]
     fn a_panic_is_caught_with_its_place() {
-        let outcome = testing::task("misbehave").input(json!({"mode": "panic"})).run();
+        let outcome = testing::task("misbehave")
+            .input(json!({"mode": "panic"}))
+            .run();
         let failure = outcome.failure.expect("it panicked");
-        assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("panic", "as you wish"));
-        assert!(failure.location.unwrap().contains("misbehaving/src/lib.rs:"));
+        assert_eq!(
+            (failure.kind.as_str(), failure.message.as_str()),
+            ("panic", "as you wish")
+        );
+        assert!(
+            failure
+                .location
+                .unwrap()
+                .contains("misbehaving/src/lib.rs:")
+        );
         assert!(failure.backtrace.unwrap().contains("misbehave"));
     }
 
     #[test]
     fn an_error_knows_where_it_was_made() {
-        let outcome = testing::task("misbehave").input(json!({"mode": "error"})).run();
+        let outcome = testing::task("misbehave")
+            .input(json!({"mode": "error"}))
+            .run();
         let failure = outcome.failure.expect("it failed");
-        assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("error", "as you wish"));
-        assert!(failure.location.unwrap().contains("misbehaving/src/lib.rs:"));
+        assert_eq!(
+            (failure.kind.as_str(), failure.message.as_str()),
+            ("error", "as you wish")
+        );
+        assert!(
+            failure
+                .location
+                .unwrap()
+                .contains("misbehaving/src/lib.rs:")
+        );
     }
 
     #[test]
     fn a_panic_in_a_thread_fails_nothing() {
-        let outcome = testing::task("misbehave").input(json!({"mode": "panic in a thread"})).run();
+        let outcome = testing::task("misbehave")
+            .input(json!({"mode": "panic in a thread"}))
+            .run();
         assert!(outcome.failure.is_none());
         assert_eq!(outcome.output, Some(json!("panic in a thread")));
     }
 
     #[test]
     fn records_keep_level_span_and_fields() {
-        let outcome = testing::task("log_in_every_way").level(rework_plugin::Level::Debug).run();
-        let logs: Vec<(u8, &str)> =
-            outcome.logs.iter().take(2).map(|log| (log.level, log.message.as_str())).collect();
+        let outcome = testing::task("log_in_every_way")
+            .level(rework_plugin::Level::Debug)
+            .run();
+        let logs: Vec<(u8, &str)> = outcome
+            .logs
+            .iter()
+            .take(2)
+            .map(|log| (log.level, log.message.as_str()))
+            .collect();
         assert_eq!(logs, [(2, "two"), (3, "span{number=3}: three answer=42")]);
     }
 
     #[test]
     fn only_the_modes_that_exist() {
-        let failure = testing::task("misbehave").input(json!({"mode": "dance"})).run().failure;
+        let failure = testing::task("misbehave")
+            .input(json!({"mode": "dance"}))
+            .run()
+            .failure;
         let message = failure.unwrap().message;
-        assert!(message.starts_with("input `mode` must be one of \"ok\", \"error\""), "{message}");
+        assert!(
+            message.starts_with("input `mode` must be one of \"ok\", \"error\""),
+            "{message}"
+        );
     }
 
     #[test]

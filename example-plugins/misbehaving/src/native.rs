@@ -38,7 +38,8 @@ pub(crate) fn print_in_every_way() -> Result<()> {
 /// Leaves a grandchild behind, in a session of its own, that goes on printing.
 pub(crate) fn child_that_outlives(patience: Duration) -> Result<()> {
     let seconds = patience.as_secs_f64();
-    let script = format!("setsid sh -c 'echo child lives; sleep 0.2; echo child speaks; sleep {seconds}' &");
+    let script =
+        format!("setsid sh -c 'echo child lives; sleep 0.2; echo child speaks; sleep {seconds}' &");
     let status = Command::new("/bin/sh").args(["-c", &script]).status()?;
     if !status.success() {
         return Err("the shell failed".into());

@@ -42,7 +42,10 @@ fn word_frequencies(task: &mut Task, order: Order) -> Result<Report> {
         most_frequent: summary(&ranking, order.top),
         frequencies: csv(&ranking).into_bytes().into(),
     };
-    println!("{} words, {} of them distinct", report.words, report.distinct);
+    println!(
+        "{} words, {} of them distinct",
+        report.words, report.distinct
+    );
     Ok(report)
 }
 
@@ -50,26 +53,36 @@ fn count_words(text: &str, task: &mut Task) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     let lines = text.lines().count();
     for (number, line) in text.lines().enumerate() {
-        let words = line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let words = line
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty());
         for word in words {
             *counts.entry(word.to_lowercase()).or_insert(0) += 1;
         }
-        task.progress((number + 1) as f64 / lines as f64, format!("line {} of {lines}", number + 1));
+        task.progress(
+            (number + 1) as f64 / lines as f64,
+            format!("line {} of {lines}", number + 1),
+        );
     }
     counts
 }
 
 fn summary(ranking: &[(String, usize)], top: usize) -> String {
-    let named: Vec<String> =
-        ranking.iter().take(top).map(|(word, count)| format!("{word} {count}")).collect();
+    let named: Vec<String> = ranking
+        .iter()
+        .take(top)
+        .map(|(word, count)| format!("{word} {count}"))
+        .collect();
     named.join(", ")
 }
 
 fn csv(ranking: &[(String, usize)]) -> String {
-    ranking.iter().fold("word,count\n".to_owned(), |mut csv, (word, count)| {
-        csv.push_str(&format!("{word},{count}\n"));
-        csv
-    })
+    ranking
+        .iter()
+        .fold("word,count\n".to_owned(), |mut csv, (word, count)| {
+            csv.push_str(&format!("{word},{count}\n"));
+            csv
+        })
 }
 
 rework_plugin::export!();
@@ -90,13 +103,23 @@ mod tests {
         assert_eq!(output["most_frequent"], "the 3");
         let csv = String::from_utf8(outcome.files["frequencies.csv"].clone()).unwrap();
         assert_eq!(csv, "word,count\nthe,3\nbird,1\ncat,1\ndog,1\n");
-        assert_eq!(outcome.progress.last(), Some(&(1.0, "line 2 of 2".to_owned())));
-        assert!(outcome.logs[0].message.starts_with("counting words"), "{:?}", outcome.logs);
+        assert_eq!(
+            outcome.progress.last(),
+            Some(&(1.0, "line 2 of 2".to_owned()))
+        );
+        assert!(
+            outcome.logs[0].message.starts_with("counting words"),
+            "{:?}",
+            outcome.logs
+        );
     }
 
     #[test]
     fn what_is_no_text_is_refused() {
-        let failure = testing::task("word_frequencies").file("text", [0xff, 0xfe]).run().failure;
+        let failure = testing::task("word_frequencies")
+            .file("text", [0xff, 0xfe])
+            .run()
+            .failure;
         assert!(failure.unwrap().message.starts_with("invalid utf-8"));
         let failure = testing::task("word_frequencies").run().failure;
         assert_eq!(failure.unwrap().message, "missing required input `text`");

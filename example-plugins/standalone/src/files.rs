@@ -14,7 +14,10 @@ fn reverse(file: File) -> Reversed {
     log::info!("reversing {} bytes", file.len());
     let mut bytes = file.to_vec();
     bytes.reverse();
-    Reversed { bytes: bytes.len(), reversed: bytes.into() }
+    Reversed {
+        bytes: bytes.len(),
+        reversed: bytes.into(),
+    }
 }
 
 /// Gives raw bytes back as they came.

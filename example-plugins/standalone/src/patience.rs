@@ -21,7 +21,9 @@ mod tests {
 
     #[test]
     fn an_async_operation_is_run_to_its_end() {
-        let outcome = testing::task("wait_twice").input(json!({"milliseconds": 1})).run();
+        let outcome = testing::task("wait_twice")
+            .input(json!({"milliseconds": 1}))
+            .run();
         assert_eq!(outcome.output, Some(json!("first and second")));
     }
 }

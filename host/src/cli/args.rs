@@ -13,7 +13,12 @@ use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 ///
 /// Exit codes: 0 done; 1 the command could not do it; 2 the command line is wrong.
 #[derive(Debug, Parser)]
-#[command(name = "rework", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "rework",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,

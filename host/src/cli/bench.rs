@@ -34,7 +34,10 @@ struct Figures {
 struct Monitor(Child);
 
 impl Monitor {
-    #[expect(clippy::disallowed_methods, reason = "the bench runs a whole monitor of its own")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the bench runs a whole monitor of its own"
+    )]
     fn start(args: &BenchArgs, domain: &str) -> Result<Self> {
         let workers = args.workers.to_string();
         let child = Command::new("/proc/self/exe")
@@ -64,8 +67,17 @@ pub(super) fn bench(args: BenchArgs) -> Result<()> {
     if args.json {
         return output::json(&figures);
     }
-    let Figures { tasks, workers, enqueue_per_second, run_per_second, .. } = figures;
-    output::line(&format!("{tasks} tasks of `{}`, {workers} workers", args.operation))?;
+    let Figures {
+        tasks,
+        workers,
+        enqueue_per_second,
+        run_per_second,
+        ..
+    } = figures;
+    output::line(&format!(
+        "{tasks} tasks of `{}`, {workers} workers",
+        args.operation
+    ))?;
     output::line(&format!("enqueue   {enqueue_per_second:>10.0} tasks/s"))?;
     output::line(&format!("run       {run_per_second:>10.0} tasks/s"))?;
     output::line(&format!(
@@ -82,21 +94,28 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
     let client = Client::connect(&args.db).await?;
     let host = here::host_name(None);
     let operations = client.operations(None).await?;
-    let Some(operation) =
-        operations.iter().find(|row| row.name == args.operation && row.host == host)
+    let Some(operation) = operations
+        .iter()
+        .find(|row| row.name == args.operation && row.host == host)
     else {
         return Err(Failure::new(format!(
             "operation `{}` is not registered on host `{host}`",
             args.operation
         ))
-        .hint("register example-plugins/hello, which offers `noop`, or name one with --operation"));
+        .hint(
+            "register example-plugins/hello, which offers `noop`, or name one with --operation",
+        ));
     };
 
     let began = Instant::now();
     let mut batch = Vec::new();
     while batch.len() < args.tasks as usize {
         let part = (args.tasks - batch.len() as u32).min(1000);
-        batch.extend(client.schedule_copies(OperationId(operation.id), part).await?);
+        batch.extend(
+            client
+                .schedule_copies(OperationId(operation.id), part)
+                .await?,
+        );
     }
     let enqueue = began.elapsed();
 
@@ -112,7 +131,10 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
     for _ in 0..args.samples {
         // Idle again.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let task = client.schedule(&args.operation).domain(&operation.domain).await?;
+        let task = client
+            .schedule(&args.operation)
+            .domain(&operation.domain)
+            .await?;
         task.join().await?;
         let row = task.row().await?;
         if let Some(started) = row.started {
@@ -122,10 +144,16 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| {
         let place = (latencies.len() as f64 * share) as usize;
-        latencies.get(place.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+        latencies
+            .get(place.min(latencies.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
     };
     let workers = client.workers(Some(&operation.domain), false).await?;
-    let worker = workers.iter().rev().find(|row| row.state != "dead" && row.started.is_some());
+    let worker = workers
+        .iter()
+        .rev()
+        .find(|row| row.state != "dead" && row.started.is_some());
     let ready = worker.and_then(|row| Some((row.started? - row.created).as_seconds_f64() * 1000.0));
     let memory = worker.and_then(|row| row.memory_mb);
     drop(monitor);

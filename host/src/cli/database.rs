@@ -57,7 +57,11 @@ pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
         }
         EmbeddedCommand::Stop(args) => {
             let stopped = cluster(args)?.stop().map_err(ClientError::from)?;
-            output::line(if stopped { "stopped" } else { "it was not running" })
+            output::line(if stopped {
+                "stopped"
+            } else {
+                "it was not running"
+            })
         }
         EmbeddedCommand::Url(args) => {
             let cluster = cluster(args)?;

@@ -13,13 +13,24 @@ use serde_json::Value;
 pub(super) fn operation(row: &OperationRow) -> String {
     let name = coloured(&row.name, AnsiColor::Green);
     let paused = if row.paused { " [paused]" } else { "" };
-    let OperationRow { id, domain, path, host, .. } = row;
+    let OperationRow {
+        id,
+        domain,
+        path,
+        host,
+        ..
+    } = row;
     format!("{id} `{name}` {domain} path({path}) host({host}){paused}")
 }
 
 /// `ID NAME STATE domain=D [queued] → [started] → [finished] cause`
 pub(super) fn task(row: &TaskRow) -> String {
-    let TaskRow { id, operation, domain, .. } = row;
+    let TaskRow {
+        id,
+        operation,
+        domain,
+        ..
+    } = row;
     let mut text = format!("{id} {operation} {} domain={domain}", state(&row.state));
     if let Some(lines) = row.log_lines {
         text += &format!(" [{lines} log lines]");
@@ -34,15 +45,20 @@ pub(super) fn task(row: &TaskRow) -> String {
 /// `cause: error`, in one line.
 pub(super) fn why(cause: Option<&str>, error: Option<&str>) -> Option<String> {
     let cause = cause?;
-    Some(match error.map(|error| error.lines().next().unwrap_or_default()) {
-        Some(error) if !error.is_empty() => format!("{cause}: {error}"),
-        _ => cause.to_owned(),
-    })
+    Some(
+        match error.map(|error| error.lines().next().unwrap_or_default()) {
+            Some(error) if !error.is_empty() => format!("{cause}: {error}"),
+            _ => cause.to_owned(),
+        },
+    )
 }
 
 fn times(times: &[Option<DateTime<Utc>>]) -> String {
-    let known: Vec<String> =
-        times.iter().flatten().map(|time| format!("[{}]", human(*time))).collect();
+    let known: Vec<String> = times
+        .iter()
+        .flatten()
+        .map(|time| format!("[{}]", human(*time)))
+        .collect();
     known.join(" → ")
 }
 
@@ -58,19 +74,27 @@ pub(super) fn log_line(row: &LogRow) -> String {
         "WARN" => coloured(&level, AnsiColor::Yellow),
         _ => level,
     };
-    format!("{source}:{level}: {}: {}", row.time.format("%Y-%m-%d %H:%M:%S"), row.line)
+    format!(
+        "{source}:{level}: {}: {}",
+        row.time.format("%Y-%m-%d %H:%M:%S"),
+        row.line
+    )
 }
 
 /// `ID PID@HOST N Mb [running (idle)] [created] → [started] → [finished] CAUSE`
 pub(super) fn worker(row: &WorkerRow) -> String {
-    let pid = row.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+    let pid = row
+        .pid
+        .map_or_else(|| "?".to_owned(), |pid| pid.to_string());
     let memory = row.memory_mb.unwrap_or_default().round();
     let doing = match (row.state.as_str(), row.task) {
         ("running", Some(task)) => state("running") + &format!(" #{task}"),
         ("idle", _) => state("running") + " (idle)",
         (other, _) => state(other),
     };
-    let WorkerRow { id, host, domain, .. } = row;
+    let WorkerRow {
+        id, host, domain, ..
+    } = row;
     let mut text = format!(
         "{id} {pid}@{host} {memory} Mb [{doing}] {}",
         times(&[Some(row.created), row.started, row.finished])
@@ -87,12 +111,17 @@ pub(super) fn worker(row: &WorkerRow) -> String {
 /// `ID LASTSEEN DOMAIN options(k=v, …)`
 pub(super) fn monitor(row: &MonitorRow) -> String {
     let options = match &row.options {
-        Value::Object(options) => {
-            options.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
-        }
+        Value::Object(options) => options
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>(),
         _ => Vec::new(),
     };
-    let domains = if row.domains.is_empty() { "(all)".to_owned() } else { row.domains.join(",") };
+    let domains = if row.domains.is_empty() {
+        "(all)".to_owned()
+    } else {
+        row.domains.join(",")
+    };
     let mut text = format!(
         "{} {} {domains} options({})",
         row.id,

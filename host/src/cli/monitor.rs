@@ -24,7 +24,11 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     let target = Target::resolve(&args.db)?;
     let options = Options {
         host: here::host_name(args.host.as_deref()),
-        domains: if args.all_domains { Vec::new() } else { args.domain },
+        domains: if args.all_domains {
+            Vec::new()
+        } else {
+            args.domain
+        },
         pool: PoolOptions {
             max_workers: args.maxworkers.into(),
             min_workers: args.minworkers.into(),

@@ -23,7 +23,11 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
     for warning in &registration.warnings {
         anstream::eprintln!("warning: {warning}");
     }
-    let verb = if args.dry_run { "would register" } else { "registered" };
+    let verb = if args.dry_run {
+        "would register"
+    } else {
+        "registered"
+    };
     output::line(&format!(
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
@@ -38,7 +42,9 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let refused = |error: plugin::PluginError| Failure::new(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir()).admit(&args.plugin).map_err(refused)?;
+    let cached = plugin::Cache::at(here::plugin_cache_dir())
+        .admit(&args.plugin)
+        .map_err(refused)?;
     let inspection = plugin::inspect(&cached.path, &args.plugin).map_err(refused)?;
     plugin::probe(&cached.path, &args.plugin).map_err(refused)?;
     if args.json {
@@ -52,7 +58,10 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
     output::line(&format!("sha256 {}", inspection.hash))?;
     for operation in &inspection.operations {
         let description = operation.description.lines().next().unwrap_or_default();
-        output::line(&format!("`{}` {} {description}", operation.name, operation.domain))?;
+        output::line(&format!(
+            "`{}` {} {description}",
+            operation.name, operation.domain
+        ))?;
     }
     Ok(())
 }
@@ -95,5 +104,6 @@ pub(super) async fn list(args: ListOperationsArgs) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    rows.iter().try_for_each(|row| output::line(&format::operation(row)))
+    rows.iter()
+        .try_for_each(|row| output::line(&format::operation(row)))
 }

@@ -86,11 +86,12 @@ pub(super) fn print_payload(payload: Payload) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let unreadable =
-        |error| Failure::new(format!("could not read {}: {error}", path.display()));
+    let unreadable = |error| Failure::new(format!("could not read {}: {error}", path.display()));
     if path == Path::new("-") {
         let mut content = Vec::new();
-        std::io::stdin().read_to_end(&mut content).map_err(unreadable)?;
+        std::io::stdin()
+            .read_to_end(&mut content)
+            .map_err(unreadable)?;
         return Ok(content);
     }
     std::fs::read(path).map_err(unreadable)

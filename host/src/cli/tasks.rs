@@ -46,8 +46,18 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
         return output::json(&document);
     }
     output::line(&format::task(&report.row))?;
-    let Value::Object(fields) = document else { return Ok(()) };
-    let said = ["id", "operation", "domain", "state", "queued", "started", "finished"];
+    let Value::Object(fields) = document else {
+        return Ok(());
+    };
+    let said = [
+        "id",
+        "operation",
+        "domain",
+        "state",
+        "queued",
+        "started",
+        "finished",
+    ];
     for (name, value) in fields {
         let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         if said.contains(&name.as_str()) || empty {
@@ -69,11 +79,13 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
 /// Everything known about a task, as one object.
 fn document(report: &TaskReport) -> Value {
     let mut document = serde_json::to_value(&report.row).expect("rows are plain JSON");
-    let Value::Object(fields) = &mut document else { unreachable!("a row is an object") };
+    let Value::Object(fields) = &mut document else {
+        unreachable!("a row is an object")
+    };
     let detail = &report.detail;
-    let progress = detail.progress.map(|fraction| {
-        json!({ "fraction": fraction, "message": detail.progress_message })
-    });
+    let progress = detail
+        .progress
+        .map(|fraction| json!({ "fraction": fraction, "message": detail.progress_message }));
     let (input, input_encoding) = shown(&report.input, &report.input_files);
     let (output, output_encoding) = shown(&report.output, &report.output_files);
     fields.extend([
@@ -86,7 +98,10 @@ fn document(report: &TaskReport) -> Value {
         ("backtrace".to_owned(), json!(detail.backtrace)),
         ("exit_code".to_owned(), json!(detail.exit_code)),
         ("signal".to_owned(), json!(detail.signal)),
-        ("peak_memory_mb".to_owned(), json!(detail.peak_memory.map(|bytes| bytes as f64 / 1048576.0))),
+        (
+            "peak_memory_mb".to_owned(),
+            json!(detail.peak_memory.map(|bytes| bytes as f64 / 1048576.0)),
+        ),
         ("cpu_seconds".to_owned(), json!(detail.cpu_seconds)),
         ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
         ("attempts".to_owned(), json!(report.attempts)),
@@ -100,7 +115,10 @@ fn shown(payload: &Payload, files: &[FileInfo]) -> (Value, Value) {
         Payload::None => (Value::Null, Value::Null),
         Payload::Raw(content) => {
             let sha256 = crate::model::input::sha256(content);
-            (json!({ "bytes": content.len(), "sha256": sha256 }), json!("raw"))
+            (
+                json!({ "bytes": content.len(), "sha256": sha256 }),
+                json!("raw"),
+            )
         }
         Payload::Fields(fields) => {
             let mut fields = fields.clone();
@@ -205,9 +223,10 @@ pub(super) async fn abort(args: AbortTaskArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     match client.task(args.id).abort(args.message.as_deref()).await? {
         TaskState::Aborted => output::line(&format!("task {} is aborted", args.id)),
-        TaskState::Aborting => {
-            output::line(&format!("task {} is aborting: its worker is being killed", args.id))
-        }
+        TaskState::Aborting => output::line(&format!(
+            "task {} is aborting: its worker is being killed",
+            args.id
+        )),
         state => Err(Failure::new(format!("task {} is {state}", args.id))),
     }
 }

@@ -13,7 +13,8 @@ pub(super) async fn list_workers(args: ListWorkersArgs) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    rows.iter().try_for_each(|row| output::line(&format::worker(row)))
+    rows.iter()
+        .try_for_each(|row| output::line(&format::worker(row)))
 }
 
 pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
@@ -22,5 +23,6 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    rows.iter().try_for_each(|row| output::line(&format::monitor(row)))
+    rows.iter()
+        .try_for_each(|row| output::line(&format::monitor(row)))
 }

@@ -45,7 +45,10 @@ impl Client {
         module: Option<&str>,
         host: Option<&str>,
     ) -> Result<Vec<Retired>> {
-        Ok(self.store().operation_find(operation, domain, module, host).await?)
+        Ok(self
+            .store()
+            .operation_find(operation, domain, module, host)
+            .await?)
     }
 
     /// Retires deployments; tasks, logs and schedules of their operations stay.
@@ -55,7 +58,11 @@ impl Client {
     }
 
     /// Queues so many tasks of an operation that takes no input; for the bench.
-    pub(crate) async fn schedule_copies(&self, operation: OperationId, count: u32) -> Result<Vec<i64>> {
+    pub(crate) async fn schedule_copies(
+        &self,
+        operation: OperationId,
+        count: u32,
+    ) -> Result<Vec<i64>> {
         Ok(self.store().task_enqueue_copies(operation, count).await?)
     }
 

@@ -40,7 +40,11 @@ pub struct Registration {
 
 impl Client {
     /// Registers the operations of a plugin file for a host.
-    pub async fn register(&self, file: &Path, options: &RegistrationOptions) -> Result<Registration> {
+    pub async fn register(
+        &self,
+        file: &Path,
+        options: &RegistrationOptions,
+    ) -> Result<Registration> {
         let plugin = checked_plugin(file, options)?;
         let mut warnings = Vec::new();
         if plugin.panic == "abort" {
@@ -59,7 +63,12 @@ impl Client {
             };
             let known = plugin.operations.iter().filter(is_known).count();
             let new = plugin.operations.len() - known;
-            return Ok(Registration { new, known, retired: Vec::new(), warnings });
+            return Ok(Registration {
+                new,
+                known,
+                retired: Vec::new(),
+                warnings,
+            });
         }
         let host = here::host_name(options.host.as_deref());
         let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -81,11 +90,16 @@ impl Client {
 /// Inspects, caches and probes a plugin; what to write about it.
 fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugin> {
     let refused = |error: plugin::PluginError| ClientError::Plugin(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir()).admit(file).map_err(refused)?;
+    let cached = plugin::Cache::at(here::plugin_cache_dir())
+        .admit(file)
+        .map_err(refused)?;
     let inspection = plugin::inspect(&cached.path, file).map_err(refused)?;
     plugin::probe(&cached.path, file).map_err(refused)?;
     let wanted = |operation: &&OperationNote| {
-        options.domain.as_ref().is_none_or(|domain| operation.domain == *domain)
+        options
+            .domain
+            .as_ref()
+            .is_none_or(|domain| operation.domain == *domain)
     };
     let operations: Vec<NewOperation> = inspection
         .operations
@@ -95,8 +109,11 @@ fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugi
         .collect();
     if operations.is_empty() {
         let domain = options.domain.as_deref().unwrap_or_default();
-        let mut domains: Vec<&str> =
-            inspection.operations.iter().map(|operation| operation.domain.as_str()).collect();
+        let mut domains: Vec<&str> = inspection
+            .operations
+            .iter()
+            .map(|operation| operation.domain.as_str())
+            .collect();
         domains.sort_unstable();
         domains.dedup();
         return Err(ClientError::Plugin(format!(

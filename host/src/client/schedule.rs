@@ -40,7 +40,10 @@ impl Client {
     pub fn schedule(&self, operation: impl Into<String>) -> Schedule<'static> {
         Schedule {
             client: self.clone(),
-            request: ScheduleRequest { operation: operation.into(), ..ScheduleRequest::default() },
+            request: ScheduleRequest {
+                operation: operation.into(),
+                ..ScheduleRequest::default()
+            },
             fault: None,
             connection: None,
         }
@@ -52,7 +55,12 @@ impl<'t> Schedule<'t> {
     pub fn input(mut self, input: impl Serialize) -> Self {
         match serde_json::to_value(input) {
             Ok(input) => self.request.input = Some(input),
-            Err(source) => self.fault = Some(ClientError::Serialize { what: "input", source }),
+            Err(source) => {
+                self.fault = Some(ClientError::Serialize {
+                    what: "input",
+                    source,
+                })
+            }
         }
         self
     }
@@ -65,7 +73,10 @@ impl<'t> Schedule<'t> {
 
     /// The content of a file field of the input, without any encoding on its way.
     pub fn input_file(mut self, field: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
-        self.request.files.push(FileContent { name: field.into(), content: content.into() });
+        self.request.files.push(FileContent {
+            name: field.into(),
+            content: content.into(),
+        });
         self
     }
 
@@ -119,15 +130,29 @@ impl<'t> Schedule<'t> {
 
     /// Queues it within a transaction of the caller: it exists if and only if that commits.
     pub fn in_transaction<'c>(self, connection: &'c mut PgConnection) -> Schedule<'c> {
-        let Schedule { client, request, fault, connection: _ } = self;
-        Schedule { client, request, fault, connection: Some(connection) }
+        let Schedule {
+            client,
+            request,
+            fault,
+            connection: _,
+        } = self;
+        Schedule {
+            client,
+            request,
+            fault,
+            connection: Some(connection),
+        }
     }
 
     async fn send(self) -> Result<Task> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let id = self.client.store().task_schedule(&self.request, self.connection).await?;
+        let id = self
+            .client
+            .store()
+            .task_schedule(&self.request, self.connection)
+            .await?;
         Ok(self.client.task(id))
     }
 }

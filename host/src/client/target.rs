@@ -22,17 +22,29 @@ impl Target {
     pub fn resolve(database: &str) -> Result<Self> {
         if let Some(cluster) = embedded_cluster(database)? {
             let (options, lease) = running(&cluster)?;
-            return Ok(Self { options, _lease: Some(lease) });
+            return Ok(Self {
+                options,
+                _lease: Some(lease),
+            });
         }
         if database.contains("://") {
-            return Ok(Self { options: database.parse()?, _lease: None });
+            return Ok(Self {
+                options: database.parse()?,
+                _lease: None,
+            });
         }
         let url = alias(database)?;
         if let Some(cluster) = embedded_cluster(&url)? {
             let (options, lease) = running(&cluster)?;
-            return Ok(Self { options, _lease: Some(lease) });
+            return Ok(Self {
+                options,
+                _lease: Some(lease),
+            });
         }
-        Ok(Self { options: url.parse()?, _lease: None })
+        Ok(Self {
+            options: url.parse()?,
+            _lease: None,
+        })
     }
 
     /// How to connect.
@@ -81,7 +93,10 @@ fn configuration_file() -> Option<PathBuf> {
 fn alias(name: &str) -> Result<String> {
     let hint = "DB is a postgres:// URL, an alias of section [dburi] in rework.cfg, \
                 `embedded` or `embedded:/some/dir`";
-    let unknown = |message| ClientError::Database { message, hint: Some(hint.to_owned()) };
+    let unknown = |message| ClientError::Database {
+        message,
+        hint: Some(hint.to_owned()),
+    };
     let Some(path) = configuration_file() else {
         return Err(unknown(format!(
             "`{name}` is neither a database URL nor an alias: there is no rework.cfg"
@@ -99,7 +114,11 @@ fn alias(name: &str) -> Result<String> {
             unknown(format!(
                 "no alias `{name}` in section [dburi] of {} (it has: {})",
                 path.display(),
-                if aliases.is_empty() { "none".to_owned() } else { aliases.join(", ") }
+                if aliases.is_empty() {
+                    "none".to_owned()
+                } else {
+                    aliases.join(", ")
+                }
             ))
         })
 }

@@ -62,7 +62,10 @@ impl Task {
     /// The state that it is in.
     pub async fn state(&self) -> Result<TaskState> {
         let states = self.client.store().task_states(&[self.id]).await?;
-        states.first().map(|(_, state)| *state).ok_or(ClientError::UnknownTask(self.id))
+        states
+            .first()
+            .map(|(_, state)| *state)
+            .ok_or(ClientError::UnknownTask(self.id))
     }
 
     /// `queued`, `running` or `done`, however it ended; [`Task::state`] tells more.
@@ -119,7 +122,9 @@ impl Task {
     /// The caller's notes; `{}` if there are none.
     pub async fn metadata(&self) -> Result<Value> {
         let row = self.row().await?;
-        Ok(row.metadata.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
+        Ok(row
+            .metadata
+            .unwrap_or_else(|| Value::Object(serde_json::Map::new())))
     }
 
     /// Why it did not end well: the cause, and the text of it. `None` if it did, or has not ended.
@@ -168,7 +173,11 @@ impl Task {
             None => {
                 self.state().await?;
                 let field = field.to_owned();
-                Err(ClientError::UnknownField { task: self.id, what, field })
+                Err(ClientError::UnknownField {
+                    task: self.id,
+                    what,
+                    field,
+                })
             }
         }
     }
@@ -176,13 +185,18 @@ impl Task {
     /// Its input, whatever its encoding.
     pub async fn input_payload(&self) -> Result<Payload> {
         let row = self.client.store().task_input(self.id).await?;
-        self.payload("input", row.ok_or(ClientError::UnknownTask(self.id))?).await
+        self.payload("input", row.ok_or(ClientError::UnknownTask(self.id))?)
+            .await
     }
 
     /// Its output, whatever its encoding.
     pub async fn output_payload(&self) -> Result<Payload> {
         let row = self.client.store().task_output(self.id).await?;
-        self.payload("output", row.ok_or(ClientError::UnknownTask(self.id))?.payload).await
+        self.payload(
+            "output",
+            row.ok_or(ClientError::UnknownTask(self.id))?.payload,
+        )
+        .await
     }
 
     async fn payload(&self, what: &'static str, row: InputRow) -> Result<Payload> {
@@ -195,12 +209,20 @@ impl Task {
         })
     }
 
-    fn typed<T: DeserializeOwned>(&self, what: &'static str, payload: Payload) -> Result<Option<T>> {
+    fn typed<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        payload: Payload,
+    ) -> Result<Option<T>> {
         match payload {
             Payload::None => Ok(None),
-            Payload::Fields(fields) => serde_json::from_value(fields)
-                .map(Some)
-                .map_err(|source| ClientError::Deserialize { task: self.id, what, source }),
+            Payload::Fields(fields) => serde_json::from_value(fields).map(Some).map_err(|source| {
+                ClientError::Deserialize {
+                    task: self.id,
+                    what,
+                    source,
+                }
+            }),
             Payload::Raw(_) => Err(self.wrong_encoding(what, "raw", "fields")),
         }
     }
@@ -214,7 +236,12 @@ impl Task {
     }
 
     fn wrong_encoding(&self, what: &'static str, found: &str, wanted: &'static str) -> ClientError {
-        ClientError::Encoding { task: self.id, what, found: found.to_owned(), wanted }
+        ClientError::Encoding {
+            task: self.id,
+            what,
+            found: found.to_owned(),
+            wanted,
+        }
     }
 
     /// Its lines after line `after` (0: from the first), at most a thousand.

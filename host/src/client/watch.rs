@@ -33,13 +33,20 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, waiters: std::sync::Mutex::new(None) }
+        Self {
+            store,
+            waiters: std::sync::Mutex::new(None),
+        }
     }
 
     /// Resolves when the task has ended, or, with `running`, has begun.
     pub(super) async fn wait(&self, task: TaskId, running: bool) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.hand_over(Waiter { task, running, answer });
+        self.hand_over(Waiter {
+            task,
+            running,
+            answer,
+        });
         answered.await.expect("the look-out answers before it ends")
     }
 

@@ -116,7 +116,11 @@ mod tests {
             ("P1DT12H", 129_600.0),
             ("1.5h", 5400.0),
         ] {
-            assert_eq!(parse_duration(text).unwrap().as_secs_f64(), seconds, "{text}");
+            assert_eq!(
+                parse_duration(text).unwrap().as_secs_f64(),
+                seconds,
+                "{text}"
+            );
         }
     }
 
@@ -129,9 +133,14 @@ mod tests {
 
     #[test]
     fn refusals_name_the_text() {
-        for text in ["", "3", "3x", "m", "P", "PT", "P1Y", "-3s", "1h30", "PT3", "1..5s"] {
+        for text in [
+            "", "3", "3x", "m", "P", "PT", "P1Y", "-3s", "1h30", "PT3", "1..5s",
+        ] {
             let error = parse_duration(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{text}` is not a duration")), "{error}");
+            assert!(
+                error.starts_with(&format!("`{text}` is not a duration")),
+                "{error}"
+            );
         }
     }
 }

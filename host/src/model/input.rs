@@ -56,7 +56,9 @@ fn complete_version(
         return complete_unspecified(given);
     };
     if given.raw.is_some() {
-        return Err(format!("`{operation}` declares its inputs and takes no raw input"));
+        return Err(format!(
+            "`{operation}` declares its inputs and takes no raw input"
+        ));
     }
     let specs: Vec<Spec> = serde_json::from_value(specs.clone())
         .map_err(|error| format!("the inputs of `{operation}` are recorded badly: {error}"))?;
@@ -85,25 +87,40 @@ fn complete_version(
         fields.insert(name.clone(), placeholder(content));
     }
     let fields = validate(&specs, &fields).map_err(|fault| format!("{fault} of `{operation}`"))?;
-    Ok(Complete { fields: Some(Value::Object(fields)), raw: None, files })
+    Ok(Complete {
+        fields: Some(Value::Object(fields)),
+        raw: None,
+        files,
+    })
 }
 
 /// An operation without a spec takes anything.
 fn complete_unspecified(given: Given) -> Result<Complete, String> {
     if given.files.is_empty() {
-        return Ok(Complete { fields: given.fields, raw: given.raw, files: Vec::new() });
+        return Ok(Complete {
+            fields: given.fields,
+            raw: given.raw,
+            files: Vec::new(),
+        });
     }
     let mut fields = match given.fields {
         None => Map::new(),
         Some(Value::Object(fields)) => fields,
         Some(other) => {
-            return Err(format!("files need an object of fields as input, not {}", kind(&other)));
+            return Err(format!(
+                "files need an object of fields as input, not {}",
+                kind(&other)
+            ));
         }
     };
     for (name, content) in &given.files {
         fields.insert(name.clone(), placeholder(content));
     }
-    Ok(Complete { fields: Some(Value::Object(fields)), raw: None, files: given.files })
+    Ok(Complete {
+        fields: Some(Value::Object(fields)),
+        raw: None,
+        files: given.files,
+    })
 }
 
 /// The content of a file given in JSON: a string's UTF-8 bytes, or `{"base64": "…"}`.
@@ -116,7 +133,10 @@ fn content_of(value: &Value) -> Result<Vec<u8>, String> {
             base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
                 .map_err(|error| format!("is not base64: {error}"))
         }
-        other => Err(format!("must be a string or {{\"base64\": \"…\"}}, not {}", kind(other))),
+        other => Err(format!(
+            "must be a string or {{\"base64\": \"…\"}}, not {}",
+            kind(other)
+        )),
     }
 }
 
@@ -128,10 +148,12 @@ fn placeholder(content: &[u8]) -> Value {
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256(content: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    Sha256::digest(content)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+            text
+        })
 }
 
 /// The word for a JSON value's type.

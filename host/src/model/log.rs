@@ -33,5 +33,8 @@ pub fn level_number(word: &str) -> Option<u8> {
         "critical" => "error",
         other => other,
     };
-    LEVELS.iter().position(|level| *level == word).map(|n| n as u8)
+    LEVELS
+        .iter()
+        .position(|level| *level == word)
+        .map(|n| n as u8)
 }

@@ -270,7 +270,11 @@ mod tests {
     fn an_ended_task_only_leaves_by_requeue() {
         for state in TaskState::TERMINAL {
             assert_eq!(next_state(state, TaskEvent::Requeue), Ok(TaskState::Queued));
-            for event in [TaskEvent::Begin, TaskEvent::Abort, TaskEvent::End(Outcome::Done)] {
+            for event in [
+                TaskEvent::Begin,
+                TaskEvent::Abort,
+                TaskEvent::End(Outcome::Done),
+            ] {
                 assert_eq!(next_state(state, event), Err(WrongState { state, event }));
             }
         }

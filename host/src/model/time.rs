@@ -45,7 +45,10 @@ pub fn parse(text: &str) -> Result<DateTime<Utc>, NotATime> {
         return Ok(time.to_utc());
     }
     let naive = text.strip_suffix(['Z', 'z']).unwrap_or(text);
-    let naive = naive.strip_suffix("UTC").unwrap_or(naive).replacen('T', " ", 1);
+    let naive = naive
+        .strip_suffix("UTC")
+        .unwrap_or(naive)
+        .replacen('T', " ", 1);
     ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"]
         .iter()
         .find_map(|format| NaiveDateTime::parse_from_str(naive.trim(), format).ok())
@@ -63,7 +66,11 @@ mod tests {
 
     #[test]
     fn decimals_are_trimmed() {
-        for text in ["2026-05-01T09:00:00Z", "2026-05-01T09:00:10.5Z", "2026-05-01T09:00:00.000001Z"] {
+        for text in [
+            "2026-05-01T09:00:00Z",
+            "2026-05-01T09:00:10.5Z",
+            "2026-05-01T09:00:00.000001Z",
+        ] {
             assert_eq!(rfc3339(parse(text).unwrap()), text);
         }
     }
@@ -71,7 +78,12 @@ mod tests {
     #[test]
     fn without_an_offset_it_is_utc() {
         let nine = parse("2026-05-01T09:00:00Z").unwrap();
-        for text in ["2026-05-01 09:00", "2026-05-01T09:00:00", "2026-05-01 11:00:00+02:00", "2026-05-01 09:00:00UTC"] {
+        for text in [
+            "2026-05-01 09:00",
+            "2026-05-01T09:00:00",
+            "2026-05-01 11:00:00+02:00",
+            "2026-05-01 09:00:00UTC",
+        ] {
             assert_eq!(parse(text), Ok(nine), "{text}");
         }
         assert!(parse("tomorrow").is_err());

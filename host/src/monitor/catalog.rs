@@ -50,7 +50,9 @@ impl Catalog {
                 .or_insert_with(|| admit(&row.hash, Path::new(&row.path)));
             match file {
                 Ok(file) => {
-                    sets.entry(row.domain.clone()).or_default().insert(PluginFileByHash(file.clone()));
+                    sets.entry(row.domain.clone())
+                        .or_default()
+                        .insert(PluginFileByHash(file.clone()));
                     let domain = domains.entry(row.domain.clone()).or_default();
                     if !row.paused {
                         domain.lanes.extend(&row.lanes);

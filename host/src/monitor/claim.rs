@@ -47,12 +47,21 @@ impl Positions {
         for appetite in appetites {
             let Appetite { pool, quota, .. } = *appetite;
             for &lane in &appetite.lanes {
-                let scan = |after, last_rank| Scan { lane, after, last_rank, pool, quota };
+                let scan = |after, last_rank| Scan {
+                    lane,
+                    after,
+                    last_rank,
+                    pool,
+                    quota,
+                };
                 if from_front {
                     scans.push(scan(FRONT, i16::MAX));
                     continue;
                 }
-                let mut known = self.read_to.range((lane, i16::MIN)..=(lane, i16::MAX)).peekable();
+                let mut known = self
+                    .read_to
+                    .range((lane, i16::MIN)..=(lane, i16::MAX))
+                    .peekable();
                 if known.peek().is_none() {
                     // Nothing was ever found here: the lane is new, or has nothing to walk over.
                     scans.push(scan(FRONT, i16::MAX));
@@ -76,7 +85,8 @@ impl Positions {
 
     /// When the next look from the front may happen.
     pub(super) fn next_front(&self) -> Option<Instant> {
-        self.front.map(|(began, took)| began + (took * FRONT_SHARE).min(FRONT_AT_LEAST))
+        self.front
+            .map(|(began, took)| began + (took * FRONT_SHARE).min(FRONT_AT_LEAST))
     }
 
     /// Learns from what a look has found.
@@ -116,7 +126,11 @@ mod tests {
     #[test]
     fn goes_on_where_the_last_look_ended_and_returns_to_the_front() {
         let mut positions = Positions::default();
-        let appetites = [Appetite { pool: 0, quota: 10, lanes: vec![7] }];
+        let appetites = [Appetite {
+            pool: 0,
+            quota: 10,
+            lanes: vec![7],
+        }];
         let start = Instant::now();
         let scans = positions.scans(&appetites, start);
         assert_eq!(scans.len(), 1);
@@ -126,25 +140,46 @@ mod tests {
         let found = [claimed(7, 0, 40), claimed(7, -5, 12), claimed(7, 0, 41)];
         positions.learn(&found, start + Duration::from_millis(50));
         let scans = positions.scans(&appetites, start + Duration::from_millis(60));
-        let after: Vec<_> = scans.iter().map(|scan| (scan.after, scan.last_rank)).collect();
+        let after: Vec<_> = scans
+            .iter()
+            .map(|scan| (scan.after, scan.last_rank))
+            .collect();
         assert_eq!(after, [((-5, 12), -5), ((0, 41), 0)]);
 
-        let fresh = [Appetite { pool: 0, quota: 10, lanes: vec![8] }];
+        let fresh = [Appetite {
+            pool: 0,
+            quota: 10,
+            lanes: vec![8],
+        }];
         let scans = positions.scans(&fresh, start + Duration::from_millis(70));
-        assert_eq!(scans[0].after, FRONT, "a lane that was never read has no position");
+        assert_eq!(
+            scans[0].after, FRONT,
+            "a lane that was never read has no position"
+        );
 
         let scans = positions.scans(&appetites, start + Duration::from_millis(501));
         assert_eq!(scans[0].after, FRONT);
-        assert_eq!(scans.len(), 1, "a lane is never scanned twice in one statement");
+        assert_eq!(
+            scans.len(),
+            1,
+            "a lane is never scanned twice in one statement"
+        );
     }
 
     #[test]
     fn a_slow_look_from_the_front_is_not_put_off_for_more_than_a_second() {
         let mut positions = Positions::default();
-        let appetites = [Appetite { pool: 0, quota: 10, lanes: vec![7] }];
+        let appetites = [Appetite {
+            pool: 0,
+            quota: 10,
+            lanes: vec![7],
+        }];
         let start = Instant::now();
         positions.scans(&appetites, start);
         positions.learn(&[], start + Duration::from_secs(30));
-        assert_eq!(positions.scans(&appetites, start + Duration::from_secs(31))[0].after, FRONT);
+        assert_eq!(
+            positions.scans(&appetites, start + Duration::from_secs(31))[0].after,
+            FRONT
+        );
     }
 }

@@ -12,11 +12,7 @@ use super::{
     worker::{Life, Spawn, Worker},
 };
 use crate::{
-    model::{
-        TaskId, Token, WorkerId,
-        task::Cause,
-        worker::WorkerCause,
-    },
+    model::{TaskId, Token, WorkerId, task::Cause, worker::WorkerCause},
     store::{CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, Mark, StoreError},
     wire::{Bytes, Capture, Finished, FromWorker, Payload, Run, ToWorker},
 };
@@ -62,7 +58,11 @@ impl Supervisor {
 
     pub(super) fn census(&self, domain: &str) -> Census {
         let mut census = Census::default();
-        for worker in self.workers.values().filter(|worker| worker.domain == domain) {
+        for worker in self
+            .workers
+            .values()
+            .filter(|worker| worker.domain == domain)
+        {
             match worker.life {
                 Life::Starting => {
                     census.handed += worker.handed.len();
@@ -85,9 +85,17 @@ impl Supervisor {
 
     /// Workers with other plugins than the domain now has end after what they have begun.
     fn retire_outdated(&mut self, domain: &str) {
-        let wanted = self.catalog.domains().get(domain).map(|domain| domain.plugins.clone());
+        let wanted = self
+            .catalog
+            .domains()
+            .get(domain)
+            .map(|domain| domain.plugins.clone());
         let mut revoked = Vec::new();
-        for worker in self.workers.values_mut().filter(|worker| worker.domain == domain) {
+        for worker in self
+            .workers
+            .values_mut()
+            .filter(|worker| worker.domain == domain)
+        {
             let outdated = wanted
                 .as_ref()
                 .is_none_or(|plugins| !std::sync::Arc::ptr_eq(plugins, &worker.plugins));
@@ -102,7 +110,11 @@ impl Supervisor {
     }
 
     fn spawn_missing(&mut self, domain: &str, now: Instant) {
-        let Some(plugins) = self.catalog.domains().get(domain).map(|domain| domain.plugins.clone())
+        let Some(plugins) = self
+            .catalog
+            .domains()
+            .get(domain)
+            .map(|domain| domain.plugins.clone())
         else {
             return;
         };
@@ -112,7 +124,9 @@ impl Supervisor {
         }
         let missing = pool.to_spawn(self.census(domain), &self.options.pool);
         for _ in 0..missing {
-            let Some(id) = self.worker_ids.pop_front() else { break };
+            let Some(id) = self.worker_ids.pop_front() else {
+                break;
+            };
             let spawn = Spawn {
                 id,
                 domain,
@@ -153,7 +167,8 @@ impl Supervisor {
                         worker.handed.len() < window
                             && (worker.handed.is_empty()
                                 || worker.running().is_none_or(|(_, task)| {
-                                    task.begun.is_none_or(|(at, _)| at.elapsed() < TRAPPED_AFTER)
+                                    task.begun
+                                        .is_none_or(|(at, _)| at.elapsed() < TRAPPED_AFTER)
                                 }))
                     }
                     Life::Draining(_) | Life::Killed(_) => false,
@@ -161,13 +176,17 @@ impl Supervisor {
                 .min_by_key(|worker| (!worker.is_ready(), worker.handed.len()))
                 .map(|worker| worker.id);
             let Some(worker) = candidate else { return };
-            let Some((rank, task)) = self.pool(domain).pop() else { return };
+            let Some((rank, task)) = self.pool(domain).pop() else {
+                return;
+            };
             self.hand_task(worker, task, rank);
         }
     }
 
     fn hand_task(&mut self, worker: WorkerId, task: TaskId, rank: i16) {
-        let Some(held) = self.tasks.get_mut(&task) else { return };
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
         let worker = self.workers.get_mut(&worker).expect("the candidate lives");
         let Some(slot) = worker.hand(task, rank) else {
             let domain = worker.domain.clone();
@@ -183,7 +202,8 @@ impl Supervisor {
         let mut revoked = Vec::new();
         for worker in self.workers.values_mut() {
             let slow = worker.running().is_some_and(|(_, task)| {
-                task.begun.is_some_and(|(at, _)| now.duration_since(at) > TRAPPED_AFTER)
+                task.begun
+                    .is_some_and(|(at, _)| now.duration_since(at) > TRAPPED_AFTER)
             });
             if slow && worker.handed.len() > 1 {
                 revoked.extend(worker.revoke_all());
@@ -196,7 +216,9 @@ impl Supervisor {
 
     /// A task that was handed over and has not begun waits for another worker.
     pub(super) fn wait_again(&mut self, task: TaskId, rank: i16) {
-        let Some(held) = self.tasks.get_mut(&task) else { return };
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
         held.place = Place::Waiting;
         let domain = held.operation.domain.clone();
         self.pool(&domain).push(rank, task, Instant::now());
@@ -237,14 +259,18 @@ impl Supervisor {
         let linger = self.options.pool.linger;
         let pool = &self.pools[domain];
         if !pool.is_surplus(census, &self.options.pool)
-            || pool.last_shrink.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
+            || pool
+                .last_shrink
+                .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
         {
             return;
         }
         let surplus = self
             .workers
             .values_mut()
-            .filter(|worker| worker.domain == domain && worker.is_ready() && worker.handed.is_empty())
+            .filter(|worker| {
+                worker.domain == domain && worker.is_ready() && worker.handed.is_empty()
+            })
             .find(|worker| now.duration_since(worker.idle_since) >= linger);
         if let Some(worker) = surplus {
             worker.drain(WorkerCause::Idle);
@@ -284,7 +310,11 @@ impl Supervisor {
         }
         self.cycle_number += 1;
         let (ended, marks, finished_cycles) = self.outbox.take();
-        let scans = if wants { self.positions.scans(&appetites, now) } else { Vec::new() };
+        let scans = if wants {
+            self.positions.scans(&appetites, now)
+        } else {
+            Vec::new()
+        };
         if wants {
             self.look = false;
         }
@@ -328,9 +358,15 @@ impl Supervisor {
     /// Tasks that have run for a moment are shown as running.
     fn mark_running(&mut self, now: Instant) {
         for worker in self.workers.values_mut() {
-            let Some((_, handed)) = worker.running() else { continue };
-            let Some((begun, started)) = handed.begun else { continue };
-            let Some(held) = self.tasks.get_mut(&handed.task) else { continue };
+            let Some((_, handed)) = worker.running() else {
+                continue;
+            };
+            let Some((begun, started)) = handed.begun else {
+                continue;
+            };
+            let Some(held) = self.tasks.get_mut(&handed.task) else {
+                continue;
+            };
             if held.marked || now.duration_since(begun) < MARK_AFTER {
                 continue;
             }
@@ -355,7 +391,11 @@ impl Supervisor {
         self.workers
             .values()
             .flat_map(|worker| worker.handed.values())
-            .filter(|(_, handed)| self.tasks.get(&handed.task).is_some_and(|held| !held.marked))
+            .filter(|(_, handed)| {
+                self.tasks
+                    .get(&handed.task)
+                    .is_some_and(|held| !held.marked)
+            })
             .map(|(_, handed)| match handed.begun {
                 Some((begun, _)) => begun + MARK_AFTER,
                 // The page has to be looked at.
@@ -395,7 +435,8 @@ impl Supervisor {
             Err(error) if error.is_disconnect() => {
                 self.upkeep.lost(&error);
                 self.look = true;
-                self.outbox.put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
+                self.outbox
+                    .put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
                 self.lines.put_back(cycle.logs);
             }
             Err(error) => {
@@ -428,13 +469,18 @@ impl Supervisor {
                 _ => ended,
             })
             .collect();
-        self.outbox.put_back(ended, cycle.marks, cycle.finished_cycles);
+        self.outbox
+            .put_back(ended, cycle.marks, cycle.finished_cycles);
     }
 
     /// What a cycle wrote is forgotten here; what it had to leave out is returned.
     fn settle(&mut self, ended: Vec<Ended>, result: &CycleResult) -> Vec<Ended> {
-        let written: std::collections::HashSet<TaskId> =
-            result.reported.iter().chain(&result.moved).copied().collect();
+        let written: std::collections::HashSet<TaskId> = result
+            .reported
+            .iter()
+            .chain(&result.moved)
+            .copied()
+            .collect();
         let mut waiting = Vec::new();
         for one in ended {
             if written.contains(&one.task) {
@@ -459,7 +505,13 @@ impl Supervisor {
             // The catalog changed while the claim was under way.
             let held = held(claimed, token, std::sync::Arc::new(unknown_operation()));
             self.outbox.end(held.release());
-            self.tasks.insert(task, Held { place: Place::Ending, ..held });
+            self.tasks.insert(
+                task,
+                Held {
+                    place: Place::Ending,
+                    ..held
+                },
+            );
             return;
         };
         self.lines.open(task, claimed.attempt, claimed.log_lines);
@@ -482,7 +534,9 @@ impl Supervisor {
 
     /// The contents beside a task's row have arrived.
     pub(super) fn fetched(&mut self, task: TaskId, files: Result<Vec<FileContent>, StoreError>) {
-        let Some(held) = self.tasks.get_mut(&task) else { return };
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
         if held.place != Place::Fetching {
             return;
         }
@@ -507,7 +561,9 @@ impl Supervisor {
 
     /// A worker says something.
     pub(super) fn said(&mut self, id: WorkerId, message: FromWorker, descriptors: Vec<OwnedFd>) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         match message {
             FromWorker::Ready { resident_bytes, .. } => {
                 worker.started = Some(Utc::now());
@@ -528,14 +584,20 @@ impl Supervisor {
                 let task = worker.handed.values().find(|(taken, _)| *taken == slot);
                 worker.panic = task.map(|(_, handed)| (handed.task, failure));
             }
-            FromWorker::Progress { slot, fraction, message } => {
+            FromWorker::Progress {
+                slot,
+                fraction,
+                message,
+            } => {
                 worker.see_begun(Instant::now());
                 let Some((_, handed)) = worker.handed.values().find(|(taken, _)| *taken == slot)
                 else {
                     return;
                 };
                 let started = handed.begun.map_or_else(Utc::now, |(_, time)| time);
-                let Some(held) = self.tasks.get_mut(&handed.task) else { return };
+                let Some(held) = self.tasks.get_mut(&handed.task) else {
+                    return;
+                };
                 if held.place == Place::Ending {
                     return;
                 }
@@ -576,7 +638,8 @@ impl Supervisor {
         };
         worker.runs += 1;
         worker.panic = None;
-        worker.kill_at = None;
+        // Asked to end, and it did so by itself.
+        let ended_for = worker.kill_at.take().map(|(_, cause)| cause.task_cause());
         if worker.shown_task == Some(handed.task) {
             worker.shown_task = None;
             worker.dirty = true;
@@ -589,20 +652,33 @@ impl Supervisor {
         if max_mem > 0 && finished.resident_bytes > max_mem {
             worker.drain(WorkerCause::MaxMem);
         }
-        let revoked = if matches!(worker.life, Life::Draining(_)) { worker.revoke_all() } else { Vec::new() };
+        let revoked = if matches!(worker.life, Life::Draining(_)) {
+            worker.revoke_all()
+        } else {
+            Vec::new()
+        };
         let lingering = worker.has_pipe_of(handed.task);
         let domain = worker.domain.clone();
         for handed in revoked {
             self.wait_again(handed.task, handed.rank);
         }
         self.keep_lines(lines);
-        let micros = (finished.finished_us - finished.started_us).max(0).cast_unsigned();
+        let micros = (finished.finished_us - finished.started_us)
+            .max(0)
+            .cast_unsigned();
         self.pool(&domain).took(Duration::from_micros(micros));
         // There is room again.
         self.look |= self.upkeep.is_busy();
-        let Some(held) = self.tasks.get_mut(&handed.task) else { return };
+        let Some(held) = self.tasks.get_mut(&handed.task) else {
+            return;
+        };
         held.place = Place::Ending;
         let mut ended = held.finished(&finished, id);
+        if let Some(cause) = ended_for {
+            ended.fate = Fate::End(cause.outcome());
+            ended.cause = Some(cause);
+            ended.error = held.killed_because.clone();
+        }
         let mut files = Vec::new();
         match finished.output {
             Payload::None => {}
@@ -622,7 +698,12 @@ impl Supervisor {
                         ..Fault::default()
                     };
                     let bad = held.end(fault, ended.finished);
-                    ended = Ended { fate: bad.fate, cause: bad.cause, error: bad.error, ..ended };
+                    ended = Ended {
+                        fate: bad.fate,
+                        cause: bad.cause,
+                        error: bad.error,
+                        ..ended
+                    };
                 }
                 Err(_) => {}
             },
@@ -630,7 +711,10 @@ impl Supervisor {
                 ended.output_encoding = Some("raw");
                 match bytes.into_vec(&mut descriptors) {
                     Ok(bytes) if bytes.len() > RAW_IN_ROW => {
-                        files.push(FileContent { name: String::new(), content: bytes });
+                        files.push(FileContent {
+                            name: String::new(),
+                            content: bytes,
+                        });
                     }
                     Ok(bytes) => ended.output_raw = Some(bytes),
                     Err(error) => {
@@ -662,7 +746,9 @@ impl Supervisor {
 
     /// Writes the contents beside a task's output; its end is reported after that.
     pub(super) fn store_files(&mut self, task: TaskId) {
-        let Some((_, files)) = self.upkeep.storing.get(&task) else { return };
+        let Some((_, files)) = self.upkeep.storing.get(&task) else {
+            return;
+        };
         let (store, files) = (self.store.clone(), files.clone());
         self.ask(
             async move {
@@ -682,7 +768,9 @@ impl Supervisor {
 
     /// The contents beside an output are stored; now its end.
     pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
-        let Some((mut ended, _)) = self.upkeep.storing.remove(&task) else { return };
+        let Some((mut ended, _)) = self.upkeep.storing.remove(&task) else {
+            return;
+        };
         if let Err(error) = stored {
             ended.cause = Some(Cause::BadOutput);
             ended.fate = Fate::End(Cause::BadOutput.outcome());
@@ -693,7 +781,9 @@ impl Supervisor {
 
     /// There is something to read.
     pub(super) fn readable(&mut self, id: WorkerId, pipe: u64) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         let mut lines = Vec::new();
         worker.read(pipe, &mut lines);
         let orphaned = worker.drop_closed_pipes();
@@ -724,7 +814,10 @@ impl Supervisor {
     pub(super) fn reap(&mut self) {
         let mut deaths = Vec::new();
         while let Some(exit) = process::reap() {
-            let worker = self.workers.values_mut().find(|worker| worker.pid == exit.pid);
+            let worker = self
+                .workers
+                .values_mut()
+                .find(|worker| worker.pid == exit.pid);
             if let Some(worker) = worker {
                 worker.exit = Some((exit, Instant::now()));
                 deaths.push(worker.id);
@@ -753,7 +846,9 @@ impl Supervisor {
     /// tasks are told.
     pub(super) fn bury(&mut self, id: WorkerId) {
         let worker = &self.workers[&id];
-        let Some((exit, since)) = worker.exit else { return };
+        let Some((exit, since)) = worker.exit else {
+            return;
+        };
         if !worker.hung && since.elapsed() < Duration::from_millis(500) {
             return;
         }
@@ -764,7 +859,11 @@ impl Supervisor {
             pipe.finish(&mut lines);
         }
         self.keep_lines(lines);
-        let left: Vec<TaskId> = worker.pipes.values().filter_map(|pipe| pipe.left_to()).collect();
+        let left: Vec<TaskId> = worker
+            .pipes
+            .values()
+            .filter_map(|pipe| pipe.left_to())
+            .collect();
         for task in left {
             self.lines.close(task);
         }
@@ -780,9 +879,14 @@ impl Supervisor {
                 self.wait_again(handed.task, handed.rank);
                 continue;
             }
-            let Some(held) = self.tasks.get_mut(&handed.task) else { continue };
+            let Some(held) = self.tasks.get_mut(&handed.task) else {
+                continue;
+            };
             held.place = Place::Ending;
-            let panic = worker.panic.as_ref().filter(|(task, _)| *task == handed.task);
+            let panic = worker
+                .panic
+                .as_ref()
+                .filter(|(task, _)| *task == handed.task);
             let why = report::of_death(
                 &exit,
                 killed,
@@ -837,10 +941,16 @@ fn worker_end(
         return (cause, None);
     }
     if let Some(reason) = &worker.refused {
-        return (WorkerCause::Task(Cause::Crash), Some(report::without_nul(reason.clone())));
+        return (
+            WorkerCause::Task(Cause::Crash),
+            Some(report::without_nul(reason.clone())),
+        );
     }
     let fault = report::of_death(exit, None, None, None, None);
-    (WorkerCause::Task(fault.cause.unwrap_or(Cause::Crash)), fault.error)
+    (
+        WorkerCause::Task(fault.cause.unwrap_or(Cause::Crash)),
+        fault.error,
+    )
 }
 
 fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -> Held {
@@ -882,9 +992,9 @@ fn run_message(slot: u32, held: &Held) -> Run {
     let operation = &held.operation;
     let input = match claimed.input_encoding.as_deref() {
         Some("raw") => Payload::Raw(Bytes::Inline(claimed.input_raw.clone().unwrap_or_default())),
-        Some(_) => {
-            Payload::Fields(Bytes::Inline(claimed.input.clone().unwrap_or_default().into_bytes()))
-        }
+        Some(_) => Payload::Fields(Bytes::Inline(
+            claimed.input.clone().unwrap_or_default().into_bytes(),
+        )),
         None => Payload::None,
     };
     let level = operation.log_level.as_deref().unwrap_or("info");
@@ -896,7 +1006,10 @@ fn run_message(slot: u32, held: &Held) -> Run {
         operation: operation.name.clone(),
         declared_domain: operation.declared_domain.clone(),
         domain: operation.domain.clone(),
-        metadata: claimed.metadata.as_ref().map_or_else(|| "{}".to_owned(), ToString::to_string),
+        metadata: claimed
+            .metadata
+            .as_ref()
+            .map_or_else(|| "{}".to_owned(), ToString::to_string),
         input,
         files: held
             .files
@@ -920,7 +1033,10 @@ async fn fetch_files(
     let mut files = Vec::new();
     for info in store.file_list(task, "input").await? {
         if let Some(content) = store.file_read(task, "input", &info.name).await? {
-            files.push(FileContent { name: info.name, content });
+            files.push(FileContent {
+                name: info.name,
+                content,
+            });
         }
     }
     Ok(files)

@@ -2,9 +2,15 @@
 //! words before a crash are kept.
 
 use crate::{
-    model::{TaskId, log::{LogLine, level_name}},
+    model::{
+        TaskId,
+        log::{LogLine, level_name},
+    },
     store::LogChunk,
-    wire::{self, WireError, marker::{Parser, Piece, Stream}},
+    wire::{
+        self, WireError,
+        marker::{Parser, Piece, Stream},
+    },
 };
 use chrono::Utc;
 use std::{
@@ -58,7 +64,9 @@ impl Pipe {
         // finds every line before it.
         let watch = async move {
             while let Some(fd) = watched.upgrade() {
-                let Ok(mut ready) = fd.readable().await else { return };
+                let Ok(mut ready) = fd.readable().await else {
+                    return;
+                };
                 readable();
                 turns.0.notified().await;
                 if turns.1.get() {
@@ -126,13 +134,20 @@ impl Pipe {
     }
 
     fn parse(&mut self, bytes: Option<&[u8]>, lines: &mut Vec<TaskLine>) {
-        let Self { parser, stream, task, stdio, .. } = self;
+        let Self {
+            parser,
+            stream,
+            task,
+            stdio,
+            left_to,
+            ..
+        } = self;
         let mut sink = |piece: Piece| match piece {
             Piece::Begin { task: begun, .. } => {
                 *task = Some(TaskId(begun));
                 *stdio = true;
             }
-            Piece::End { .. } => *task = None,
+            Piece::End { .. } => *task = *left_to,
             Piece::Stdio(on) => *stdio = on,
             Piece::Line(text) => {
                 if *stdio {
@@ -146,7 +161,12 @@ impl Pipe {
                     lines.push((*task, line));
                 }
             }
-            Piece::Record { level, time_us, target, message } => {
+            Piece::Record {
+                level,
+                time_us,
+                target,
+                message,
+            } => {
                 let level = level_name(level).to_owned();
                 // One row per line of text, so that a listing stays a listing.
                 for text in message.split('\n') {
@@ -205,7 +225,9 @@ impl Lines {
 
     /// Keeps a line, or, past the limits, says once that it and the following are left out.
     pub(super) fn keep(&mut self, task: TaskId, line: LogLine) {
-        let Some(of_task) = self.tasks.get_mut(&task) else { return };
+        let Some(of_task) = self.tasks.get_mut(&task) else {
+            return;
+        };
         if of_task.truncated {
             return;
         }
@@ -217,7 +239,9 @@ impl Lines {
                 "output truncated: more than {MAX_LINES} lines or {} MB",
                 MAX_BYTES >> 20
             );
-            of_task.lines.push(LogLine(line.0, line.1, "warn".to_owned(), None, mark));
+            of_task
+                .lines
+                .push(LogLine(line.0, line.1, "warn".to_owned(), None, mark));
         } else {
             of_task.lines.push(line);
         }
@@ -227,7 +251,10 @@ impl Lines {
     /// The last lines that are still here, for an error that wants to quote them.
     pub(super) fn last_words(&self, task: TaskId) -> Option<&LogLine> {
         let lines = &self.tasks.get(&task)?.lines;
-        lines.iter().rev().find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
+        lines
+            .iter()
+            .rev()
+            .find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
     }
 
     /// Whether anything waits.
@@ -275,6 +302,7 @@ impl Lines {
         if let Some(of_task) = self.tasks.get_mut(&task) {
             of_task.closed = true;
         }
-        self.tasks.retain(|_, of_task| !of_task.closed || !of_task.lines.is_empty());
+        self.tasks
+            .retain(|_, of_task| !of_task.closed || !of_task.lines.is_empty());
     }
 }

@@ -20,9 +20,16 @@ impl Pages {
     /// Makes a directory below `parent` that nobody else has.
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
-        let directory = tempfile::Builder::new().prefix("monitor-").tempdir_in(parent)?.keep();
-        let lock = lock(&directory)?.ok_or_else(|| io::Error::other("the new directory is locked"))?;
-        Ok(Self { directory, _lock: lock })
+        let directory = tempfile::Builder::new()
+            .prefix("monitor-")
+            .tempdir_in(parent)?
+            .keep();
+        let lock =
+            lock(&directory)?.ok_or_else(|| io::Error::other("the new directory is locked"))?;
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -51,13 +58,19 @@ impl Abandoned {
             return None;
         }
         let lock = lock(directory).ok()??;
-        Some(Self { directory: directory.to_owned(), _lock: lock })
+        Some(Self {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Tasks that had been handed to its workers and had not begun, nor ever will: their workers
     /// died with their monitor.
     pub(super) fn never_begun(&self) -> Vec<i64> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         entries
             .filter(|entry| entry.path().extension().is_some_and(|end| end == "page"))
             .filter_map(|entry| Page::open(&entry.path()).ok())

@@ -173,7 +173,11 @@ mod tests {
     use super::*;
 
     fn options(min: usize, max: usize) -> PoolOptions {
-        PoolOptions { min_workers: min, max_workers: max, ..PoolOptions::default() }
+        PoolOptions {
+            min_workers: min,
+            max_workers: max,
+            ..PoolOptions::default()
+        }
     }
 
     #[test]
@@ -185,10 +189,16 @@ mod tests {
         for id in 1..=3 {
             pool.push(0, TaskId(id), now);
         }
-        let idle_one = Census { idle: 1, ..Census::default() };
+        let idle_one = Census {
+            idle: 1,
+            ..Census::default()
+        };
         assert_eq!(pool.to_spawn(idle_one, &options(1, 4)), 2);
         assert_eq!(pool.to_spawn(idle_one, &options(1, 2)), 1);
-        let starting = Census { starting: 3, ..Census::default() };
+        let starting = Census {
+            starting: 3,
+            ..Census::default()
+        };
         assert_eq!(pool.to_spawn(starting, &options(1, 4)), 0);
     }
 
@@ -209,14 +219,21 @@ mod tests {
         for (rank, id) in [(0, 1), (-5, 3), (0, 2)] {
             pool.push(rank, TaskId(id), now);
         }
-        let order: Vec<i64> = std::iter::from_fn(|| pool.pop()).map(|(_, task)| task.0).collect();
+        let order: Vec<i64> = std::iter::from_fn(|| pool.pop())
+            .map(|(_, task)| task.0)
+            .collect();
         assert_eq!(order, [3, 1, 2]);
     }
 
     #[test]
     fn claims_what_workers_can_take() {
         let pool = Pool::default();
-        let census = Census { idle: 1, busy: 1, handed: 1, ..Census::default() };
+        let census = Census {
+            idle: 1,
+            busy: 1,
+            handed: 1,
+            ..Census::default()
+        };
         assert_eq!(pool.appetite(census, &options(1, 2)), 1);
         assert_eq!(pool.appetite(census, &options(1, 1)), 0);
     }

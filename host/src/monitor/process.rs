@@ -60,7 +60,10 @@ pub(super) fn become_monitor() -> io::Result<()> {
 
 /// Starts a worker: this binary again, by the magic link that survives its replacement, with
 /// nothing of our environment but what is named, and no descriptor but its own.
-#[expect(clippy::disallowed_methods, reason = "the one place that spawns workers")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that spawns workers"
+)]
 pub(super) fn spawn_worker(
     socket: &OwnedFd,
     page: &OwnedFd,
@@ -89,7 +92,11 @@ pub(super) fn spawn_worker(
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     let pid = Pid::from_raw(child.id().cast_signed());
-    Ok(Spawned { pid, stdout, stderr })
+    Ok(Spawned {
+        pid,
+        stdout,
+        stderr,
+    })
 }
 
 /// In the child: puts the socket and the page where the worker looks for them. Through high
@@ -98,12 +105,20 @@ fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     let duplicate_high = |fd| {
         // SAFETY: a plain system call on a descriptor that is open in the child.
         let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100) };
-        if high < 0 { Err(io::Error::last_os_error()) } else { Ok(high) }
+        if high < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(high)
+        }
     };
     let place = |fd, target| {
         // SAFETY: as above; `dup2` clears close-on-exec, which is what is wanted here.
         let placed = unsafe { libc::dup2(fd, target) };
-        if placed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if placed < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     };
     let socket = duplicate_high(socket)?;
     let page = duplicate_high(page)?;
@@ -180,7 +195,12 @@ fn one_process(pid: Pid) -> Option<Figures> {
     // The name, in parentheses, may hold anything; fields 3 and on follow the last one.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    let unit = |name| nix::unistd::sysconf(name).ok().flatten().map(|value| value.cast_unsigned());
+    let unit = |name| {
+        nix::unistd::sysconf(name)
+            .ok()
+            .flatten()
+            .map(|value| value.cast_unsigned())
+    };
     let ticks = unit(nix::unistd::SysconfVar::CLK_TCK)?;
     let page = unit(nix::unistd::SysconfVar::PAGE_SIZE)?;
     Some(Figures {

@@ -24,7 +24,10 @@ pub(super) async fn recover(store: &Store, me: MonitorId, host: &str) -> Result<
             continue;
         }
         // Only what a page proves: a task that is in none may have ended with its report unwritten.
-        let never_begun = abandoned.as_ref().map(Abandoned::never_begun).unwrap_or_default();
+        let never_begun = abandoned
+            .as_ref()
+            .map(Abandoned::never_begun)
+            .unwrap_or_default();
         if let Some(held) = store.monitor_bury(&lost, &never_begun).await? {
             tasks += held;
             tracing::warn!(

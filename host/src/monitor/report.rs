@@ -63,7 +63,9 @@ impl Held {
     pub(super) fn end(&self, fault: Fault, finished: DateTime<Utc>) -> Ended {
         let fate = match fault.cause {
             None => Fate::End(Outcome::Done),
-            Some(cause) if cause.is_retried() && self.claimed.attempt < self.claimed.max_attempts => {
+            Some(cause)
+                if cause.is_retried() && self.claimed.attempt < self.claimed.max_attempts =>
+            {
                 Fate::Retry(backoff_ms(self.operation.backoff_ms, self.claimed.attempt))
             }
             Some(cause) => Fate::End(cause.outcome()),
@@ -87,17 +89,26 @@ impl Held {
             cpu_seconds: None,
             worker: None,
             plugin_operation: self.operation.plugin_operation,
+            progress: None,
+            progress_message: None,
         }
     }
 
     /// It never began: back to the queue, as if nobody had claimed it.
     pub(super) fn release(&self) -> Ended {
-        Ended { fate: Fate::Release, ..self.end(Fault::default(), Utc::now()) }
+        Ended {
+            fate: Fate::Release,
+            ..self.end(Fault::default(), Utc::now())
+        }
     }
 
     /// What a worker says of a task that it finished.
     pub(super) fn finished(&self, finished: &Finished, worker: WorkerId) -> Ended {
-        let fault = finished.failure.as_ref().map(of_failure).unwrap_or_default();
+        let fault = finished
+            .failure
+            .as_ref()
+            .map(of_failure)
+            .unwrap_or_default();
         let ended = self.end(fault, from_micros(finished.finished_us));
         Ended {
             started: Some(from_micros(finished.started_us)),
@@ -151,24 +162,40 @@ pub(super) fn of_death(
             ..Fault::default()
         };
     }
-    let process = Fault { exit_code: exit.code, signal: exit.signal, ..Fault::default() };
+    let process = Fault {
+        exit_code: exit.code,
+        signal: exit.signal,
+        ..Fault::default()
+    };
     if let Some(panic) = panic {
         let fault = of_failure(panic);
-        return Fault { exit_code: process.exit_code, signal: process.signal, ..fault };
+        return Fault {
+            exit_code: process.exit_code,
+            signal: process.signal,
+            ..fault
+        };
     }
     let (cause, mut error) = match (exit.signal, exit.code) {
-        (Some(signal), _) => {
-            (Cause::Crash, format!("{} ended the worker process", signal_name(signal)))
-        }
+        (Some(signal), _) => (
+            Cause::Crash,
+            format!("{} ended the worker process", signal_name(signal)),
+        ),
         (None, code) => (
             Cause::ProcessExit,
-            format!("the operation ended the process (exit code {})", code.unwrap_or_default()),
+            format!(
+                "the operation ended the process (exit code {})",
+                code.unwrap_or_default()
+            ),
         ),
     };
     if let Some(LogLine(_, _, _, _, words)) = last_words {
         error = format!("{error}; last words: {}", words.trim());
     }
-    Fault { cause: Some(cause), error: Some(error), ..process }
+    Fault {
+        cause: Some(cause),
+        error: Some(error),
+        ..process
+    }
 }
 
 /// `SIGSEGV (signal 11)`.
@@ -181,7 +208,11 @@ pub(super) fn signal_name(number: i32) -> String {
 
 /// Postgres stores no NUL in a text.
 pub(super) fn without_nul(text: String) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}")
+    } else {
+        text
+    }
 }
 
 /// Fields that a task saved, as JSON text that jsonb accepts, or why it accepts none.
@@ -189,9 +220,11 @@ pub(super) fn storable_fields(bytes: &[u8]) -> Result<String, String> {
     let value: serde_json::Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("the output is not JSON: {error}"))?;
     if has_nul(&value) {
-        return Err("the output holds a NUL character, which Postgres cannot store; \
+        return Err(
+            "the output holds a NUL character, which Postgres cannot store; \
                     save it raw instead"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(value.to_string())
 }
@@ -200,9 +233,9 @@ fn has_nul(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.contains('\0'),
         serde_json::Value::Array(items) => items.iter().any(has_nul),
-        serde_json::Value::Object(fields) => {
-            fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
-        }
+        serde_json::Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
         _ => false,
     }
 }
@@ -239,8 +272,11 @@ impl Outbox {
     }
 
     /// A task has ended; its marks have been overtaken, for one statement may write a row once.
-    pub(super) fn end(&mut self, ended: Ended) {
-        self.marks.remove(&ended.task);
+    pub(super) fn end(&mut self, mut ended: Ended) {
+        if let Some(mark) = self.marks.remove(&ended.task) {
+            ended.progress = mark.progress;
+            ended.progress_message = mark.progress_message;
+        }
         self.ended.insert(ended.task, ended);
     }
 
@@ -277,13 +313,25 @@ mod tests {
     use std::time::Duration;
 
     fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
-        Exit { pid: Pid::from_raw(1), code, signal, peak_memory: 0, cpu: Duration::ZERO }
+        Exit {
+            pid: Pid::from_raw(1),
+            code,
+            signal,
+            peak_memory: 0,
+            cpu: Duration::ZERO,
+        }
     }
 
     #[test]
     fn our_own_reason_comes_first() {
         let killed = Some(WorkerCause::Task(Cause::Timeout));
-        let fault = of_death(&exit(None, Some(9)), killed, Some("too long".into()), None, None);
+        let fault = of_death(
+            &exit(None, Some(9)),
+            killed,
+            Some("too long".into()),
+            None,
+            None,
+        );
         assert_eq!(fault.cause, Some(Cause::Timeout));
         assert_eq!(fault.error.as_deref(), Some("too long"));
     }
@@ -314,7 +362,11 @@ mod tests {
 
     #[test]
     fn nul_is_found_wherever_it_hides() {
-        assert!(storable_fields(br#"{"a": ["b\u0000"]}"#).unwrap_err().contains("NUL"));
+        assert!(
+            storable_fields(br#"{"a": ["b\u0000"]}"#)
+                .unwrap_err()
+                .contains("NUL")
+        );
         assert!(storable_fields(br#"{"a\u0000": 1}"#).is_err());
         assert!(storable_fields(b"{").unwrap_err().contains("not JSON"));
         assert_eq!(storable_fields(br#" {"a" : 1} "#).unwrap(), r#"{"a":1}"#);

@@ -130,7 +130,10 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn start(store: Store, options: Options) -> Result<Self, MonitorError> {
         let pages = Pages::create(&here::state_dir().join("pages")).map_err(|source| {
-            let doing = format!("could not make its pages in {}", here::state_dir().display());
+            let doing = format!(
+                "could not make its pages in {}",
+                here::state_dir().display()
+            );
             MonitorError::System { doing, source }
         })?;
         let pool = &options.pool;
@@ -206,7 +209,9 @@ impl Supervisor {
             }
             // What else has happened in the meantime is one batch.
             for _ in 0..256 {
-                let Ok(event) = self.arrivals.try_recv() else { break };
+                let Ok(event) = self.arrivals.try_recv() else {
+                    break;
+                };
                 self.handle(event);
             }
             self.act(Instant::now());

@@ -3,19 +3,13 @@
 
 use super::{
     event::Event,
-    process,
-    recover,
+    process, recover,
     report::{Fault, Place},
     supervisor::{Phase, Supervisor},
     worker::Life,
 };
 use crate::{
-    model::{
-        TaskId, Token, WorkerId,
-        duration::human,
-        task::Cause,
-        worker::WorkerCause,
-    },
+    model::{TaskId, Token, WorkerId, duration::human, task::Cause, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, Fate, FileContent, ScheduleRequest, StoreError},
     wire::{PluginFile, ToWorker},
@@ -114,7 +108,10 @@ impl Upkeep {
     pub(super) fn lost(&mut self, error: &StoreError) {
         if error.is_disconnect() && !self.away {
             self.away = true;
-            tracing::warn!("the database is away, running tasks go on: {}", super::feed::chain(error));
+            tracing::warn!(
+                "the database is away, running tasks go on: {}",
+                super::feed::chain(error)
+            );
         } else if !error.is_disconnect() {
             tracing::error!("{}", super::feed::chain(error));
         }
@@ -193,20 +190,35 @@ impl Supervisor {
     /// When something is due next.
     pub(super) fn next_wake(&self) -> Instant {
         let upkeep = &self.upkeep;
-        let deadlines = [upkeep.second_look, upkeep.third_look, upkeep.retry_at, self.next_mark(), self.next_limit()];
+        let deadlines = [
+            upkeep.second_look,
+            upkeep.third_look,
+            upkeep.retry_at,
+            self.next_mark(),
+            self.next_limit(),
+        ];
         let draining = match self.phase {
             Phase::Draining(deadline) if deadline > Instant::now() => Some(deadline),
             Phase::Draining(_) | Phase::Working => None,
         };
-        let front = if self.look { self.positions.next_front() } else { None };
-        [upkeep.next_look, upkeep.next_second, upkeep.next_heartbeat, upkeep.next_promotion]
-            .into_iter()
-            .chain(deadlines.into_iter().flatten())
-            .chain(draining)
-            .chain(front)
-            .min()
-            .expect("there is always a next second")
-            .max(Instant::now() + Duration::from_micros(200))
+        let front = if self.look {
+            self.positions.next_front()
+        } else {
+            None
+        };
+        [
+            upkeep.next_look,
+            upkeep.next_second,
+            upkeep.next_heartbeat,
+            upkeep.next_promotion,
+        ]
+        .into_iter()
+        .chain(deadlines.into_iter().flatten())
+        .chain(draining)
+        .chain(front)
+        .min()
+        .expect("there is always a next second")
+        .max(Instant::now() + Duration::from_micros(200))
     }
 
     /// Tasks that have run for too long, workers that take too long to start, and those that were
@@ -226,16 +238,31 @@ impl Supervisor {
                 worker.kill(cause);
                 continue;
             }
-            let Some((slot, handed)) = worker.running() else { continue };
-            let Some((begun, _)) = handed.begun else { continue };
-            let Some(held) = self.tasks.get_mut(&handed.task) else { continue };
-            let limit = held.operation.timeout_ms.map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
+            let Some((slot, handed)) = worker.running() else {
+                continue;
+            };
+            let Some((begun, _)) = handed.begun else {
+                continue;
+            };
+            let Some(held) = self.tasks.get_mut(&handed.task) else {
+                continue;
+            };
+            let limit = held
+                .operation
+                .timeout_ms
+                .map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
             if let Some(limit) = limit
                 && now.duration_since(begun) >= limit
                 && held.killed_because.is_none()
             {
                 held.killed_because = Some(format!("ran longer than {}", human(limit)));
-                end_task(worker, slot, self.options.kill_grace, WorkerCause::Task(Cause::Timeout), now);
+                end_task(
+                    worker,
+                    slot,
+                    self.options.kill_grace,
+                    WorkerCause::Task(Cause::Timeout),
+                    now,
+                );
             }
         }
     }
@@ -252,7 +279,10 @@ impl Supervisor {
                     Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
                 });
                 let dying = worker.exit.map(|_| now + Duration::from_millis(50));
-                [starting, timeout, worker.kill_at.map(|(at, _)| at), dying].into_iter().flatten().min()
+                [starting, timeout, worker.kill_at.map(|(at, _)| at), dying]
+                    .into_iter()
+                    .flatten()
+                    .min()
             })
             .min()
     }
@@ -282,7 +312,10 @@ impl Supervisor {
         self.upkeep.catalog_due = false;
         let (store, host) = (self.store.clone(), self.options.host.clone());
         let domains = self.options.domains.clone();
-        self.ask(async move { store.operation_catalog(&host, &domains).await }, Event::Catalog);
+        self.ask(
+            async move { store.operation_catalog(&host, &domains).await },
+            Event::Catalog,
+        );
     }
 
     pub(super) fn catalog_arrived(&mut self, rows: Result<Vec<CatalogRow>, StoreError>) {
@@ -293,7 +326,10 @@ impl Supervisor {
         };
         let before: Vec<i32> = lanes_of(self);
         let cache = &self.cache;
-        for refusal in self.catalog.update(rows, |hash, path| admit(cache, hash, path)) {
+        for refusal in self
+            .catalog
+            .update(rows, |hash, path| admit(cache, hash, path))
+        {
             tracing::error!("{refusal}");
         }
         let domains: Vec<String> = self.catalog.domains().keys().cloned().collect();
@@ -309,13 +345,17 @@ impl Supervisor {
     /// serialise commits, so while there is a backlog we say that we are awake.
     fn say_sleep(&mut self) {
         let asleep = !self.upkeep.is_busy();
-        if self.upkeep.saying_sleep || asleep == self.upkeep.asleep || self.phase != Phase::Working {
+        if self.upkeep.saying_sleep || asleep == self.upkeep.asleep || self.phase != Phase::Working
+        {
             return;
         }
         self.upkeep.saying_sleep = true;
         self.upkeep.asleep = asleep;
         let (store, monitor) = (self.store.clone(), self.monitor);
-        self.ask(async move { store.monitor_sleep(monitor, asleep).await }, Event::SleepSaid);
+        self.ask(
+            async move { store.monitor_sleep(monitor, asleep).await },
+            Event::SleepSaid,
+        );
     }
 
     pub(super) fn sleep_said(&mut self, said: Result<(), StoreError>) {
@@ -337,7 +377,8 @@ impl Supervisor {
 
     /// Moves delayed tasks that have fallen due into the queue.
     fn promote(&mut self, now: Instant) {
-        if self.upkeep.promoting || now < self.upkeep.next_promotion || self.phase != Phase::Working {
+        if self.upkeep.promoting || now < self.upkeep.next_promotion || self.phase != Phase::Working
+        {
             return;
         }
         self.upkeep.promoting = true;
@@ -362,7 +403,9 @@ impl Supervisor {
             Ok((count, next)) => {
                 self.look |= count > 0;
                 if let Some(next) = next {
-                    let wait = (next - Utc::now()).to_std().unwrap_or(Duration::from_millis(1));
+                    let wait = (next - Utc::now())
+                        .to_std()
+                        .unwrap_or(Duration::from_millis(1));
                     pause = pause.min(wait);
                 }
             }
@@ -384,7 +427,10 @@ impl Supervisor {
         }
         self.upkeep.asking_aborts = true;
         let store = self.store.clone();
-        self.ask(async move { store.claim_aborts(&tasks).await }, Event::Aborts);
+        self.ask(
+            async move { store.claim_aborts(&tasks).await },
+            Event::Aborts,
+        );
     }
 
     /// Somebody wants these tasks to end: at once where they have not begun, else with their
@@ -400,7 +446,9 @@ impl Supervisor {
         };
         let now = Instant::now();
         for (task, message) in requests {
-            let Some(held) = self.tasks.get_mut(&task) else { continue };
+            let Some(held) = self.tasks.get_mut(&task) else {
+                continue;
+            };
             if held.abort.is_some() {
                 continue;
             }
@@ -414,11 +462,17 @@ impl Supervisor {
                     self.abort_unbegun(task);
                 }
                 Place::Handed(id) => {
-                    let Some(worker) = self.workers.get_mut(&id) else { continue };
-                    let Some(slot) = worker.slot_of(task) else { continue };
+                    let Some(worker) = self.workers.get_mut(&id) else {
+                        continue;
+                    };
+                    let Some(slot) = worker.slot_of(task) else {
+                        continue;
+                    };
                     if worker.revoke(slot).is_some() {
                         self.abort_unbegun(task);
-                    } else if worker.running().is_some_and(|(_, handed)| handed.task == task)
+                    } else if worker
+                        .running()
+                        .is_some_and(|(_, handed)| handed.task == task)
                         || worker.handed.len() == 1
                     {
                         held.killed_because = message;
@@ -434,10 +488,16 @@ impl Supervisor {
     }
 
     fn abort_unbegun(&mut self, task: TaskId) {
-        let Some(held) = self.tasks.get_mut(&task) else { return };
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
         held.place = Place::Ending;
         let error = held.abort.clone().flatten();
-        let fault = Fault { cause: Some(Cause::Abort), error, ..Fault::default() };
+        let fault = Fault {
+            cause: Some(Cause::Abort),
+            error,
+            ..Fault::default()
+        };
         let ended = held.end(fault, Utc::now());
         self.outbox.end(ended);
         self.lines.close(task);
@@ -475,7 +535,9 @@ impl Supervisor {
                 let age = nanos(sent.elapsed());
                 self.upkeep.lease_until = boottime() + nanos(LEASE - LEASE_MARGIN) - age;
                 for worker in self.workers.values() {
-                    worker.page.set_lease(lease_for(worker, &self.tasks, self.upkeep.lease_until));
+                    worker
+                        .page
+                        .set_lease(lease_for(worker, &self.tasks, self.upkeep.lease_until));
                 }
                 self.recover();
             }
@@ -516,7 +578,10 @@ impl Supervisor {
         self.ask(
             async move {
                 let held = store.claim_held(monitor).await?;
-                Ok(held.into_iter().filter(|(_, token)| token.cycle() <= newest).collect())
+                Ok(held
+                    .into_iter()
+                    .filter(|(_, token)| token.cycle() <= newest)
+                    .collect())
             },
             Event::Held,
         );
@@ -528,7 +593,10 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         for (task, token) in held {
-            let ours = self.tasks.get(&task).is_some_and(|held| held.token == token);
+            let ours = self
+                .tasks
+                .get(&task)
+                .is_some_and(|held| held.token == token);
             if ours || self.outbox.ended.contains_key(&task) {
                 continue;
             }
@@ -553,6 +621,8 @@ impl Supervisor {
                 cpu_seconds: None,
                 worker: None,
                 plugin_operation: 0,
+                progress: None,
+                progress_message: None,
             });
         }
     }
@@ -566,14 +636,18 @@ impl Supervisor {
         }
         self.upkeep.next_figures = now + Duration::from_secs(2);
         for worker in self.workers.values_mut() {
-            let Some(figures) = process::figures(worker.pid) else { continue };
+            let Some(figures) = process::figures(worker.pid) else {
+                continue;
+            };
             let percent = worker.cpu_sample.map(|(at, seconds)| {
                 let elapsed = now.duration_since(at).as_secs_f64();
                 ((figures.cpu_seconds - seconds).max(0.0) / elapsed * 1000.0).round() / 10.0
             });
             worker.cpu_sample = Some((now, figures.cpu_seconds));
             let memory = Some(figures.resident_bytes);
-            if worker.started.is_some() && (worker.memory != memory || worker.cpu_percent != percent) {
+            if worker.started.is_some()
+                && (worker.memory != memory || worker.cpu_percent != percent)
+            {
                 worker.memory = memory;
                 worker.cpu_percent = percent;
                 worker.dirty = true;
@@ -630,7 +704,10 @@ impl Supervisor {
         }
         self.upkeep.reserving = true;
         let store = self.store.clone();
-        self.ask(async move { store.worker_reserve(16).await }, Event::Reserved);
+        self.ask(
+            async move { store.worker_reserve(16).await },
+            Event::Reserved,
+        );
     }
 
     pub(super) fn reserved(&mut self, ids: Result<Vec<WorkerId>, StoreError>) {
@@ -696,7 +773,10 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
 /// that is still the file that was registered.
 fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
     if let Some(path) = cache.find(hash) {
-        return Ok(PluginFile { hash: hash.to_owned(), path });
+        return Ok(PluginFile {
+            hash: hash.to_owned(),
+            path,
+        });
     }
     let cached = cache.admit(path).map_err(|error| error.to_string())?;
     if cached.hash != hash {
@@ -705,7 +785,10 @@ fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
             path.display()
         ));
     }
-    Ok(PluginFile { hash: cached.hash, path: cached.path })
+    Ok(PluginFile {
+        hash: cached.hash,
+        path: cached.path,
+    })
 }
 
 /// The lease counts only for a worker whose task others would repeat: killing hours of work because
@@ -716,7 +799,9 @@ pub(super) fn lease_for(
     until: u64,
 ) -> u64 {
     let repeatable = worker.handed.values().any(|(_, handed)| {
-        tasks.get(&handed.task).is_some_and(|held| held.claimed.max_attempts > 1)
+        tasks
+            .get(&handed.task)
+            .is_some_and(|held| held.claimed.max_attempts > 1)
     });
     if repeatable { until } else { u64::MAX }
 }

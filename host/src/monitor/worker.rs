@@ -1,20 +1,20 @@
 //! A worker as its monitor sees it: a process, a socket, a shared page, its output, and the tasks
 //! that it was handed.
 
-use super::{catalog::PluginSet, event::Event, output::{Pipe, TaskLine}, process};
+use super::{
+    catalog::PluginSet,
+    event::Event,
+    output::{Pipe, TaskLine},
+    process,
+};
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     store::WorkerSave,
-    wire::{self, AsyncReader, WireError, Page, SlotState, ToWorker, marker::Stream},
+    wire::{self, AsyncReader, Page, SlotState, ToWorker, WireError, marker::Stream},
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
-use std::{
-    collections::BTreeMap,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    time::Instant,
-};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, time::Instant};
 use tokio::sync::mpsc;
 
 /// What a worker is doing with its life.
@@ -97,7 +97,10 @@ impl Worker {
         let page = Page::create(&page_path)?;
         let (ours, theirs) = wire::socket_pair()?;
         let spawned = process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment)
-            .map_err(|source| WireError::System { doing: "start a process", source })?;
+            .map_err(|source| WireError::System {
+                doing: "start a process",
+                source,
+            })?;
         drop(theirs);
         let (mut reader, mut writer) = wire::async_socket(ours)?;
         let (to_worker, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
@@ -114,8 +117,10 @@ impl Worker {
             listen(&mut reader, id, &events).await;
             let _ = events.send(Event::Hung(id));
         });
-        let nonce = wire::marker::nonce()
-            .map_err(|source| WireError::System { doing: "read random bytes", source })?;
+        let nonce = wire::marker::nonce().map_err(|source| WireError::System {
+            doing: "read random bytes",
+            source,
+        })?;
         let hello = ToWorker::Hello {
             version: wire::WIRE_VERSION,
             plugins: spawn.plugins.to_vec(),
@@ -211,7 +216,11 @@ impl Worker {
         let taken: Vec<u32> = self.handed.values().map(|(slot, _)| *slot).collect();
         let slot = (0..Page::SLOTS).find(|slot| !taken.contains(slot))?;
         self.page.hand(slot, task.0);
-        let handed = Handed { task, rank, begun: None };
+        let handed = Handed {
+            task,
+            rank,
+            begun: None,
+        };
         self.handed.insert(self.next_handed, (slot, handed));
         self.next_handed += 1;
         Some(slot)
@@ -231,7 +240,10 @@ impl Worker {
     /// Takes back every task that has not begun, and never will here.
     pub(super) fn revoke_all(&mut self) -> Vec<Handed> {
         let slots: Vec<u32> = self.handed.values().map(|(slot, _)| *slot).collect();
-        slots.into_iter().filter_map(|slot| self.revoke(slot)).collect()
+        slots
+            .into_iter()
+            .filter_map(|slot| self.revoke(slot))
+            .collect()
     }
 
     /// Takes back one task, if it has not begun.
@@ -266,7 +278,10 @@ impl Worker {
 
     /// The task that it is running.
     pub(super) fn running(&self) -> Option<(u32, Handed)> {
-        self.handed.values().copied().find(|(_, handed)| handed.begun.is_some())
+        self.handed
+            .values()
+            .copied()
+            .find(|(_, handed)| handed.begun.is_some())
     }
 
     /// Whether it may be given tasks.
@@ -337,7 +352,10 @@ impl Worker {
             pid: self.pid.as_raw(),
             domain: self.domain.clone(),
             state,
-            task: self.shown_task.filter(|_| state == "running").map(|task| task.0),
+            task: self
+                .shown_task
+                .filter(|_| state == "running")
+                .map(|task| task.0),
             runs: self.runs as i64,
             memory: self.memory.map(|bytes| bytes as i64),
             cpu: self.cpu_percent.filter(|_| state != "dead"),

@@ -42,8 +42,13 @@ impl Cache {
         let refused = |reason: String| PluginError::new(file, reason);
         let mut source = open_regular(file)?;
         check_permissions(file)?;
-        let failed = |error: io::Error| refused(format!("could not be copied to the cache: {error}"));
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+        let failed =
+            |error: io::Error| refused(format!("could not be copied to the cache: {error}"));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .map_err(failed)?;
         let mut copy = tempfile::Builder::new()
             .prefix(".incoming-")
             .tempfile_in(&self.directory)
@@ -105,7 +110,11 @@ fn check_permissions(file: &Path) -> Result<(), PluginError> {
         let (mode, us) = (metadata.mode(), nix::unistd::geteuid().as_raw());
         let sticky = metadata.is_dir() && mode & 0o1000 != 0;
         if mode & 0o002 != 0 && !sticky {
-            let what = if path == absolute { "this file" } else { "its directory" };
+            let what = if path == absolute {
+                "this file"
+            } else {
+                "its directory"
+            };
             return Err(PluginError::new(
                 file,
                 format!(
@@ -119,7 +128,10 @@ fn check_permissions(file: &Path) -> Result<(), PluginError> {
         if owner != 0 && owner != us && us != 0 {
             return Err(PluginError::new(
                 file,
-                format!("is refused: {} belongs to another user ({owner})", path.display()),
+                format!(
+                    "is refused: {} belongs to another user ({owner})",
+                    path.display()
+                ),
             ));
         }
     }
@@ -154,7 +166,10 @@ mod tests {
         fs::write(&file, b"other").unwrap();
         let second = cache.admit(&file).unwrap();
         assert_ne!(first.hash, second.hash);
-        assert_eq!(fs::read(cache.find(&first.hash).unwrap()).unwrap(), b"first");
+        assert_eq!(
+            fs::read(cache.find(&first.hash).unwrap()).unwrap(),
+            b"first"
+        );
         assert_eq!(cache.find("0"), None);
     }
 
@@ -165,7 +180,10 @@ mod tests {
         fs::write(&file, b"first").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         let refusal = cache.admit(&file).unwrap_err().to_string();
-        assert!(refusal.contains("other users can write this file (mode 666)"), "{refusal}");
+        assert!(
+            refusal.contains("other users can write this file (mode 666)"),
+            "{refusal}"
+        );
         assert!(refusal.contains("chmod o-w"), "{refusal}");
     }
 
@@ -174,7 +192,10 @@ mod tests {
         let (directory, cache) = cache();
         let refusal = |path: &Path| cache.admit(path).unwrap_err().reason;
         assert_eq!(refusal(directory.path()), "is a directory, not a plugin");
-        assert_eq!(refusal(&directory.path().join("none")), "does not exist: no such file");
+        assert_eq!(
+            refusal(&directory.path().join("none")),
+            "does not exist: no such file"
+        );
         let empty = directory.path().join("empty.so");
         fs::write(&empty, b"").unwrap();
         assert_eq!(refusal(&empty), "is empty (0 bytes)");

@@ -17,6 +17,9 @@ impl PluginError {
         // What a loader says may hold anything; an error is one line that a database can store.
         let reason: String = reason.into().replace('\0', "");
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { path: path.into(), reason }
+        Self {
+            path: path.into(),
+            reason,
+        }
     }
 }

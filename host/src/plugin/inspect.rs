@@ -129,7 +129,9 @@ pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
     })?;
     check_abi(&note, &operations).map_err(refused)?;
     if operations.is_empty() {
-        return Err(refused("offers no operation: add #[operation] to a function".to_owned()));
+        return Err(refused(
+            "offers no operation: add #[operation] to a function".to_owned(),
+        ));
     }
     Ok(Inspection {
         hash: hash(&data),
@@ -141,17 +143,27 @@ pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
 
 fn hash(data: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(data).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    Sha256::digest(data)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+            text
+        })
 }
 
 /// Whether these bytes are a whole shared library for this machine.
 fn check_kind(data: &[u8]) -> Result<(), String> {
     if !data.starts_with(b"\x7fELF") {
-        let text = !data.is_empty() && data.iter().take(512).all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace());
-        let what = if text { "is a text file, not a plugin" } else { "is not a plugin" };
+        let text = !data.is_empty()
+            && data
+                .iter()
+                .take(512)
+                .all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace());
+        let what = if text {
+            "is a text file, not a plugin"
+        } else {
+            "is not a plugin"
+        };
         return Err(format!("{what} (expected an ELF shared library, .so)"));
     }
     let broken = |error: object::Error| format!("is not a readable ELF file: {error}");
@@ -179,13 +191,19 @@ fn check_kind(data: &[u8]) -> Result<(), String> {
             "is a program, not a plugin: set crate-type = [\"cdylib\", \"rlib\"] under [lib]"
                 .to_owned(),
         ),
-        _ => Err("is not a shared library: set crate-type = [\"cdylib\", \"rlib\"] under [lib]"
-            .to_owned()),
+        _ => Err(
+            "is not a shared library: set crate-type = [\"cdylib\", \"rlib\"] under [lib]"
+                .to_owned(),
+        ),
     }
 }
 
 fn host_architecture() -> Architecture {
-    if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 }
+    if cfg!(target_arch = "aarch64") {
+        Architecture::Aarch64
+    } else {
+        Architecture::X86_64
+    }
 }
 
 /// A library that was cut short kills whoever maps it (SIGBUS).
@@ -204,9 +222,16 @@ fn check_whole(data: &[u8]) -> Result<(), String> {
     if sections > data.len() as u64 {
         return Err(short(sections));
     }
-    let segments = header.program_headers(endian, data).map_err(|_| short(u64::MAX))?;
-    for segment in segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
-        let end = segment.p_offset(endian).saturating_add(segment.p_filesz(endian));
+    let segments = header
+        .program_headers(endian, data)
+        .map_err(|_| short(u64::MAX))?;
+    for segment in segments
+        .iter()
+        .filter(|segment| segment.p_type(endian) == PT_LOAD)
+    {
+        let end = segment
+            .p_offset(endian)
+            .saturating_add(segment.p_filesz(endian));
         if end > data.len() as u64 {
             return Err(short(end));
         }
@@ -224,13 +249,14 @@ fn read_notes(data: &[u8]) -> Result<(Vec<PluginNote>, Vec<OperationNote>), Stri
         if sections.section_name(endian, section).unwrap_or_default() != SECTION.as_bytes() {
             continue;
         }
-        let Some(mut notes) = section.notes(endian, data).map_err(broken)? else { continue };
+        let Some(mut notes) = section.notes(endian, data).map_err(broken)? else {
+            continue;
+        };
         while let Some(note) = notes.next().map_err(broken)? {
             if note.name() != OWNER {
                 continue;
             }
-            let unreadable =
-                |error| format!("has a damaged .note.rework section: {error}");
+            let unreadable = |error| format!("has a damaged .note.rework section: {error}");
             match note.n_type(endian).0 {
                 PLUGIN => plugins.push(serde_json::from_slice(note.desc()).map_err(unreadable)?),
                 OPERATION => {
@@ -245,7 +271,11 @@ fn read_notes(data: &[u8]) -> Result<(Vec<PluginNote>, Vec<OperationNote>), Stri
 }
 
 fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), String> {
-    let major = note.abi.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    let major = note
+        .abi
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok());
     if major != Some(ABI_MAJOR) {
         return Err(format!(
             "was built for plugin ABI {} (rework-plugin {}); this rework speaks ABI {ABI_MAJOR}: \
@@ -253,8 +283,9 @@ fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), Stri
             note.abi, note.sdk
         ));
     }
-    if let Some(operation) =
-        operations.iter().find(|operation| operation.requires_minor > ABI_MINOR)
+    if let Some(operation) = operations
+        .iter()
+        .find(|operation| operation.requires_minor > ABI_MINOR)
     {
         return Err(format!(
             "needs a rework that speaks plugin ABI {ABI_MAJOR}.{} (operation `{}`); this one speaks \
@@ -266,7 +297,9 @@ fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), Stri
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         let (domain, name) = twice[0];
-        return Err(format!("offers operation `{name}` of domain `{domain}` twice"));
+        return Err(format!(
+            "offers operation `{name}` of domain `{domain}` twice"
+        ));
     }
     Ok(())
 }
@@ -288,7 +321,10 @@ mod tests {
             refusal(b"#!/bin/sh\necho hello\n"),
             "x.so is a text file, not a plugin (expected an ELF shared library, .so)"
         );
-        assert_eq!(refusal(b"\0asm\x01\0\0\0"), "x.so is not a plugin (expected an ELF shared library, .so)");
+        assert_eq!(
+            refusal(b"\0asm\x01\0\0\0"),
+            "x.so is not a plugin (expected an ELF shared library, .so)"
+        );
         let program = fs::read("/proc/self/exe").unwrap();
         assert!(refusal(&program).starts_with("x.so is a program, not a plugin"));
     }
@@ -297,7 +333,10 @@ mod tests {
     fn a_library_that_was_cut_short_is_not_loaded() {
         let program = fs::read("/proc/self/exe").unwrap();
         let refusal = refusal(&program[..program.len() / 2]);
-        assert!(refusal.contains("is cut short") && refusal.contains("an interrupted copy?"), "{refusal}");
+        assert!(
+            refusal.contains("is cut short") && refusal.contains("an interrupted copy?"),
+            "{refusal}"
+        );
     }
 
     #[test]

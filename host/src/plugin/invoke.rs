@@ -68,7 +68,10 @@ pub fn invoke(
     context: &'static dyn TaskContext,
 ) -> Result<bool, PluginError> {
     let entry = plugin.operation(domain, operation).ok_or_else(|| {
-        PluginError::new(Path::new("the plugin"), format!("has no operation `{operation}`"))
+        PluginError::new(
+            Path::new("the plugin"),
+            format!("has no operation `{operation}`"),
+        )
     })?;
     // Leaked on purpose, once per worker and context: a thread that an operation left behind may
     // use it until the process ends.
@@ -82,7 +85,9 @@ fn leaked(context: &'static dyn TaskContext) -> &'static Erased {
     use std::sync::Mutex;
     static KNOWN: Mutex<Vec<(usize, &'static Erased)>> = Mutex::new(Vec::new());
     let address = std::ptr::from_ref(context).cast::<()>() as usize;
-    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut known = KNOWN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some((_, erased)) = known.iter().find(|(other, _)| *other == address) {
         return erased;
     }
@@ -134,12 +139,18 @@ extern "C" fn task(of: Context) -> RStr<'static> {
 
 extern "C" fn input(of: Context) -> Payload {
     let data = context(of).data();
-    Payload { encoding: data.encoding, bytes: RSlice::from_slice(lend(&data.input)) }
+    Payload {
+        encoding: data.encoding,
+        bytes: RSlice::from_slice(lend(&data.input)),
+    }
 }
 
 extern "C" fn input_file(of: Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>> {
     let data = context(of).data();
-    data.files.get(field.as_str()).map(|bytes| RSlice::from_slice(lend(bytes))).into()
+    data.files
+        .get(field.as_str())
+        .map(|bytes| RSlice::from_slice(lend(bytes)))
+        .into()
 }
 
 extern "C" fn save_output(of: Context, encoding: u8, bytes: RSlice<'_, u8>) {
@@ -163,7 +174,10 @@ extern "C" fn cancelled(of: Context) -> bool {
 }
 
 extern "C" fn schedule(of: Context, request: RStr<'_>) -> RResult<i64, RString> {
-    context(of).schedule(request.as_str()).map_err(RString::from).into()
+    context(of)
+        .schedule(request.as_str())
+        .map_err(RString::from)
+        .into()
 }
 
 extern "C" fn capture(of: Context, scope: u32, level: u8, stdio: bool) -> u32 {

@@ -26,7 +26,9 @@ impl std::fmt::Debug for OperationEntry {
 impl Loaded {
     /// The operation of a name in a domain, as its author declared them.
     pub(super) fn operation(&self, domain: &str, name: &str) -> Option<OperationEntry> {
-        self.operations.get(&(domain.to_owned(), name.to_owned())).copied()
+        self.operations
+            .get(&(domain.to_owned(), name.to_owned()))
+            .copied()
     }
 
     /// Every (domain, name) in the plugin's registry.
@@ -39,7 +41,10 @@ impl Loaded {
 
 /// Loads a cached copy (`file`) of a plugin that the user knows as `named`. Runs its constructors,
 /// so this happens only in workers and probes.
-#[expect(clippy::disallowed_methods, reason = "the one place that loads foreign code")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that loads foreign code"
+)]
 pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     // SAFETY: loading runs the library's constructors. The caller is a process that exists to run
@@ -48,8 +53,14 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
         .map_err(|error| refused(format!("cannot be loaded: {}", loader_words(&error, file))))?;
     // SAFETY: a symbol of this mangled name is the header that `export!` emits; `upgrade` checks
     // its magic before anything else of it is believed.
-    let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
-        .map_err(|_| refused("exports no root module: call rework_plugin::export!() at its crate root".to_owned()))?;
+    let symbol =
+        unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
+            .map_err(|_| {
+                refused(
+                    "exports no root module: call rework_plugin::export!() at its crate root"
+                        .to_owned(),
+                )
+            })?;
     let header = *symbol;
     // Never closed: its code may be on the stack, and its statics in use, until the process ends.
     std::mem::forget(library);
@@ -67,7 +78,9 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
         )));
     }
     if root.abi_minor() == ABI_MINOR {
-        header.ensure_layout::<PluginRef>().map_err(|error| refused(short(&error)))?;
+        header
+            .ensure_layout::<PluginRef>()
+            .map_err(|error| refused(short(&error)))?;
     }
     let operations = root.operations()()
         .into_iter()
@@ -81,12 +94,14 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
 
 /// What the dynamic loader says, without the path of our copy; libloading keeps it in the source.
 fn loader_words(error: &libloading::Error, file: &Path) -> String {
-    let mut words = std::error::Error::source(error)
-        .map_or_else(|| error.to_string(), ToString::to_string);
+    let mut words =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     let path = file.display().to_string();
     words = words.replace(&format!("{path}: "), "");
     match words.split_once(": cannot open shared object file") {
-        Some((library, _)) if !library.contains(' ') => format!("it needs {library}, which is not here"),
+        Some((library, _)) if !library.contains(' ') => {
+            format!("it needs {library}, which is not here")
+        }
         _ => words,
     }
 }
@@ -95,7 +110,13 @@ fn loader_words(error: &libloading::Error, file: &Path) -> String {
 fn short(error: &LibraryError) -> String {
     let why = match error {
         LibraryError::AbiInstability(_) => "its layout of the root module differs".to_owned(),
-        other => other.to_string().lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned(),
+        other => other
+            .to_string()
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .unwrap_or_default()
+            .to_owned(),
     };
     format!("does not fit this rework: {why}; rebuild it with the rework-plugin of this version")
 }

@@ -18,7 +18,10 @@ const REFUSED: &str = "refused:";
 
 /// Lets a child load a cached copy (`file`) of a plugin that the user knows as `named`; refuses it
 /// if the child cannot.
-#[expect(clippy::disallowed_methods, reason = "a probe is one of the three kinds of child")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a probe is one of the three kinds of child"
+)]
 pub fn probe(file: &Path, named: &Path) -> Result<(), PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     let unable = |error: std::io::Error| refused(format!("could not be probed: {error}"));
@@ -55,12 +58,16 @@ pub fn probe(file: &Path, named: &Path) -> Result<(), PluginError> {
         said = String::from_utf8_lossy(&bytes).into_owned();
     }
     let verdict = said.lines().rev().find_map(|line| {
-        line.strip_prefix(REFUSED).map(Err).or_else(|| line.strip_prefix(LOADED).map(Ok))
+        line.strip_prefix(REFUSED)
+            .map(Err)
+            .or_else(|| line.strip_prefix(LOADED).map(Ok))
     });
     match (status.signal(), verdict) {
         (Some(signal), _) => {
-            let name = nix::sys::signal::Signal::try_from(signal)
-                .map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned());
+            let name = nix::sys::signal::Signal::try_from(signal).map_or_else(
+                |_| format!("signal {signal}"),
+                |signal| signal.as_str().to_owned(),
+            );
             Err(refused(format!("crashed while loading ({name})")))
         }
         (None, Some(Ok(_))) => Ok(()),

@@ -24,10 +24,15 @@ impl Binaries {
             let directory = PathBuf::from(named);
             return match is_complete(&directory) {
                 true => Ok(Self { directory }),
-                false => Err(Error::NotInstalled { looked: vec![format!("REWORK_PG_BIN={}", directory.display())] }),
+                false => Err(Error::NotInstalled {
+                    looked: vec![format!("REWORK_PG_BIN={}", directory.display())],
+                }),
             };
         }
-        let mut found: Vec<(u32, PathBuf)> = versioned().chain(pgdg()).filter(|(_, bin)| is_complete(bin)).collect();
+        let mut found: Vec<(u32, PathBuf)> = versioned()
+            .chain(pgdg())
+            .filter(|(_, bin)| is_complete(bin))
+            .collect();
         found.sort();
         if let Some((_, directory)) = found.pop() {
             return Ok(Self { directory });
@@ -51,24 +56,33 @@ impl Binaries {
 }
 
 fn versioned() -> impl Iterator<Item = (u32, PathBuf)> {
-    VERSIONED.iter().flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten()).filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        let version = name.trim_start_matches("postgresql@").parse().ok()?;
-        Some((version, entry.path().join("bin")))
-    })
+    VERSIONED
+        .iter()
+        .flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten())
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let version = name.trim_start_matches("postgresql@").parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
 }
 
 /// The layout of the RPM packages: `/usr/pgsql-16/bin`.
 fn pgdg() -> impl Iterator<Item = (u32, PathBuf)> {
-    fs::read_dir("/usr").into_iter().flatten().flatten().filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        let version = name.strip_prefix("pgsql-")?.parse().ok()?;
-        Some((version, entry.path().join("bin")))
-    })
+    fs::read_dir("/usr")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let version = name.strip_prefix("pgsql-")?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
 }
 
 fn is_complete(directory: &Path) -> bool {
-    ["initdb", "postgres", "pg_ctl"].iter().all(|name| directory.join(name).is_file())
+    ["initdb", "postgres", "pg_ctl"]
+        .iter()
+        .all(|name| directory.join(name).is_file())
 }
 
 /// The directory that a link to `initdb` leads to.

@@ -95,7 +95,11 @@ impl Cluster {
         if nix::unistd::geteuid().is_root() {
             return Ok(Self::at("/var/lib/rework/postgres".into()));
         }
-        let of = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let of = |name| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let data = of("XDG_DATA_HOME").or_else(|| Some(of("HOME")?.join(".local/share")));
         let data = data.ok_or_else(|| Error::System {
             doing: "find the user's data directory".to_owned(),
@@ -128,7 +132,11 @@ impl Cluster {
         let socket = self.directory.join(".s.PGSQL.5432");
         let length = socket.as_os_str().len();
         if length > SOCKET_LIMIT {
-            return Err(Error::PathTooLong { path: socket, length, limit: SOCKET_LIMIT });
+            return Err(Error::PathTooLong {
+                path: socket,
+                length,
+                limit: SOCKET_LIMIT,
+            });
         }
         let user = ServerUser::find()?;
         self.make_directory(&user)?;
@@ -157,8 +165,12 @@ impl Cluster {
         }
         if user.is_other {
             user.check_reach(&self.directory)?;
-            chown(&self.directory, Some(user.user.uid), Some(user.user.gid))
-                .map_err(|error| Error::System { doing: doing(), source: error.into() })?;
+            chown(&self.directory, Some(user.user.uid), Some(user.user.gid)).map_err(|error| {
+                Error::System {
+                    doing: doing(),
+                    source: error.into(),
+                }
+            })?;
         }
         Ok(())
     }
@@ -175,13 +187,16 @@ impl Cluster {
             .map_err(Error::system(doing()))?;
         // The keeper locks it too, as the server's user; whoever does not own it leaves it be.
         let _ = file.set_permissions(fs::Permissions::from_mode(0o666));
-        Flock::lock(file, how)
-            .map_err(|(_, error)| Error::System { doing: doing(), source: error.into() })
+        Flock::lock(file, how).map_err(|(_, error)| Error::System {
+            doing: doing(),
+            source: error.into(),
+        })
     }
 
     /// Whether the server takes connections: its pid file says so, and the process is there.
     pub(super) fn answers(&self) -> bool {
-        self.pid_file().is_some_and(|(pid, ready)| ready && is_alive(pid))
+        self.pid_file()
+            .is_some_and(|(pid, ready)| ready && is_alive(pid))
             && std::os::unix::net::UnixStream::connect(self.directory.join(".s.PGSQL.5432")).is_ok()
     }
 
@@ -189,35 +204,55 @@ impl Cluster {
     fn pid_file(&self) -> Option<(i32, bool)> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
-        Some((pid, text.lines().nth(7).is_some_and(|line| line.trim() == "ready")))
+        Some((
+            pid,
+            text.lines()
+                .nth(7)
+                .is_some_and(|line| line.trim() == "ready"),
+        ))
     }
 
     /// The server's process, if it runs.
     pub(super) fn pid(&self) -> Option<i32> {
-        self.pid_file().map(|(pid, _)| pid).filter(|pid| is_alive(*pid))
+        self.pid_file()
+            .map(|(pid, _)| pid)
+            .filter(|pid| is_alive(*pid))
     }
 
     /// `initdb` into a directory beside, then a rename: a crash leaves nothing half made.
     fn make(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
         let fresh = self.directory.join("data.new");
         if fresh.exists() {
-            fs::remove_dir_all(&fresh)
-                .map_err(Error::system(format!("remove the unfinished {}", fresh.display())))?;
+            fs::remove_dir_all(&fresh).map_err(Error::system(format!(
+                "remove the unfinished {}",
+                fresh.display()
+            )))?;
         }
         let mut initdb = Command::new(binaries.program("initdb"));
         initdb
-            .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "--auth=peer", "-D"])
+            .args([
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--auth=peer",
+                "-D",
+            ])
             .arg(&fresh);
         run("initdb", user, &mut initdb)?;
         let write = |name: &str, text: &str| {
             let path = fresh.join(name);
             fs::write(&path, text).map_err(Error::system(format!("write {}", path.display())))
         };
-        let caller = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let caller = nix::unistd::User::from_uid(nix::unistd::geteuid())
+            .ok()
+            .flatten();
         let caller = caller.map_or_else(|| user.user.name.clone(), |caller| caller.name);
         write("pg_hba.conf", "local all all peer map=rework\n")?;
         // Whoever made it, and whoever runs it, may log in as its superuser; nobody else.
-        let map = format!("rework {caller} postgres\nrework {} postgres\n", user.user.name);
+        let map = format!(
+            "rework {caller} postgres\nrework {} postgres\n",
+            user.user.name
+        );
         write("pg_ident.conf", &map)?;
         let conf = fs::read_to_string(fresh.join("postgresql.conf")).unwrap_or_default();
         write("postgresql.conf", &(conf + "\n" + SETTINGS))?;
@@ -242,7 +277,10 @@ impl Cluster {
         while !self.answers() {
             let gave_up = Instant::now() > deadline;
             if gave_up || (pause > Duration::from_millis(40) && self.pid().is_none()) {
-                return Err(Error::Program { program: "postgres", words: last_words(&log) });
+                return Err(Error::Program {
+                    program: "postgres",
+                    words: last_words(&log),
+                });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
@@ -262,7 +300,9 @@ impl Cluster {
     /// As [`Cluster::stop`], by somebody who holds the start lock.
     pub(super) fn stop_locked(&self) -> Result<bool, Error> {
         use nix::sys::signal::Signal::{SIGINT, SIGQUIT};
-        let Some(pid) = self.pid() else { return Ok(false) };
+        let Some(pid) = self.pid() else {
+            return Ok(false);
+        };
         // Fast, and, if that takes too long, at once; see "Shutting Down the Server".
         for (signal, limit) in [(SIGINT, 20), (SIGQUIT, 10)] {
             kill(Pid::from_raw(pid), signal).map_err(|error| Error::System {
@@ -277,7 +317,10 @@ impl Cluster {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        Err(Error::Program { program: "postgres", words: "it does not stop".to_owned() })
+        Err(Error::Program {
+            program: "postgres",
+            words: "it does not stop".to_owned(),
+        })
     }
 
     /// What is known of it, without touching it.
@@ -295,14 +338,19 @@ impl Cluster {
 
 fn is_alive(pid: i32) -> bool {
     // EPERM: it lives, and belongs to the server's user.
-    !matches!(kill(Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+    !matches!(
+        kill(Pid::from_raw(pid), None),
+        Err(nix::errno::Errno::ESRCH)
+    )
 }
 
 /// Becomes the server's user in a child that is about to be executed. The standard library drops
 /// root's other groups when it changes the user.
 pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
     if user.is_other {
-        command.uid(user.user.uid.as_raw()).gid(user.user.gid.as_raw());
+        command
+            .uid(user.user.uid.as_raw())
+            .gid(user.user.gid.as_raw());
     }
 }
 
@@ -316,8 +364,12 @@ fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Resul
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     as_user(command, user);
-    let mut child = command.spawn().map_err(Error::system(format!("run {program}")))?;
-    let status = child.wait().map_err(Error::system(format!("wait for {program}")))?;
+    let mut child = command
+        .spawn()
+        .map_err(Error::system(format!("run {program}")))?;
+    let status = child
+        .wait()
+        .map_err(Error::system(format!("wait for {program}")))?;
     if status.success() {
         return Ok(());
     }
@@ -325,7 +377,11 @@ fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Resul
     if let Some(mut stderr) = child.stderr.take() {
         let _ = io::Read::read_to_string(&mut stderr, &mut words);
     }
-    let line = words.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let line = words
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty());
     let words = line.map_or_else(|| status.to_string(), str::to_owned);
     Err(Error::Program { program, words })
 }
@@ -333,9 +389,17 @@ fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Resul
 /// The last line of the server's log that says why.
 fn last_words(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let lines = || text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let lines = || {
+        text.lines()
+            .rev()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+    };
     lines()
         .find(|line| line.contains("FATAL") || line.contains("PANIC") || line.contains("ERROR"))
         .or_else(|| lines().next())
-        .map_or_else(|| format!("it does not start; see {}", log.display()), str::to_owned)
+        .map_or_else(
+            || format!("it does not start; see {}", log.display()),
+            str::to_owned,
+        )
 }

@@ -59,10 +59,13 @@ impl Error {
                  REWORK_PG_BIN"
                     .to_owned(),
             ),
-            Self::PathTooLong { .. } => Some("choose a shorter directory: embedded:/dir".to_owned()),
-            Self::Unreachable { path, .. } => {
-                Some(format!("chmod o+x {}, or choose another directory", path.display()))
+            Self::PathTooLong { .. } => {
+                Some("choose a shorter directory: embedded:/dir".to_owned())
             }
+            Self::Unreachable { path, .. } => Some(format!(
+                "chmod o+x {}, or choose another directory",
+                path.display()
+            )),
             Self::NoUser | Self::System { .. } | Self::Program { .. } => None,
         }
     }

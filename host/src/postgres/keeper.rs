@@ -20,7 +20,10 @@ pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     let binary = env::current_exe().map_err(Error::system("find this program"))?;
     let mut command = Command::new("/bin/sh");
     command
-        .args(["-c", "\"$0\" embedded-keeper \"$1\" >/dev/null 2>&1 </dev/null &"])
+        .args([
+            "-c",
+            "\"$0\" embedded-keeper \"$1\" >/dev/null 2>&1 </dev/null &",
+        ])
         .arg(binary)
         .arg(directory)
         .current_dir("/")
@@ -33,11 +36,16 @@ pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
         command.env("REWORK_EMBEDDED_LINGER", linger);
     }
     as_user(&mut command, user);
-    let status = command.status().map_err(Error::system("start the keeper"))?;
+    let status = command
+        .status()
+        .map_err(Error::system("start the keeper"))?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::Program { program: "the keeper", words: status.to_string() })
+    Err(Error::Program {
+        program: "the keeper",
+        words: status.to_string(),
+    })
 }
 
 /// The keeper's whole life: waits until nobody uses the server, lingers, stops it.
@@ -81,8 +89,10 @@ pub fn keeper(directory: &Path) -> ExitCode {
 /// Whether somebody is connected who holds no lock: the server gives each client a process whose
 /// title names user, database and place.
 fn has_clients(server: i32) -> bool {
-    descendants::children_of(Pid::from_raw(server)).into_iter().any(|child| {
-        let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&title).contains("[local]")
-    })
+    descendants::children_of(Pid::from_raw(server))
+        .into_iter()
+        .any(|child| {
+            let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&title).contains("[local]")
+        })
 }

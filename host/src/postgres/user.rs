@@ -18,11 +18,22 @@ impl ServerUser {
     pub(super) fn find() -> Result<Self, Error> {
         let named = |name| User::from_name(name).ok().flatten();
         if geteuid().is_root() {
-            let user = named("postgres").or_else(|| named("nobody")).ok_or(Error::NoUser)?;
-            return Ok(Self { user, is_other: true });
+            let user = named("postgres")
+                .or_else(|| named("nobody"))
+                .ok_or(Error::NoUser)?;
+            return Ok(Self {
+                user,
+                is_other: true,
+            });
         }
-        let user = User::from_uid(geteuid()).ok().flatten().ok_or(Error::NoUser)?;
-        Ok(Self { user, is_other: false })
+        let user = User::from_uid(geteuid())
+            .ok()
+            .flatten()
+            .ok_or(Error::NoUser)?;
+        Ok(Self {
+            user,
+            is_other: false,
+        })
     }
 
     /// Refuses a place that the server's user cannot get to: initdb would only say "permission
@@ -31,8 +42,14 @@ impl ServerUser {
         if !self.is_other {
             return Ok(());
         }
-        for parent in directory.ancestors().skip(1).filter(|parent| parent.is_dir()) {
-            let Ok(metadata) = parent.metadata() else { continue };
+        for parent in directory
+            .ancestors()
+            .skip(1)
+            .filter(|parent| parent.is_dir())
+        {
+            let Ok(metadata) = parent.metadata() else {
+                continue;
+            };
             let bit = if Uid::from_raw(metadata.uid()) == self.user.uid {
                 0o100
             } else if metadata.gid() == self.user.gid.as_raw() {

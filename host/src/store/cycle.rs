@@ -69,6 +69,10 @@ pub struct Ended {
     pub worker: Option<WorkerId>,
     /// The code that ran it.
     pub plugin_operation: i32,
+    /// How far it had come, if that is news.
+    pub progress: Option<f32>,
+    /// A word about it.
+    pub progress_message: Option<String>,
 }
 
 /// What becomes of a task whose claim ended.
@@ -186,7 +190,13 @@ impl Store {
         fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
             rows.iter().map(of).collect()
         }
-        let Cycle { ended, marks, logs, scans, .. } = cycle;
+        let Cycle {
+            ended,
+            marks,
+            logs,
+            scans,
+            ..
+        } = cycle;
         let token = Token::new(cycle.monitor, cycle.number);
         let lines: Vec<Value> = logs
             .iter()
@@ -198,10 +208,11 @@ impl Store {
                   from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
                               $7::text[], $8::text[], $9::int[], $10::int[], $11::timestamptz[],
                               $12::timestamptz[], $13::text[], $14::bytea[], $15::text[], $16::bigint[],
-                              $17::float8[], $18::bigint[], $19::int[], $20::bigint[])
+                              $17::float8[], $18::bigint[], $19::int[], $20::bigint[], $42::real[],
+                              $43::text[])
                     as e (id, token, fate, outcome, cause, error, location, backtrace, exit_code, signal,
                           started, finished, output, output_raw, output_encoding, peak_memory,
-                          cpu_seconds, worker, plugin_operation, delay_ms)
+                          cpu_seconds, worker, plugin_operation, delay_ms, progress, progress_message)
             ), marked as (
                 select *
                   from unnest($21::bigint[], $22::bigint[], $23::timestamptz[], $24::bigint[], $25::int[],
@@ -242,8 +253,9 @@ impl Store {
                        attempt = t.attempt - (e.fate = 'release')::int,
                        run_at = case e.fate when 'retry'
                                 then clock_timestamp() + e.delay_ms * interval '1 ms' else t.run_at end,
-                       progress = case e.fate when 'end' then t.progress end,
-                       progress_message = case e.fate when 'end' then t.progress_message end
+                       progress = case e.fate when 'end' then coalesce(e.progress, t.progress) end,
+                       progress_message = case e.fate when 'end'
+                                          then coalesce(e.progress_message, t.progress_message) end
                   from ended e
                   join locked_task using (id)
                  where t.id = e.id
@@ -390,6 +402,8 @@ impl Store {
             &column(scans, |s| s.quota),
             cycle.number as i64,
             token.0,
+            &column(ended, |e| e.progress) as &[Option<f32>],
+            &column(ended, |e| e.progress_message.as_deref()) as &[Option<&str>],
         )
         .fetch_all(&self.pool)
         .await?;

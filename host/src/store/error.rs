@@ -113,7 +113,8 @@ impl From<sqlx::Error> for StoreError {
                 };
             }
             // invalid_schema_name, undefined_table, undefined_function
-            if matches!(&*code, "3F000" | "42P01" | "42883") && database.message().contains("rework")
+            if matches!(&*code, "3F000" | "42P01" | "42883")
+                && database.message().contains("rework")
             {
                 return Self::SchemaMissing;
             }

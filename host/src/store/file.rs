@@ -73,7 +73,8 @@ impl Store {
     /// Stores contents of a task's output, before the cycle that reports its end.
     pub async fn file_save_output(&self, task: TaskId, files: &[FileContent]) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
-        self.file_save(&mut transaction, task, "output", files).await?;
+        self.file_save(&mut transaction, task, "output", files)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -204,7 +204,11 @@ impl Store {
     }
 
     /// What this host may run of these domains; no domains means all.
-    pub async fn operation_catalog(&self, host: &str, domains: &[String]) -> Result<Vec<CatalogRow>> {
+    pub async fn operation_catalog(
+        &self,
+        host: &str,
+        domains: &[String],
+    ) -> Result<Vec<CatalogRow>> {
         let rows = sqlx::query!(
             r#"select o.id, o.name, o.domain, p.domain as declared_domain, p.id as plugin_operation,
                       g.hash, d.path, p.timeout_ms, p.backoff_ms, p.memory_bytes, p.outputs,

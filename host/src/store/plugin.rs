@@ -139,7 +139,10 @@ impl Store {
             )
             .fetch_all(&mut *transaction)
             .await?;
-            registered.retired = retired.into_iter().map(|row| (row.domain, row.name)).collect();
+            registered.retired = retired
+                .into_iter()
+                .map(|row| (row.domain, row.name))
+                .collect();
         }
         sqlx::query!("select pg_notify('rework_catalog', '')")
             .execute(&mut *transaction)

@@ -118,7 +118,9 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let options: ConnectOptions = "postgres://babar:secret@elephant:5433/jobs".parse().unwrap();
+        let options: ConnectOptions = "postgres://babar:secret@elephant:5433/jobs"
+            .parse()
+            .unwrap();
         assert_eq!(options.place(), "database `jobs` at elephant:5433");
         assert!(!format!("{options:?}").contains("secret"));
         let error = "postgres://babar:secret@elephant:port/jobs"

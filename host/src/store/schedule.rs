@@ -91,5 +91,9 @@ impl Store {
 }
 
 fn refused(message: String) -> StoreError {
-    StoreError::Refused { code: "RW003".to_owned(), message, hint: None }
+    StoreError::Refused {
+        code: "RW003".to_owned(),
+        message,
+        hint: None,
+    }
 }

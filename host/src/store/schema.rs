@@ -1,6 +1,9 @@
 //! The version of the schema: migrations run forward only, each safe while old monitors run.
 
-use super::{Store, error::{Result, StoreError}};
+use super::{
+    Store,
+    error::{Result, StoreError},
+};
 use sqlx::migrate::{MigrateError, Migrator};
 use std::sync::LazyLock;
 
@@ -45,7 +48,10 @@ impl Store {
         .await?
         .ok_or(StoreError::SchemaMissing)?;
         match found.cmp(&known) {
-            std::cmp::Ordering::Less => Err(StoreError::SchemaOld { found, needed: known }),
+            std::cmp::Ordering::Less => Err(StoreError::SchemaOld {
+                found,
+                needed: known,
+            }),
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Greater => Err(StoreError::SchemaNew { found, known }),
         }
@@ -59,7 +65,9 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         if exists {
-            sqlx::query!("drop schema rework cascade").execute(&self.pool).await?;
+            sqlx::query!("drop schema rework cascade")
+                .execute(&self.pool)
+                .await?;
         }
         Ok(exists)
     }

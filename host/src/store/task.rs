@@ -170,7 +170,9 @@ impl Store {
     /// Queues a task in a transaction of its own.
     pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<TaskId> {
         let mut transaction = self.pool.begin().await?;
-        let id = self.task_enqueue_in(&mut transaction, operation, task).await?;
+        let id = self
+            .task_enqueue_in(&mut transaction, operation, task)
+            .await?;
         transaction.commit().await?;
         Ok(id)
     }
@@ -187,7 +189,10 @@ impl Store {
         } else {
             task.input.as_ref().map(|_| "fields")
         };
-        let large = task.input_raw.as_ref().is_some_and(|raw| raw.len() > RAW_IN_ROW);
+        let large = task
+            .input_raw
+            .as_ref()
+            .is_some_and(|raw| raw.len() > RAW_IN_ROW);
         let raw = task.input_raw.as_deref().filter(|_| !large);
         let id = sqlx::query_scalar!(
             r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as "id!""#,
@@ -207,7 +212,10 @@ impl Store {
         let id = TaskId(id);
         let mut files = task.files.clone();
         if large && let Some(raw) = &task.input_raw {
-            files.push(FileContent { name: String::new(), content: raw.clone() });
+            files.push(FileContent {
+                name: String::new(),
+                content: raw.clone(),
+            });
         }
         if !files.is_empty() && self.file_count_in(connection, id).await? == 0 {
             self.file_save(connection, id, "input", &files).await?;
@@ -216,7 +224,11 @@ impl Store {
     }
 
     /// Input files that a task has already: those of a known key are not replaced.
-    async fn file_count_in(&self, connection: &mut sqlx::PgConnection, task: TaskId) -> Result<i64> {
+    async fn file_count_in(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        task: TaskId,
+    ) -> Result<i64> {
         let count = sqlx::query_scalar!(
             r#"select count(*) as "count!" from rework.task_file where task = $1 and direction = 'input'"#,
             task.0
@@ -274,7 +286,11 @@ impl Store {
 
     /// One task.
     pub async fn task_row(&self, task: TaskId) -> Result<Option<TaskRow>> {
-        let filter = TaskFilter { before: Some(task.0 + 1), limit: 1, ..TaskFilter::default() };
+        let filter = TaskFilter {
+            before: Some(task.0 + 1),
+            limit: 1,
+            ..TaskFilter::default()
+        };
         let row = self.task_list(&filter).await?.pop();
         Ok(row.filter(|row| row.id == task.0))
     }
@@ -323,7 +339,12 @@ impl Store {
         .await?;
         Ok(rows
             .into_iter()
-            .map(|row| (TaskId(row.id), row.state.parse().expect("task_state knows its words")))
+            .map(|row| {
+                (
+                    TaskId(row.id),
+                    row.state.parse().expect("task_state knows its words"),
+                )
+            })
             .collect())
     }
 
@@ -354,12 +375,20 @@ impl Store {
         .await?;
         Ok(row.map(|row| OutputRow {
             state: row.state.parse().expect("task_state knows its words"),
-            payload: InputRow { encoding: row.encoding, fields: row.fields, raw: row.raw },
+            payload: InputRow {
+                encoding: row.encoding,
+                fields: row.fields,
+                raw: row.raw,
+            },
         }))
     }
 
     /// Queues so many tasks of an operation that takes no input, in one statement.
-    pub async fn task_enqueue_copies(&self, operation: OperationId, count: u32) -> Result<Vec<i64>> {
+    pub async fn task_enqueue_copies(
+        &self,
+        operation: OperationId,
+        count: u32,
+    ) -> Result<Vec<i64>> {
         let ids = sqlx::query_scalar!(
             r#"select rework.task_enqueue($1, null, null, null, null, null, 0, null, null, 1) as "id!"
                  from generate_series(1, $2)"#,

@@ -15,7 +15,9 @@ fn options() -> impl Options {
 /// A message with its length in front.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; HEADER];
-    options().serialize_into(&mut frame, message).map_err(WireError::Malformed)?;
+    options()
+        .serialize_into(&mut frame, message)
+        .map_err(WireError::Malformed)?;
     let length = frame.len() - HEADER;
     let header = u32::try_from(length).map_err(|_| WireError::TooLong(length))?;
     frame[..HEADER].copy_from_slice(&header.to_le_bytes());
@@ -73,7 +75,11 @@ mod tests {
 
     #[test]
     fn frames_survive_any_cut() {
-        let messages = [ToWorker::Goodbye, ToWorker::Scheduled(Ok(7)), ToWorker::Scheduled(Err("no".into()))];
+        let messages = [
+            ToWorker::Goodbye,
+            ToWorker::Scheduled(Ok(7)),
+            ToWorker::Scheduled(Err("no".into())),
+        ];
         let stream: Vec<u8> = messages.iter().flat_map(|m| encode(m).unwrap()).collect();
         for cut in 0..stream.len() {
             let mut decoder = Decoder::default();
@@ -93,7 +99,10 @@ mod tests {
     fn an_absurd_length_is_refused_before_anything_is_allocated() {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(decoder.next::<ToWorker>(), Err(WireError::TooLong(_))));
+        assert!(matches!(
+            decoder.next::<ToWorker>(),
+            Err(WireError::TooLong(_))
+        ));
     }
 
     #[test]
@@ -101,6 +110,9 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(&3_u32.to_le_bytes());
         decoder.push(&[250, 1, 2]);
-        assert!(matches!(decoder.next::<ToWorker>(), Err(WireError::Malformed(_))));
+        assert!(matches!(
+            decoder.next::<ToWorker>(),
+            Err(WireError::Malformed(_))
+        ));
     }
 }

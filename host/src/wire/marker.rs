@@ -101,7 +101,12 @@ impl Marker {
         let mut markers = Vec::new();
         loop {
             let part = truncated(rest, PART);
-            let record = Record { level, time: time_us, target: target.into(), text: part.into() };
+            let record = Record {
+                level,
+                time: time_us,
+                target: target.into(),
+                text: part.into(),
+            };
             let json = serde_json::to_string(&record).expect("strings and numbers are JSON");
             markers.push(self.marker(&format!("L{json}")));
             rest = &rest[part.len()..];
@@ -163,7 +168,11 @@ impl Parser {
     pub fn new(nonce: &str) -> Self {
         let mut intro = vec![ESCAPE];
         intro.extend_from_slice(nonce.as_bytes());
-        Self { intro, buffer: Vec::new(), skipping: false }
+        Self {
+            intro,
+            buffer: Vec::new(),
+            skipping: false,
+        }
     }
 
     /// More bytes have arrived.
@@ -244,7 +253,9 @@ impl Parser {
 
     fn marker(&self, payload: &[u8], sink: &mut impl FnMut(Piece)) {
         let text = String::from_utf8_lossy(payload);
-        let Some(letter) = text.chars().next() else { return };
+        let Some(letter) = text.chars().next() else {
+            return;
+        };
         let rest = &text[letter.len_utf8()..];
         match letter {
             'B' => {
@@ -298,7 +309,11 @@ impl Parser {
 
 /// Postgres stores no NUL in a text.
 fn clean(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}")
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -339,7 +354,10 @@ mod tests {
             message: "text \"x\"\nmore".into(),
         };
         let pieces = vec![
-            Piece::Begin { task: 7, attempt: 2 },
+            Piece::Begin {
+                task: 7,
+                attempt: 2,
+            },
             line("hello"),
             line(""),
             line("no newline"),
@@ -358,7 +376,11 @@ mod tests {
         let (bytes, pieces) = stream();
         assert_eq!(parse(&[&bytes]), pieces);
         for cut in 0..bytes.len() {
-            assert_eq!(parse(&[&bytes[..cut], &bytes[cut..]]), pieces, "cut at {cut}");
+            assert_eq!(
+                parse(&[&bytes[..cut], &bytes[cut..]]),
+                pieces,
+                "cut at {cut}"
+            );
         }
         let singles: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(parse(&singles), pieces);
@@ -384,7 +406,9 @@ mod tests {
             let parts: Vec<&[u8]> = bytes.chunks(size).collect();
             let pieces = parse(&parts);
             assert_eq!(pieces.len(), 2, "in parts of {size}");
-            let Piece::Line(cut) = &pieces[0] else { panic!("a line") };
+            let Piece::Line(cut) = &pieces[0] else {
+                panic!("a line")
+            };
             assert!(cut.ends_with(CUT) && cut.len() == MAX_LINE + CUT.len());
             assert_eq!(pieces[1], line("next"));
         }

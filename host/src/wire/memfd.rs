@@ -39,7 +39,10 @@ fn sealed(content: &[u8]) -> Result<OwnedFd, WireError> {
         .map_err(WireError::system("make memory for a payload"))?;
     let mut file = File::from(fd);
     file.write_all(content)
-        .map_err(|source| WireError::System { doing: "fill the memory of a payload", source })?;
+        .map_err(|source| WireError::System {
+            doing: "fill the memory of a payload",
+            source,
+        })?;
     let fd = OwnedFd::from(file);
     fcntl(&fd, FcntlArg::F_ADD_SEALS(seals())).map_err(WireError::system("seal a payload"))?;
     Ok(fd)
@@ -66,7 +69,10 @@ fn read_sealed(fd: OwnedFd, length: u64) -> Result<Vec<u8>, WireError> {
     if !SealFlag::from_bits_retain(found).contains(seals()) {
         return Err(WireError::Descriptor("not sealed"));
     }
-    let read = |source| WireError::System { doing: "read a payload", source };
+    let read = |source| WireError::System {
+        doing: "read a payload",
+        source,
+    };
     let mut file = File::from(fd);
     file.rewind().map_err(read)?;
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
@@ -98,6 +104,9 @@ mod tests {
     fn unsealed_memory_is_refused() {
         let fd = memfd_create("open", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let refused = Bytes::Shared(1).into_vec(&mut vec![fd]).unwrap_err();
-        assert_eq!(refused.to_string(), "the payload's descriptor is not sealed");
+        assert_eq!(
+            refused.to_string(),
+            "the payload's descriptor is not sealed"
+        );
     }
 }

@@ -64,7 +64,7 @@ pub enum FromWorker {
         /// What it wants, as JSON.
         request: String,
     },
-    /// The task that just ended has left children behind. With this frame come the read ends of
+    /// The task that is about to be `Finished` has left children behind. With this frame come the read ends of
     /// new pipes for stdout and stderr; the old ones belong to that task from now on.
     Pipes {
         /// The task that ended.
@@ -177,7 +177,10 @@ impl ToWorker {
         match self {
             Self::Run(run) => {
                 let input = run.input.bytes_mut();
-                input.into_iter().chain(run.files.iter_mut().map(|(_, bytes)| bytes)).collect()
+                input
+                    .into_iter()
+                    .chain(run.files.iter_mut().map(|(_, bytes)| bytes))
+                    .collect()
             }
             Self::Hello { .. } | Self::Scheduled(_) | Self::Goodbye => Vec::new(),
         }
@@ -190,7 +193,10 @@ impl FromWorker {
         match self {
             Self::Finished(finished) => {
                 let output = finished.output.bytes_mut();
-                output.into_iter().chain(finished.files.iter_mut().map(|(_, bytes)| bytes)).collect()
+                output
+                    .into_iter()
+                    .chain(finished.files.iter_mut().map(|(_, bytes)| bytes))
+                    .collect()
             }
             Self::Ready { .. }
             | Self::Refused(_)

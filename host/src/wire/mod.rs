@@ -12,7 +12,9 @@ pub use message::{
     Bytes, Capture, Failure, Finished, FromWorker, Payload, PluginFile, Run, ToWorker, WIRE_VERSION,
 };
 pub use page::{Page, SlotState};
-pub use socket::{AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, socket_pair, watched};
+pub use socket::{
+    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, socket_pair, watched,
+};
 
 /// What can go wrong between monitor and worker.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub enum WireError {
 
 impl WireError {
     pub(crate) fn system(doing: &'static str) -> impl Fn(nix::errno::Errno) -> Self {
-        move |error| Self::System { doing, source: error.into() }
+        move |error| Self::System {
+            doing,
+            source: error.into(),
+        }
     }
 }

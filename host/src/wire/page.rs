@@ -88,7 +88,10 @@ impl Page {
 
     /// Makes a page of its own for a worker, readable by nobody else.
     pub fn create(path: &Path) -> Result<Self, WireError> {
-        let fault = |source| WireError::System { doing: "make a shared page", source };
+        let fault = |source| WireError::System {
+            doing: "make a shared page",
+            source,
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -108,7 +111,10 @@ impl Page {
             .read(true)
             .write(true)
             .open(path)
-            .map_err(|source| WireError::System { doing: "open a shared page", source })?;
+            .map_err(|source| WireError::System {
+                doing: "open a shared page",
+                source,
+            })?;
         Self::of_file(file)?.checked()
     }
 
@@ -118,12 +124,18 @@ impl Page {
     }
 
     fn of_file(file: File) -> Result<Self, WireError> {
-        let fault = |source| WireError::System { doing: "map the shared page", source };
+        let fault = |source| WireError::System {
+            doing: "map the shared page",
+            source,
+        };
         let length = file.metadata().map_err(fault)?.len();
         if length < size_of::<Layout>() as u64 {
             return Err(fault(std::io::Error::other("it is too short")));
         }
-        let map = MmapOptions::new().len(size_of::<Layout>()).map_raw(&file).map_err(fault)?;
+        let map = MmapOptions::new()
+            .len(size_of::<Layout>())
+            .map_raw(&file)
+            .map_err(fault)?;
         Ok(Self { file, map })
     }
 
@@ -132,7 +144,10 @@ impl Page {
             return Ok(self);
         }
         let source = std::io::Error::other("it is of another version");
-        Err(WireError::System { doing: "read the shared page", source })
+        Err(WireError::System {
+            doing: "read the shared page",
+            source,
+        })
     }
 
     /// A descriptor to give to the worker.
@@ -140,7 +155,10 @@ impl Page {
         let cloned = self.file.try_clone();
         cloned
             .map(OwnedFd::from)
-            .map_err(|source| WireError::System { doing: "duplicate the shared page", source })
+            .map_err(|source| WireError::System {
+                doing: "duplicate the shared page",
+                source,
+            })
     }
 
     fn layout(&self) -> &Layout {
@@ -175,7 +193,11 @@ impl Page {
     /// Monitor: takes a task back; false if it has begun, or there is none.
     pub fn revoke(&self, slot: u32) -> bool {
         let task = self.task(slot);
-        self.swap(slot, SlotState::Handed.with(task), SlotState::Revoked.with(task))
+        self.swap(
+            slot,
+            SlotState::Handed.with(task),
+            SlotState::Revoked.with(task),
+        )
     }
 
     /// Monitor: the slot can be used again.
@@ -185,11 +207,18 @@ impl Page {
 
     /// Worker: begins a task; false if it was taken back, and then it must not run.
     pub fn begin(&self, slot: u32, task: i64) -> bool {
-        self.swap(slot, SlotState::Handed.with(task), SlotState::Begun.with(task))
+        self.swap(
+            slot,
+            SlotState::Handed.with(task),
+            SlotState::Begun.with(task),
+        )
     }
 
     fn swap(&self, slot: u32, from: u64, to: u64) -> bool {
-        self.slot(slot).word.compare_exchange(from, to, AcqRel, Acquire).is_ok()
+        self.slot(slot)
+            .word
+            .compare_exchange(from, to, AcqRel, Acquire)
+            .is_ok()
     }
 
     /// Monitor: asks a running task to end by itself.

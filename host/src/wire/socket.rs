@@ -1,6 +1,10 @@
 //! The two ends of a socketpair: the worker's, which blocks, and the monitor's, which does not.
 
-use super::{FromWorker, ToWorker, WireError, frame::{self, Decoder}, memfd};
+use super::{
+    FromWorker, ToWorker, WireError,
+    frame::{self, Decoder},
+    memfd,
+};
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -22,8 +26,13 @@ const MAX_DESCRIPTORS: usize = 64;
 
 /// A connected pair, closed when this process executes another program.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
-    socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(WireError::system("make a socket pair"))
+    socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .map_err(WireError::system("make a socket pair"))
 }
 
 /// What has been received: descriptors arrive with the first byte of their frame.
@@ -35,7 +44,10 @@ struct Inbox {
 
 impl Inbox {
     /// Takes the next message and the descriptors that it announces.
-    fn next<T>(&mut self, wants: impl Fn(&mut T) -> usize) -> Result<Option<(T, Vec<OwnedFd>)>, WireError>
+    fn next<T>(
+        &mut self,
+        wants: impl Fn(&mut T) -> usize,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>, WireError>
     where
         T: serde::de::DeserializeOwned,
     {
@@ -54,7 +66,12 @@ impl Inbox {
         let mut buffer = [0_u8; 64 * 1024];
         let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg::<()>(socket, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let received = recvmsg::<()>(
+            socket,
+            &mut slices,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
         let mut arrived = Vec::new();
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = message {
@@ -64,7 +81,8 @@ impl Inbox {
         let count = received.bytes;
         for fd in arrived {
             // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-            self.descriptors.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
+            self.descriptors
+                .push_back(unsafe { OwnedFd::from_raw_fd(fd) });
         }
         self.decoder.push(&buffer[..count]);
         Ok(count > 0)
@@ -83,7 +101,10 @@ fn descriptors_from_worker(message: &mut FromWorker) -> usize {
 }
 
 fn shared(payloads: Vec<&mut super::Bytes>) -> usize {
-    payloads.iter().filter(|bytes| matches!(bytes, super::Bytes::Shared(_))).count()
+    payloads
+        .iter()
+        .filter(|bytes| matches!(bytes, super::Bytes::Shared(_)))
+        .count()
 }
 
 /// A frame on its way out.
@@ -124,11 +145,18 @@ pub struct BlockingSender {
 impl BlockingSocket {
     /// Takes over a socket.
     pub fn new(fd: OwnedFd) -> Result<Self, WireError> {
-        let cloned = fd
-            .try_clone()
-            .map_err(|source| WireError::System { doing: "duplicate the socket", source })?;
-        let sender = BlockingSender { fd: Arc::new(Mutex::new(cloned)) };
-        Ok(Self { fd, inbox: Inbox::default(), sender })
+        let cloned = fd.try_clone().map_err(|source| WireError::System {
+            doing: "duplicate the socket",
+            source,
+        })?;
+        let sender = BlockingSender {
+            fd: Arc::new(Mutex::new(cloned)),
+        };
+        Ok(Self {
+            fd,
+            inbox: Inbox::default(),
+            sender,
+        })
     }
 
     /// The half that sends.
@@ -156,8 +184,15 @@ impl BlockingSender {
     pub fn send(&self, mut message: FromWorker, mut with: Vec<OwnedFd>) -> Result<(), WireError> {
         with.extend(memfd::share(message.payloads())?);
         let bytes = frame::encode(&message)?;
-        let fd = self.fd.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut outgoing = Outgoing { bytes, sent: 0, descriptors: with };
+        let fd = self
+            .fd
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut outgoing = Outgoing {
+            bytes,
+            sent: 0,
+            descriptors: with,
+        };
         loop {
             match outgoing.send(fd.as_raw_fd()) {
                 Ok(true) => return Ok(()),
@@ -184,7 +219,13 @@ pub fn async_socket(fd: OwnedFd) -> Result<(AsyncReader, AsyncWriter), WireError
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
         .map_err(WireError::system("set up the socket"))?;
     let fd = Arc::new(watched(fd, Interest::READABLE | Interest::WRITABLE)?);
-    Ok((AsyncReader { fd: Arc::clone(&fd), inbox: Inbox::default() }, AsyncWriter { fd }))
+    Ok((
+        AsyncReader {
+            fd: Arc::clone(&fd),
+            inbox: Inbox::default(),
+        },
+        AsyncWriter { fd },
+    ))
 }
 
 /// The half that hears the worker.
@@ -205,7 +246,10 @@ impl AsyncReader {
                 .fd
                 .readable()
                 .await
-                .map_err(|source| WireError::System { doing: "watch the socket", source })?;
+                .map_err(|source| WireError::System {
+                    doing: "watch the socket",
+                    source,
+                })?;
             let inbox = &mut self.inbox;
             match ready.try_io(|fd| inbox.receive(fd.as_raw_fd()).map_err(Into::into)) {
                 Ok(Ok(true)) | Err(_) => {}
@@ -237,19 +281,29 @@ impl AsyncWriter {
     pub async fn send(&mut self, mut message: ToWorker) -> Result<(), WireError> {
         let descriptors = memfd::share(message.payloads())?;
         let bytes = frame::encode(&message)?;
-        let mut outgoing = Outgoing { bytes, sent: 0, descriptors };
+        let mut outgoing = Outgoing {
+            bytes,
+            sent: 0,
+            descriptors,
+        };
         loop {
             let mut ready = self
                 .fd
                 .writable()
                 .await
-                .map_err(|source| WireError::System { doing: "watch the socket", source })?;
+                .map_err(|source| WireError::System {
+                    doing: "watch the socket",
+                    source,
+                })?;
             match ready.try_io(|fd| outgoing.send(fd.as_raw_fd()).map_err(Into::into)) {
                 Ok(Ok(true)) => return Ok(()),
                 Ok(Ok(false)) | Err(_) => {}
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(Err(source)) => {
-                    return Err(WireError::System { doing: "send to a worker", source });
+                    return Err(WireError::System {
+                        doing: "send to a worker",
+                        source,
+                    });
                 }
             }
         }
@@ -286,10 +340,15 @@ mod tests {
             let mut socket = BlockingSocket::new(theirs).unwrap();
             let mut lengths = Vec::new();
             while let Some((ToWorker::Run(run), mut descriptors)) = socket.recv().unwrap() {
-                let Payload::Raw(bytes) = run.input else { panic!("raw was sent") };
+                let Payload::Raw(bytes) = run.input else {
+                    panic!("raw was sent")
+                };
                 lengths.push(bytes.into_vec(&mut descriptors).unwrap().len());
             }
-            socket.sender().send(FromWorker::Goodbye, Vec::new()).unwrap();
+            socket
+                .sender()
+                .send(FromWorker::Goodbye, Vec::new())
+                .unwrap();
             lengths
         });
         for length in [10, 1 << 20, 70_000, 0] {

@@ -45,12 +45,18 @@ impl Capture {
         // SAFETY: `stdout` is C's own stream, used here before any operation runs; a null buffer
         // lets C allocate one.
         unsafe { libc::setvbuf(c_stdout(), std::ptr::null_mut(), libc::_IOLBF, 0) };
-        Ok(Self { ends: Arc::new(Mutex::new(ends)), marker })
+        Ok(Self {
+            ends: Arc::new(Mutex::new(ends)),
+            marker,
+        })
     }
 
     /// What writes log records.
     pub(super) fn log_writer(&self) -> LogWriter {
-        LogWriter { ends: Arc::clone(&self.ends), marker: self.marker.clone() }
+        LogWriter {
+            ends: Arc::clone(&self.ends),
+            marker: self.marker.clone(),
+        }
     }
 
     /// The output of this task begins; with `stdio`, what it prints counts.
@@ -91,7 +97,10 @@ impl Capture {
         let (stderr, write_stderr) = pipe()?;
         {
             let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            *ends = Ends { stdout: high(write_stdout.as_fd())?, stderr: high(write_stderr.as_fd())? };
+            *ends = Ends {
+                stdout: high(write_stdout.as_fd())?,
+                stderr: high(write_stderr.as_fd())?,
+            };
         }
         self.restore()?;
         Ok(vec![stdout, stderr])
@@ -145,8 +154,7 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
             Ok(count) => bytes = &bytes[count..],
             // An operation made the pipe non-blocking: wait until there is room.
             Err(Errno::EAGAIN) => {
-                let mut watched =
-                    [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLOUT)];
+                let mut watched = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLOUT)];
                 let _ = nix::poll::poll(&mut watched, nix::poll::PollTimeout::NONE);
             }
             Err(Errno::EINTR) => {}

@@ -4,7 +4,10 @@
 use super::capture::LogWriter;
 use crate::{
     plugin::{Captured, TaskContext, TaskData},
-    wire::{BlockingSender, BlockingSocket, Bytes, Capture, Failure, FromWorker, Page, Payload, ToWorker, WireError},
+    wire::{
+        BlockingSender, BlockingSocket, Bytes, Capture, Failure, FromWorker, Page, Payload,
+        ToWorker, WireError,
+    },
 };
 use chrono::Utc;
 use rework_plugin::abi::{ENCODING_FIELDS, ENCODING_RAW};
@@ -55,7 +58,11 @@ pub(super) struct Saved {
 
 impl Default for Saved {
     fn default() -> Self {
-        Self { output: Payload::None, files: Vec::new(), failure: None }
+        Self {
+            output: Payload::None,
+            files: Vec::new(),
+            failure: None,
+        }
     }
 }
 
@@ -68,7 +75,10 @@ pub(super) fn install(
     let current = Current {
         slot: 0,
         data: Arc::default(),
-        base: Captured { level: 0, stdio: false },
+        base: Captured {
+            level: 0,
+            stdio: false,
+        },
         scopes: BTreeMap::new(),
         next_scope: 1,
         may_scope: false,
@@ -108,9 +118,18 @@ impl Worker {
     /// The next task begins. Answers whether what it prints counts.
     pub(super) fn begin(&self, slot: u32, data: TaskData, log_level: u8, capture: Capture) -> bool {
         let base = match capture {
-            Capture::All => Captured { level: log_level, stdio: true },
-            Capture::Logs => Captured { level: log_level, stdio: false },
-            Capture::Manual | Capture::None => Captured { level: 0, stdio: false },
+            Capture::All => Captured {
+                level: log_level,
+                stdio: true,
+            },
+            Capture::Logs => Captured {
+                level: log_level,
+                stdio: false,
+            },
+            Capture::Manual | Capture::None => Captured {
+                level: 0,
+                stdio: false,
+            },
         };
         let mut current = locked(&self.current);
         *current = Current {
@@ -136,7 +155,14 @@ impl Worker {
         let saved = std::mem::take(&mut current.saved);
         drop(current);
         if let Some((fraction, message)) = held {
-            let _ = self.send(FromWorker::Progress { slot, fraction, message }, Vec::new());
+            let _ = self.send(
+                FromWorker::Progress {
+                    slot,
+                    fraction,
+                    message,
+                },
+                Vec::new(),
+            );
         }
         saved
     }
@@ -150,10 +176,12 @@ impl Worker {
 impl Current {
     /// What counts now: the widest of what the task and its scopes ask for.
     fn captured(&self) -> Captured {
-        self.scopes.values().fold(self.base, |widest, scope| Captured {
-            level: widest.level.max(scope.level),
-            stdio: widest.stdio || scope.stdio,
-        })
+        self.scopes
+            .values()
+            .fold(self.base, |widest, scope| Captured {
+                level: widest.level.max(scope.level),
+                stdio: widest.stdio || scope.stdio,
+            })
     }
 }
 
@@ -172,9 +200,17 @@ struct FailureText {
 
 fn failure_of(text: &str) -> Failure {
     match serde_json::from_str::<FailureText>(text) {
-        Ok(FailureText { kind, message, location, backtrace }) => {
-            Failure { kind, message, location, backtrace }
-        }
+        Ok(FailureText {
+            kind,
+            message,
+            location,
+            backtrace,
+        }) => Failure {
+            kind,
+            message,
+            location,
+            backtrace,
+        },
         Err(_) => Failure {
             kind: "error".to_owned(),
             message: text.to_owned(),
@@ -207,7 +243,8 @@ impl TaskContext for Worker {
 
     fn log(&self, level: u8, target: &str, message: &str) {
         if level <= locked(&self.current).captured().level {
-            self.log.record(level, Utc::now().timestamp_micros(), target, message);
+            self.log
+                .record(level, Utc::now().timestamp_micros(), target, message);
         }
     }
 
@@ -215,14 +252,24 @@ impl TaskContext for Worker {
         let mut current = locked(&self.current);
         let slot = current.slot;
         let message = message.to_owned();
-        if current.progress.is_some_and(|last| last.elapsed() < PROGRESS_PAUSE) {
+        if current
+            .progress
+            .is_some_and(|last| last.elapsed() < PROGRESS_PAUSE)
+        {
             current.held_progress = Some((fraction, message));
             return;
         }
         current.progress = Some(Instant::now());
         current.held_progress = None;
         drop(current);
-        let _ = self.send(FromWorker::Progress { slot, fraction, message }, Vec::new());
+        let _ = self.send(
+            FromWorker::Progress {
+                slot,
+                fraction,
+                message,
+            },
+            Vec::new(),
+        );
     }
 
     fn cancelled(&self) -> bool {
@@ -235,7 +282,10 @@ impl TaskContext for Worker {
         let slot = locked(&self.current).slot;
         // Held over question and answer: two threads that ask get their own answers.
         let mut receiver = locked(&self.receiver);
-        let question = FromWorker::Schedule { slot, request: request.to_owned() };
+        let question = FromWorker::Schedule {
+            slot,
+            request: request.to_owned(),
+        };
         self.send(question, Vec::new()).map_err(|_| gone())?;
         loop {
             match receiver.recv() {

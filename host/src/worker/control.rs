@@ -38,9 +38,9 @@ fn is_gone(socket: RawFd) -> bool {
     let timeout = PollTimeout::try_from(LOOK_EVERY).expect("a quarter of a second fits");
     match poll(&mut watched, timeout) {
         Ok(0) | Err(_) => false,
-        Ok(_) => watched[0].revents().is_some_and(|events| {
-            events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
-        }),
+        Ok(_) => watched[0]
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)),
     }
 }
 

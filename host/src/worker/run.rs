@@ -1,6 +1,10 @@
 //! One task: begin it, invoke the operation, gather what it leaves.
 
-use super::{capture::{Capture, left_children}, context::Worker, session::resident_bytes};
+use super::{
+    capture::{Capture, left_children},
+    context::Worker,
+    session::resident_bytes,
+};
 use crate::{
     plugin::{self, Loaded, TaskData},
     wire::{Bytes, Failure, Finished, Page, Payload, Run, WireError},
@@ -24,7 +28,12 @@ pub(super) fn run(
     page: &Page,
     capture: &mut Capture,
 ) -> Result<Option<(Finished, bool)>, WireError> {
-    let Run { slot, attempt, log_level, .. } = task;
+    let Run {
+        slot,
+        attempt,
+        log_level,
+        ..
+    } = task;
     let id = task.task;
     let (plugin, operation) = (task.plugin.clone(), task.operation.clone());
     let domain = task.declared_domain.clone();
@@ -39,14 +48,19 @@ pub(super) fn run(
     let started_us = Utc::now().timestamp_micros();
     let invoked = match plugins.get(&plugin) {
         Some(plugin) => plugin::invoke(plugin, &domain, &operation, context),
-        None => Err(plugin::PluginError::new("the worker", "has not loaded the task's plugin")),
+        None => Err(plugin::PluginError::new(
+            "the worker",
+            "has not loaded the task's plugin",
+        )),
     };
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {
         Ok(true) => saved.failure = None,
         Ok(false) => {
-            saved.failure.get_or_insert_with(|| error("the operation failed without a word"));
+            saved
+                .failure
+                .get_or_insert_with(|| error("the operation failed without a word"));
         }
         Err(fault) => saved.failure = Some(error(&fault.to_string())),
     }
@@ -102,7 +116,12 @@ fn task_data(task: Run, descriptors: &mut Vec<OwnedFd>) -> Result<TaskData, Wire
         .into_iter()
         .map(|(name, bytes)| Ok((name, bytes.into_vec(descriptors)?)))
         .collect::<Result<_, WireError>>()?;
-    Ok(TaskData { task: text.to_string(), encoding, input, files })
+    Ok(TaskData {
+        task: text.to_string(),
+        encoding,
+        input,
+        files,
+    })
 }
 
 fn error(message: &str) -> Failure {
@@ -117,7 +136,9 @@ fn error(message: &str) -> Failure {
 /// Processor time of this process and its collected children so far, in microseconds.
 fn processor_us() -> u64 {
     let of = |who| {
-        getrusage(who).map_or(0, |usage| micros(usage.user_time()) + micros(usage.system_time()))
+        getrusage(who).map_or(0, |usage| {
+            micros(usage.user_time()) + micros(usage.system_time())
+        })
     };
     of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)
 }

@@ -3,7 +3,10 @@
 use super::{capture::Capture, context, control, run::run};
 use crate::{
     plugin::{self, Loaded},
-    wire::{BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError, marker::Marker},
+    wire::{
+        BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError,
+        marker::Marker,
+    },
 };
 use std::{
     collections::HashMap,
@@ -38,7 +41,15 @@ fn live() -> Result<(), WireError> {
     let mut socket = BlockingSocket::new(socket)?;
     let sender = socket.sender();
 
-    let Some((ToWorker::Hello { version, plugins, nonce }, _)) = socket.recv()? else {
+    let Some((
+        ToWorker::Hello {
+            version,
+            plugins,
+            nonce,
+        },
+        _,
+    )) = socket.recv()?
+    else {
         return Ok(());
     };
     if version != WIRE_VERSION {
@@ -51,20 +62,34 @@ fn live() -> Result<(), WireError> {
     };
     let mut capture = Capture::new(Marker::new(nonce))?;
     let context = context::install(socket, page, capture.log_writer());
-    let ready = FromWorker::Ready { version: WIRE_VERSION, resident_bytes: resident_bytes() };
+    let ready = FromWorker::Ready {
+        version: WIRE_VERSION,
+        resident_bytes: resident_bytes(),
+    };
     context.send(ready, Vec::new())?;
 
     while let Some((message, mut descriptors)) = context.recv()? {
         match message {
             ToWorker::Run(task) => {
-                let finished = run(*task, &mut descriptors, &loaded, context, page, &mut capture)?;
+                let finished = run(
+                    *task,
+                    &mut descriptors,
+                    &loaded,
+                    context,
+                    page,
+                    &mut capture,
+                )?;
                 if let Some((finished, left_children)) = finished {
-                    let task = finished.task;
-                    context.send(FromWorker::Finished(Box::new(finished)), Vec::new())?;
                     if left_children {
                         let pipes = capture.replace_pipes()?;
-                        context.send(FromWorker::Pipes { task }, pipes)?;
+                        context.send(
+                            FromWorker::Pipes {
+                                task: finished.task,
+                            },
+                            pipes,
+                        )?;
                     }
+                    context.send(FromWorker::Finished(Box::new(finished)), Vec::new())?;
                 }
             }
             ToWorker::Goodbye => {
@@ -92,7 +117,10 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
     let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH_FD) };
     if high < 0 {
         let source = std::io::Error::last_os_error();
-        return Err(WireError::System { doing: "take over a descriptor of the monitor", source });
+        return Err(WireError::System {
+            doing: "take over a descriptor of the monitor",
+            source,
+        });
     }
     // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
     unsafe { libc::close(fd) };
@@ -110,7 +138,8 @@ fn prepare_process() -> Result<(), WireError> {
     prctl::set_name(c"rework-worker").map_err(&failed)?;
     // No core files; 0 would not stop cores that are piped to a handler, 1 does.
     let (_, hard) = resource::getrlimit(resource::Resource::RLIMIT_CORE).map_err(&failed)?;
-    resource::setrlimit(resource::Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard)).map_err(&failed)?;
+    resource::setrlimit(resource::Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))
+        .map_err(&failed)?;
     Ok(())
 }
 
@@ -119,6 +148,8 @@ pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten();
     pages.unwrap_or_default() * page.unwrap_or(4096).cast_unsigned()
 }

@@ -23,7 +23,10 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
     let signature = signature(&function)?;
     let name = &function.sig.ident;
     let operation = attributes.name.clone().unwrap_or_else(|| unraw(name));
-    let domain = attributes.domain.clone().unwrap_or_else(|| "default".to_owned());
+    let domain = attributes
+        .domain
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
     let inputs = inputs_spec(&signature);
     let (returned, output) = returned(&function);
     let head = head(&attributes, &function, &operation, &domain);
@@ -76,7 +79,8 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
 
 fn unraw(name: &Ident) -> String {
     let name = name.to_string();
-    name.strip_prefix("r#").map_or_else(|| name.clone(), str::to_owned)
+    name.strip_prefix("r#")
+        .map_or_else(|| name.clone(), str::to_owned)
 }
 
 /// Whether this function can be an operation, or what stands in the way.
@@ -101,7 +105,10 @@ fn signature(function: &ItemFn) -> Result<Signature> {
     for (place, argument) in signature.inputs.iter().enumerate() {
         let argument = match argument {
             FnArg::Receiver(receiver) => {
-                return fault(receiver.span(), "an operation is a plain function, without `self`");
+                return fault(
+                    receiver.span(),
+                    "an operation is a plain function, without `self`",
+                );
             }
             FnArg::Typed(argument) => argument,
         };
@@ -121,9 +128,15 @@ fn signature(function: &ItemFn) -> Result<Signature> {
         let Pat::Ident(name) = &*argument.pat else {
             return fault(argument.pat.span(), "an input needs a name");
         };
-        arguments.push(Argument { name: name.ident.clone(), kind: (*argument.ty).clone() });
+        arguments.push(Argument {
+            name: name.ident.clone(),
+            kind: (*argument.ty).clone(),
+        });
     }
-    Ok(Signature { takes_task, arguments })
+    Ok(Signature {
+        takes_task,
+        arguments,
+    })
 }
 
 fn is_task(kind: &Type) -> bool {
@@ -135,7 +148,10 @@ fn is_task(kind: &Type) -> bool {
 /// What is known at expansion: the beginning of the note.
 fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &str) -> String {
     let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |n| n.to_string());
-    let level = attributes.level.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    let level = attributes
+        .level
+        .as_deref()
+        .map_or_else(|| "null".to_owned(), json_string);
     format!(
         "{{\"name\":{},\"domain\":{},\"timeout_ms\":{},\"max_attempts\":{},\"backoff_ms\":{},\
          \"memory_bytes\":{},\"capture\":{},\"level\":{level},\"description\":{},\"async\":{},\
@@ -156,7 +172,11 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
 fn inputs_spec(signature: &Signature) -> TokenStream {
     if signature.arguments.is_empty() {
         // With the task at hand it reads its input itself; without, there is none.
-        return if signature.takes_task { quote!("null") } else { quote!("[]") };
+        return if signature.takes_task {
+            quote!("null")
+        } else {
+            quote!("[]")
+        };
     }
     let fields: Vec<TokenStream> = signature
         .arguments
@@ -164,8 +184,15 @@ fn inputs_spec(signature: &Signature) -> TokenStream {
         .map(|argument| field_parts(&unraw(&argument.name), &argument.kind, "null", "null"))
         .collect();
     let listed = joined(&fields);
-    let Some(first) = signature.arguments.first().filter(|_| signature.arguments.len() == 1) else {
-        let checks = signature.arguments.iter().map(|argument| not_a_struct(&argument.kind));
+    let Some(first) = signature
+        .arguments
+        .first()
+        .filter(|_| signature.arguments.len() == 1)
+    else {
+        let checks = signature
+            .arguments
+            .iter()
+            .map(|argument| not_a_struct(&argument.kind));
         return quote!({ #(#checks)* #listed });
     };
     let kind = &first.kind;
@@ -204,7 +231,11 @@ pub(crate) fn field_parts(name: &str, kind: &Type, choices: &str, default: &str)
 /// Fields as one JSON array, put together at compile time.
 pub(crate) fn joined(fields: &[TokenStream]) -> TokenStream {
     let separated = fields.iter().enumerate().map(|(place, field)| {
-        if place == 0 { quote!(#field) } else { quote!(",", #field) }
+        if place == 0 {
+            quote!(#field)
+        } else {
+            quote!(",", #field)
+        }
     });
     quote!({
         const FIELDS: &[&str] = &["[", #(#separated,)* "]"];
@@ -219,11 +250,15 @@ fn takes(signature: &Signature) -> TokenStream {
     if signature.arguments.is_empty() {
         return quote!();
     }
-    let takes = signature.arguments.iter().enumerate().map(|(place, Argument { name, kind })| {
-        let variable = format_ident!("argument_{place}");
-        let name = unraw(name);
-        quote!(let #variable: #kind = export::argument(#name, &mut fields, task)?;)
-    });
+    let takes = signature
+        .arguments
+        .iter()
+        .enumerate()
+        .map(|(place, Argument { name, kind })| {
+            let variable = format_ident!("argument_{place}");
+            let name = unraw(name);
+            quote!(let #variable: #kind = export::argument(#name, &mut fields, task)?;)
+        });
     quote! {
         let mut fields = export::fields(task)?;
         #(#takes)*

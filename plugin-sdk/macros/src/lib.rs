@@ -34,11 +34,15 @@ pub fn operation(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// default = …)]` on a field says more; an `Option` or a default makes it optional.
 #[proc_macro_derive(Inputs, attributes(input))]
 pub fn inputs(item: TokenStream) -> TokenStream {
-    structs::inputs(item.into()).unwrap_or_else(|error| error.into_compile_error()).into()
+    structs::inputs(item.into())
+        .unwrap_or_else(|error| error.into_compile_error())
+        .into()
 }
 
 /// Makes a struct the outputs of an operation: a field each. `#[output(name = "…")]` renames one.
 #[proc_macro_derive(Outputs, attributes(output))]
 pub fn outputs(item: TokenStream) -> TokenStream {
-    structs::outputs(item.into()).unwrap_or_else(|error| error.into_compile_error()).into()
+    structs::outputs(item.into())
+        .unwrap_or_else(|error| error.into_compile_error())
+        .into()
 }

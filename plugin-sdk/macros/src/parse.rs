@@ -22,7 +22,11 @@ impl Attributes {
     pub(crate) fn parse(tokens: TokenStream) -> Result<Self> {
         let mut attributes = Self::default();
         let parser = syn::meta::parser(|meta| {
-            let name = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            let name = meta
+                .path
+                .get_ident()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             match name.as_str() {
                 "name" => attributes.name = Some(word(&meta.value()?.parse()?)?),
                 "domain" => attributes.domain = Some(word(&meta.value()?.parse()?)?),
@@ -34,7 +38,10 @@ impl Attributes {
                     match number.base10_parse::<u32>() {
                         Ok(attempts) if attempts >= 1 => attributes.max_attempts = Some(attempts),
                         _ => {
-                            return Err(syn::Error::new(number.span(), "max_attempts is at least 1"));
+                            return Err(syn::Error::new(
+                                number.span(),
+                                "max_attempts is at least 1",
+                            ));
                         }
                     }
                 }
@@ -61,8 +68,15 @@ impl Attributes {
 /// A name or a domain: one word, as it is typed in a command line.
 fn word(text: &LitStr) -> Result<String> {
     let value = text.value();
-    if value.is_empty() || value.chars().any(|c| c.is_whitespace() || c.is_control() || c == '`') {
-        return Err(syn::Error::new(text.span(), format!("`{value}` is not one word")));
+    if value.is_empty()
+        || value
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '`')
+    {
+        return Err(syn::Error::new(
+            text.span(),
+            format!("`{value}` is not one word"),
+        ));
     }
     Ok(value)
 }
@@ -72,7 +86,10 @@ fn one_of(text: &LitStr, known: &[&str]) -> Result<String> {
     if known.contains(&value.as_str()) {
         return Ok(value);
     }
-    Err(syn::Error::new(text.span(), format!("`{value}` is none of: {}", known.join(", "))))
+    Err(syn::Error::new(
+        text.span(),
+        format!("`{value}` is none of: {}", known.join(", ")),
+    ))
 }
 
 /// `3m`, `1h30m` or ISO 8601, in milliseconds.
@@ -92,7 +109,13 @@ fn duration(text: &LitStr) -> Result<u64> {
         }
         None => parts(
             &upper,
-            &[("MS", 0.001), ("S", 1.0), ("M", 60.0), ("H", 3600.0), ("D", 86_400.0)],
+            &[
+                ("MS", 0.001),
+                ("S", 1.0),
+                ("M", 60.0),
+                ("H", 3600.0),
+                ("D", 86_400.0),
+            ],
         ),
     };
     match seconds {
@@ -109,8 +132,14 @@ fn size(text: &LitStr) -> Result<u64> {
     let value = text.value();
     let upper = value.trim().to_ascii_uppercase();
     let (kilo, mega, giga) = (1024.0, 1_048_576.0, 1_073_741_824.0);
-    let units =
-        [("KB", kilo), ("MB", mega), ("GB", giga), ("KIB", kilo), ("MIB", mega), ("GIB", giga)];
+    let units = [
+        ("KB", kilo),
+        ("MB", mega),
+        ("GB", giga),
+        ("KIB", kilo),
+        ("MIB", mega),
+        ("GIB", giga),
+    ];
     match parts(&upper, &units) {
         Some(bytes) if bytes >= 1.0 => Ok(bytes as u64),
         _ => Err(syn::Error::new(
@@ -126,7 +155,9 @@ fn parts(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let mut total = None;
     while !rest.is_empty() {
         let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(end);
         let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
         total = Some(total.unwrap_or(0.0) + number.parse::<f64>().ok()? * factor);
@@ -141,9 +172,14 @@ pub(crate) fn description(attributes: &[Attribute]) -> String {
         .iter()
         .filter_map(|attribute| match &attribute.meta {
             Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-                Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
-                    Some(text.value().strip_prefix(' ').map_or_else(|| text.value(), str::to_owned))
-                }
+                Expr::Lit(ExprLit {
+                    lit: Lit::Str(text),
+                    ..
+                }) => Some(
+                    text.value()
+                        .strip_prefix(' ')
+                        .map_or_else(|| text.value(), str::to_owned),
+                ),
                 _ => None,
             },
             _ => None,
@@ -155,14 +191,29 @@ pub(crate) fn description(attributes: &[Attribute]) -> String {
 /// A literal as JSON: a number, a boolean or a string.
 pub(crate) fn literal(value: &Expr) -> Result<String> {
     match value {
-        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(json_string(&text.value())),
-        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => Ok(number.base10_digits().to_owned()),
-        Expr::Lit(ExprLit { lit: Lit::Float(number), .. }) => Ok(number.base10_digits().to_owned()),
-        Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) => Ok(flag.value.to_string()),
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(text),
+            ..
+        }) => Ok(json_string(&text.value())),
+        Expr::Lit(ExprLit {
+            lit: Lit::Int(number),
+            ..
+        }) => Ok(number.base10_digits().to_owned()),
+        Expr::Lit(ExprLit {
+            lit: Lit::Float(number),
+            ..
+        }) => Ok(number.base10_digits().to_owned()),
+        Expr::Lit(ExprLit {
+            lit: Lit::Bool(flag),
+            ..
+        }) => Ok(flag.value.to_string()),
         Expr::Unary(unary) if matches!(unary.op, syn::UnOp::Neg(_)) => {
             Ok(format!("-{}", literal(&unary.expr)?))
         }
-        other => Err(syn::Error::new(other.span(), "expected a number, a boolean or a string")),
+        other => Err(syn::Error::new(
+            other.span(),
+            "expected a number, a boolean or a string",
+        )),
     }
 }
 

@@ -84,26 +84,38 @@ pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
 
 fn named_fields(item: &DeriveInput, derive: &str) -> Result<Vec<Field>> {
     if !item.generics.params.is_empty() {
-        return fault(item.generics.span(), &format!("a struct of {derive} cannot be generic"));
+        return fault(
+            item.generics.span(),
+            &format!("a struct of {derive} cannot be generic"),
+        );
     }
     match &item.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) => Ok(fields.named.iter().cloned().collect()),
-            Fields::Unit | Fields::Unnamed(_) => {
-                fault(item.ident.span(), &format!("{derive} need fields with names"))
-            }
+            Fields::Unit | Fields::Unnamed(_) => fault(
+                item.ident.span(),
+                &format!("{derive} need fields with names"),
+            ),
         },
-        Data::Enum(_) | Data::Union(_) => {
-            fault(item.ident.span(), &format!("{derive} can only be derived for a struct"))
-        }
+        Data::Enum(_) | Data::Union(_) => fault(
+            item.ident.span(),
+            &format!("{derive} can only be derived for a struct"),
+        ),
     }
 }
 
 fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
     let mut said = Said::default();
-    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident(word)) {
+    for attribute in attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident(word))
+    {
         attribute.parse_nested_meta(|meta| {
-            let name = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            let name = meta
+                .path
+                .get_ident()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             match name.as_str() {
                 "name" => said.name = Some(meta.value()?.parse::<LitStr>()?.value()),
                 "choices" if word == "input" => {
@@ -116,7 +128,11 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
                     said.default = Some(literal(&meta.value()?.parse::<Expr>()?)?);
                 }
                 _ => {
-                    let known = if word == "input" { "name, choices, default" } else { "name" };
+                    let known = if word == "input" {
+                        "name, choices, default"
+                    } else {
+                        "name"
+                    };
                     let message = format!("unknown attribute `{name}` (known: {known})");
                     return Err(syn::Error::new(meta.path.span(), message));
                 }
