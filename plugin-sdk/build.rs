@@ -2,6 +2,10 @@
 
 use std::{env, process::Command};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a build script asks the compiler who it is"
+)]
 fn main() {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = Command::new(rustc)

@@ -29,3 +29,7 @@ pub mod wire;
 pub mod worker;
 
 pub use client::{Client, Task};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

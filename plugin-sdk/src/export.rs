@@ -56,10 +56,10 @@ pub struct Registered {
 pub static OPERATIONS: [Registered];
 
 /// The header that a host looks for; see `export!`.
-pub const ROOT_MODULE: LibHeader = {
+pub const fn root_module() -> LibHeader {
     // SAFETY: `erased_root` answers what `root` returns, which is a `PluginRef`, as stated here.
     unsafe { LibHeader::from_constructor::<PluginRef>(erased_root, CheckTypeLayout::Yes) }
-};
+}
 
 extern "C" fn erased_root() -> RootModuleResult {
     abi_stable::library::__call_root_module_loader(root)

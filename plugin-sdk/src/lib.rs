@@ -75,7 +75,7 @@ macro_rules! export {
             ];
 
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
-            static ROOT_MODULE: $crate::export::LibHeader = $crate::export::ROOT_MODULE;
+            static ROOT_MODULE: $crate::export::LibHeader = $crate::export::root_module();
         };
     };
 }

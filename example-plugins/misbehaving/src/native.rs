@@ -18,6 +18,10 @@ pub(crate) fn overflow(depth: u64) -> u64 {
     overflow(depth + 1) + page[7]
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child of a task is what this is about"
+)]
 /// Prints through Rust, C, the system and a child, in this order.
 pub(crate) fn print_in_every_way() -> Result<()> {
     println!("from Rust");
@@ -35,6 +39,10 @@ pub(crate) fn print_in_every_way() -> Result<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child of a task is what this is about"
+)]
 /// Leaves a grandchild behind, in a session of its own, that goes on printing.
 pub(crate) fn child_that_outlives(patience: Duration) -> Result<()> {
     let seconds = patience.as_secs_f64();

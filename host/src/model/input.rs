@@ -141,7 +141,7 @@ fn content_of(value: &Value) -> Result<Vec<u8>, String> {
 }
 
 /// What stands for a content in the fields.
-fn placeholder(content: &[u8]) -> Value {
+pub fn placeholder(content: &[u8]) -> Value {
     json!({ "bytes": content.len(), "sha256": sha256(content) })
 }
 

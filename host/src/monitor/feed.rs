@@ -28,8 +28,6 @@ const TRAPPED_AFTER: Duration = Duration::from_millis(20);
 const MARK_AFTER: Duration = Duration::from_millis(2);
 /// A claimed task that finds no worker here for so long goes back to the queue, for other hosts.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// An output beyond this goes beside the task's row.
-const RAW_IN_ROW: usize = 64 * 1024;
 
 impl Supervisor {
     /// Hands waiting tasks to workers, spawns those that are missing, sends home those that are
@@ -679,60 +677,21 @@ impl Supervisor {
             ended.cause = Some(cause);
             ended.error = held.killed_because.clone();
         }
-        let mut files = Vec::new();
-        match finished.output {
-            Payload::None => {}
-            Payload::Fields(bytes) => match bytes
-                .into_vec(&mut descriptors)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| report::storable_fields(&bytes))
-            {
-                Ok(text) => {
-                    ended.output = Some(text);
-                    ended.output_encoding = Some("fields");
-                }
-                Err(fault) if ended.cause.is_none() => {
-                    let fault = Fault {
-                        cause: Some(Cause::BadOutput),
-                        error: Some(fault),
-                        ..Fault::default()
-                    };
-                    let bad = held.end(fault, ended.finished);
-                    ended = Ended {
-                        fate: bad.fate,
-                        cause: bad.cause,
-                        error: bad.error,
-                        ..ended
-                    };
-                }
-                Err(_) => {}
-            },
-            Payload::Raw(bytes) => {
-                ended.output_encoding = Some("raw");
-                match bytes.into_vec(&mut descriptors) {
-                    Ok(bytes) if bytes.len() > RAW_IN_ROW => {
-                        files.push(FileContent {
-                            name: String::new(),
-                            content: bytes,
-                        });
-                    }
-                    Ok(bytes) => ended.output_raw = Some(bytes),
-                    Err(error) => {
-                        ended.cause = Some(Cause::BadOutput);
-                        ended.fate = Fate::End(Cause::BadOutput.outcome());
-                        ended.error = Some(error.to_string());
-                    }
-                }
+        let files = match report::saved(finished.output, finished.files, &mut descriptors) {
+            Ok(saved) => {
+                ended.output = saved.fields;
+                ended.output_raw = saved.raw;
+                ended.output_encoding = saved.encoding;
+                saved.files
             }
-        }
-        for (name, bytes) in finished.files {
-            match bytes.into_vec(&mut descriptors) {
-                Ok(content) => files.push(FileContent { name, content }),
-                Err(error) => {
-                    tracing::error!(task.id = %handed.task, "lost a file of its output: {error}");
-                }
+            Err(fault) if ended.cause.is_none() => {
+                let bad = held.end(Fault::of(Cause::BadOutput, Some(fault)), ended.finished);
+                ended = Ended { fate: bad.fate, cause: bad.cause, error: bad.error, ..ended };
+                Vec::new()
             }
-        }
+            // It failed anyway, and says why.
+            Err(_) => Vec::new(),
+        };
         if !lingering {
             self.lines.close(handed.task);
         }

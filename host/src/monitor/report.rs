@@ -4,17 +4,19 @@
 use super::process::Exit;
 use crate::{
     model::{
+        input::placeholder,
         TaskId, Token, WorkerId,
         log::LogLine,
         task::{Cause, Outcome},
         worker::WorkerCause,
     },
-    store::{CatalogRow, Claimed, Ended, Fate, Mark},
-    wire::{Failure, Finished},
+    store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark},
+    wire::{Bytes, Failure, Finished, Payload},
 };
 use chrono::{DateTime, Utc};
 use std::{
     collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
     sync::Arc,
 };
 
@@ -57,6 +59,16 @@ pub(super) struct Fault {
     pub(super) exit_code: Option<i32>,
     pub(super) signal: Option<i32>,
 }
+
+impl Fault {
+    /// A cause and its words, nothing else.
+    pub(super) fn of(cause: Cause, error: Option<String>) -> Self {
+        Self { cause: Some(cause), error, ..Self::default() }
+    }
+}
+
+/// A raw output beyond this goes beside the task's row.
+const RAW_IN_ROW: usize = 64 * 1024;
 
 impl Held {
     /// The last word about this attempt: another one follows if its operation allows it.
@@ -215,16 +227,65 @@ pub(super) fn without_nul(text: String) -> String {
     }
 }
 
-/// Fields that a task saved, as JSON text that jsonb accepts, or why it accepts none.
-pub(super) fn storable_fields(bytes: &[u8]) -> Result<String, String> {
-    let value: serde_json::Value = serde_json::from_slice(bytes)
+/// What a task saved, as it is stored.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// JSON text that jsonb accepts.
+    pub(super) fields: Option<String>,
+    /// Bytes, unless they are among the files.
+    pub(super) raw: Option<Vec<u8>>,
+    /// `fields` or `raw`.
+    pub(super) encoding: Option<&'static str>,
+    /// What is stored beside the row.
+    pub(super) files: Vec<FileContent>,
+}
+
+/// Unpacks what a task saved, or says why it cannot be stored.
+pub(super) fn saved(
+    output: Payload,
+    files: Vec<(String, Bytes)>,
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<Saved, String> {
+    // The output's descriptor travels before those of the files.
+    let (encoding, bytes) = match output {
+        Payload::None => (None, Vec::new()),
+        Payload::Fields(bytes) => (Some("fields"), unpacked(bytes, descriptors)?),
+        Payload::Raw(bytes) => (Some("raw"), unpacked(bytes, descriptors)?),
+    };
+    let mut saved = Saved { encoding, ..Saved::default() };
+    for (name, bytes) in files {
+        let content = unpacked(bytes, descriptors)?;
+        saved.files.push(FileContent { name, content });
+    }
+    match encoding {
+        Some("fields") => saved.fields = Some(storable_fields(&bytes, &saved.files)?),
+        Some(_) if bytes.len() > RAW_IN_ROW => {
+            saved.files.push(FileContent { name: String::new(), content: bytes });
+        }
+        Some(_) => saved.raw = Some(bytes),
+        None => {}
+    }
+    Ok(saved)
+}
+
+fn unpacked(bytes: Bytes, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>, String> {
+    bytes.into_vec(descriptors).map_err(|error| error.to_string())
+}
+
+/// Fields as JSON text that jsonb accepts, each file shown by its size and hash, or why there is
+/// none.
+fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String> {
+    let mut value: serde_json::Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("the output is not JSON: {error}"))?;
     if has_nul(&value) {
-        return Err(
-            "the output holds a NUL character, which Postgres cannot store; \
+        return Err("the output holds a NUL character, which Postgres cannot store; \
                     save it raw instead"
-                .to_owned(),
-        );
+            .to_owned());
+    }
+    if let serde_json::Value::Object(fields) = &mut value {
+        for file in files {
+            fields.insert(file.name.clone(), placeholder(&file.content));
+        }
     }
     Ok(value.to_string())
 }
@@ -363,13 +424,13 @@ mod tests {
     #[test]
     fn nul_is_found_wherever_it_hides() {
         assert!(
-            storable_fields(br#"{"a": ["b\u0000"]}"#)
+            storable_fields(br#"{"a": ["b\u0000"]}"#, &[])
                 .unwrap_err()
                 .contains("NUL")
         );
-        assert!(storable_fields(br#"{"a\u0000": 1}"#).is_err());
-        assert!(storable_fields(b"{").unwrap_err().contains("not JSON"));
-        assert_eq!(storable_fields(br#" {"a" : 1} "#).unwrap(), r#"{"a":1}"#);
+        assert!(storable_fields(br#"{"a\u0000": 1}"#, &[]).is_err());
+        assert!(storable_fields(b"{", &[]).unwrap_err().contains("not JSON"));
+        assert_eq!(storable_fields(br#" {"a" : 1} "#, &[]).unwrap(), r#"{"a":1}"#);
     }
 
     #[test]

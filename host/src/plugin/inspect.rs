@@ -267,6 +267,8 @@ fn read_notes(data: &[u8]) -> Result<(Vec<PluginNote>, Vec<OperationNote>), Stri
             }
         }
     }
+    // The linker's order means nothing.
+    operations.sort_by(|a: &OperationNote, b| (&a.domain, &a.name).cmp(&(&b.domain, &b.name)));
     Ok((plugins, operations))
 }
 

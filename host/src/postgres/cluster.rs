@@ -220,6 +220,10 @@ impl Cluster {
     }
 
     /// `initdb` into a directory beside, then a rename: a crash leaves nothing half made.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this module runs the server's programs"
+    )]
     fn make(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
         let fresh = self.directory.join("data.new");
         if fresh.exists() {
@@ -261,6 +265,10 @@ impl Cluster {
 
     /// Starts server and keeper through a process that ends at once, so that neither is a child of
     /// ours, nor ever comes back to us.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this module runs the server's programs"
+    )]
     fn start(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
         let log = self.directory.join("server.log");
         let mut pg_ctl = Command::new(binaries.program("pg_ctl"));

@@ -16,6 +16,10 @@ use std::{
 const LINGER: Duration = Duration::from_secs(10);
 
 /// Starts a keeper that is nobody's child: the shell that starts it ends at once.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this module runs the server's programs"
+)]
 pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     let binary = env::current_exe().map_err(Error::system("find this program"))?;
     let mut command = Command::new("/bin/sh");

@@ -45,7 +45,7 @@ impl Decoder {
     }
 
     /// The next message, if all of it has arrived.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
+    pub fn decode<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
         let waiting = &self.buffer[self.read..];
         let Some((header, rest)) = waiting.split_first_chunk::<HEADER>() else {
             return Ok(None);
@@ -86,7 +86,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in [&stream[..cut], &stream[cut..]] {
                 decoder.push(part);
-                while let Some(message) = decoder.next::<ToWorker>().unwrap() {
+                while let Some(message) = decoder.decode::<ToWorker>().unwrap() {
                     seen.push(message);
                 }
             }
@@ -100,7 +100,7 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_le_bytes());
         assert!(matches!(
-            decoder.next::<ToWorker>(),
+            decoder.decode::<ToWorker>(),
             Err(WireError::TooLong(_))
         ));
     }
@@ -111,7 +111,7 @@ mod tests {
         decoder.push(&3_u32.to_le_bytes());
         decoder.push(&[250, 1, 2]);
         assert!(matches!(
-            decoder.next::<ToWorker>(),
+            decoder.decode::<ToWorker>(),
             Err(WireError::Malformed(_))
         ));
     }

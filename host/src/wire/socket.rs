@@ -51,7 +51,7 @@ impl Inbox {
     where
         T: serde::de::DeserializeOwned,
     {
-        let Some(mut message) = self.decoder.next::<T>()? else {
+        let Some(mut message) = self.decoder.decode::<T>()? else {
             return Ok(None);
         };
         let count = wants(&mut message);
