@@ -6,8 +6,13 @@
 
 mod catalog;
 mod claim;
+mod cycle;
+mod death;
 mod event;
 mod feed;
+mod hear;
+mod heartbeat;
+mod limits;
 mod output;
 mod pages;
 mod pool;

@@ -4,8 +4,8 @@
 use super::process::Exit;
 use crate::{
     model::{
-        input::placeholder,
         TaskId, Token, WorkerId,
+        input::placeholder,
         log::LogLine,
         task::{Cause, Outcome},
         worker::WorkerCause,
@@ -63,7 +63,11 @@ pub(super) struct Fault {
 impl Fault {
     /// A cause and its words, nothing else.
     pub(super) fn of(cause: Cause, error: Option<String>) -> Self {
-        Self { cause: Some(cause), error, ..Self::default() }
+        Self {
+            cause: Some(cause),
+            error,
+            ..Self::default()
+        }
     }
 }
 
@@ -218,6 +222,17 @@ pub(super) fn signal_name(number: i32) -> String {
     }
 }
 
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// Postgres stores no NUL in a text.
 pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') {
@@ -252,7 +267,10 @@ pub(super) fn saved(
         Payload::Fields(bytes) => (Some("fields"), unpacked(bytes, descriptors)?),
         Payload::Raw(bytes) => (Some("raw"), unpacked(bytes, descriptors)?),
     };
-    let mut saved = Saved { encoding, ..Saved::default() };
+    let mut saved = Saved {
+        encoding,
+        ..Saved::default()
+    };
     for (name, bytes) in files {
         let content = unpacked(bytes, descriptors)?;
         saved.files.push(FileContent { name, content });
@@ -260,7 +278,10 @@ pub(super) fn saved(
     match encoding {
         Some("fields") => saved.fields = Some(storable_fields(&bytes, &saved.files)?),
         Some(_) if bytes.len() > RAW_IN_ROW => {
-            saved.files.push(FileContent { name: String::new(), content: bytes });
+            saved.files.push(FileContent {
+                name: String::new(),
+                content: bytes,
+            });
         }
         Some(_) => saved.raw = Some(bytes),
         None => {}
@@ -269,7 +290,9 @@ pub(super) fn saved(
 }
 
 fn unpacked(bytes: Bytes, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>, String> {
-    bytes.into_vec(descriptors).map_err(|error| error.to_string())
+    bytes
+        .into_vec(descriptors)
+        .map_err(|error| error.to_string())
 }
 
 /// Fields as JSON text that jsonb accepts, each file shown by its size and hash, or why there is
@@ -278,9 +301,11 @@ fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String
     let mut value: serde_json::Value = serde_json::from_slice(bytes)
         .map_err(|error| format!("the output is not JSON: {error}"))?;
     if has_nul(&value) {
-        return Err("the output holds a NUL character, which Postgres cannot store; \
+        return Err(
+            "the output holds a NUL character, which Postgres cannot store; \
                     save it raw instead"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if let serde_json::Value::Object(fields) = &mut value {
         for file in files {
@@ -430,7 +455,10 @@ mod tests {
         );
         assert!(storable_fields(br#"{"a\u0000": 1}"#, &[]).is_err());
         assert!(storable_fields(b"{", &[]).unwrap_err().contains("not JSON"));
-        assert_eq!(storable_fields(br#" {"a" : 1} "#, &[]).unwrap(), r#"{"a":1}"#);
+        assert_eq!(
+            storable_fields(br#" {"a" : 1} "#, &[]).unwrap(),
+            r#"{"a":1}"#
+        );
     }
 
     #[test]

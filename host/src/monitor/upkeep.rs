@@ -3,15 +3,13 @@
 
 use super::{
     event::Event,
-    process, recover,
-    report::{Fault, Place},
+    heartbeat, process,
     supervisor::{Phase, Supervisor},
-    worker::Life,
 };
 use crate::{
-    model::{TaskId, Token, WorkerId, duration::human, task::Cause, worker::WorkerCause},
+    model::{TaskId, WorkerId},
     plugin::Cache,
-    store::{CatalogRow, Ended, Fate, FileContent, ScheduleRequest, StoreError},
+    store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
     wire::{PluginFile, ToWorker},
 };
 use chrono::{DateTime, Utc};
@@ -28,44 +26,38 @@ const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(3), Duration::from_mi
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Three full claims in a row: there is a backlog, nobody needs to wake us.
 const BUSY_AFTER: u32 = 3;
-/// How long a monitor may be silent before others take its tasks.
-const LEASE: Duration = Duration::from_secs(15);
-/// Workers believe the lease to end so much earlier.
-const LEASE_MARGIN: Duration = Duration::from_secs(2);
-
 /// What is due when, and what the database has been told.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     second_look: Option<Instant>,
     third_look: Option<Instant>,
-    next_look: Instant,
+    pub(super) next_look: Instant,
     next_second: Instant,
-    next_heartbeat: Instant,
+    pub(super) next_heartbeat: Instant,
     next_figures: Instant,
-    next_reconcile: Instant,
+    pub(super) next_reconcile: Instant,
     next_promotion: Instant,
     full_looks: u32,
     /// What the database believes: whoever enqueues must wake us.
     asleep: bool,
     saying_sleep: bool,
-    aborts_due: bool,
-    asking_aborts: bool,
+    pub(super) aborts_due: bool,
+    pub(super) asking_aborts: bool,
     asking_catalog: bool,
     catalog_due: bool,
     promoting: bool,
-    renewing: bool,
-    recovering: bool,
+    pub(super) renewing: bool,
     reserving: bool,
     /// Workers are being written down.
     pub(super) saving: bool,
     /// Outputs whose contents are being written beside their rows.
     pub(super) storing: HashMap<TaskId, (Ended, Vec<FileContent>)>,
     /// The database is away: not before then.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     retry_pause: Duration,
     away: bool,
     /// The end of our lease, on the clock that goes on while a machine sleeps.
-    lease_until: u64,
+    pub(super) lease_until: u64,
 }
 
 impl Upkeep {
@@ -88,14 +80,13 @@ impl Upkeep {
             catalog_due: false,
             promoting: false,
             renewing: false,
-            recovering: false,
             reserving: false,
             saving: false,
             storing: HashMap::new(),
             retry_at: None,
             retry_pause: Duration::from_millis(50),
             away: false,
-            lease_until: boottime() + nanos(LEASE - LEASE_MARGIN),
+            lease_until: heartbeat::first_lease(),
         }
     }
 
@@ -110,10 +101,10 @@ impl Upkeep {
             self.away = true;
             tracing::warn!(
                 "the database is away, running tasks go on: {}",
-                super::feed::chain(error)
+                super::report::chain(error)
             );
         } else if !error.is_disconnect() {
-            tracing::error!("{}", super::feed::chain(error));
+            tracing::error!("{}", super::report::chain(error));
         }
         self.retry_at = Some(Instant::now() + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(Duration::from_secs(5));
@@ -221,87 +212,6 @@ impl Supervisor {
         .max(Instant::now() + Duration::from_micros(200))
     }
 
-    /// Tasks that have run for too long, workers that take too long to start, and those that were
-    /// given a last chance to end by themselves.
-    fn enforce_limits(&mut self, now: Instant) {
-        for worker in self.workers.values_mut() {
-            if worker.life == Life::Starting
-                && now.duration_since(worker.spawned) > self.options.pool.start_timeout
-            {
-                tracing::error!(worker.id = %worker.id, "worker {} was not ready in time", worker.id);
-                worker.kill(WorkerCause::StartTimeout);
-                continue;
-            }
-            if let Some((at, cause)) = worker.kill_at
-                && now >= at
-            {
-                worker.kill(cause);
-                continue;
-            }
-            let Some((slot, handed)) = worker.running() else {
-                continue;
-            };
-            let Some((begun, _)) = handed.begun else {
-                continue;
-            };
-            let Some(held) = self.tasks.get_mut(&handed.task) else {
-                continue;
-            };
-            let limit = held
-                .operation
-                .timeout_ms
-                .map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
-            if let Some(limit) = limit
-                && now.duration_since(begun) >= limit
-                && held.killed_because.is_none()
-            {
-                held.killed_because = Some(format!("ran longer than {}", human(limit)));
-                end_task(
-                    worker,
-                    slot,
-                    self.options.kill_grace,
-                    WorkerCause::Task(Cause::Timeout),
-                    now,
-                );
-            }
-        }
-    }
-
-    fn next_limit(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.workers
-            .values()
-            .filter_map(|worker| {
-                let starting = (worker.life == Life::Starting)
-                    .then(|| worker.spawned + self.options.pool.start_timeout);
-                let timeout = worker.running().and_then(|(_, handed)| {
-                    let limit = self.tasks.get(&handed.task)?.operation.timeout_ms?;
-                    Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
-                });
-                let dying = worker.exit.map(|_| now + Duration::from_millis(50));
-                [starting, timeout, worker.kill_at.map(|(at, _)| at), dying]
-                    .into_iter()
-                    .flatten()
-                    .min()
-            })
-            .min()
-    }
-
-    /// Dead workers whose socket somebody keeps open are not waited for.
-    fn bury_silent(&mut self) {
-        let dead: Vec<WorkerId> = self
-            .workers
-            .values()
-            .filter(|worker| worker.exit.is_some())
-            .map(|worker| worker.id)
-            .collect();
-        for id in dead {
-            self.bury(id);
-        }
-    }
-
-    // ------------------------------------------------------------------------------- the catalog
-
     /// Asks what this host may run.
     pub(super) fn refresh_catalog(&mut self) {
         if self.upkeep.asking_catalog {
@@ -338,8 +248,6 @@ impl Supervisor {
         }
         self.look |= before != lanes_of(self);
     }
-
-    // --------------------------------------------------------------------------------- the queue
 
     /// Tells the database whether whoever enqueues must wake us. Unconditional notifications would
     /// serialise commits, so while there is a backlog we say that we are awake.
@@ -413,221 +321,6 @@ impl Supervisor {
         }
         self.upkeep.next_promotion = now + pause;
     }
-
-    // -------------------------------------------------------------------------------------- ends
-
-    fn ask_aborts(&mut self) {
-        if !self.upkeep.aborts_due || self.upkeep.asking_aborts {
-            return;
-        }
-        self.upkeep.aborts_due = false;
-        let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
-        if tasks.is_empty() {
-            return;
-        }
-        self.upkeep.asking_aborts = true;
-        let store = self.store.clone();
-        self.ask(
-            async move { store.claim_aborts(&tasks).await },
-            Event::Aborts,
-        );
-    }
-
-    /// Somebody wants these tasks to end: at once where they have not begun, else with their
-    /// worker.
-    pub(super) fn aborts_arrived(
-        &mut self,
-        requests: Result<Vec<(TaskId, Option<String>)>, StoreError>,
-    ) {
-        self.upkeep.asking_aborts = false;
-        let requests = match requests {
-            Ok(requests) => requests,
-            Err(error) => return self.upkeep.lost(&error),
-        };
-        let now = Instant::now();
-        for (task, message) in requests {
-            let Some(held) = self.tasks.get_mut(&task) else {
-                continue;
-            };
-            if held.abort.is_some() {
-                continue;
-            }
-            held.abort = Some(message.clone());
-            match held.place {
-                Place::Ending => {}
-                Place::Fetching => self.abort_unbegun(task),
-                Place::Waiting => {
-                    let (domain, rank) = (held.operation.domain.clone(), held.claimed.rank);
-                    self.pool(&domain).remove(rank, task);
-                    self.abort_unbegun(task);
-                }
-                Place::Handed(id) => {
-                    let Some(worker) = self.workers.get_mut(&id) else {
-                        continue;
-                    };
-                    let Some(slot) = worker.slot_of(task) else {
-                        continue;
-                    };
-                    if worker.revoke(slot).is_some() {
-                        self.abort_unbegun(task);
-                    } else if worker
-                        .running()
-                        .is_some_and(|(_, handed)| handed.task == task)
-                        || worker.handed.len() == 1
-                    {
-                        held.killed_because = message;
-                        let cause = WorkerCause::Task(Cause::Abort);
-                        end_task(worker, slot, self.options.kill_grace, cause, now);
-                    } else {
-                        // It has ended a moment ago, and a later one runs: its report is on its way.
-                        held.abort = None;
-                    }
-                }
-            }
-        }
-    }
-
-    fn abort_unbegun(&mut self, task: TaskId) {
-        let Some(held) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        held.place = Place::Ending;
-        let error = held.abort.clone().flatten();
-        let fault = Fault {
-            cause: Some(Cause::Abort),
-            error,
-            ..Fault::default()
-        };
-        let ended = held.end(fault, Utc::now());
-        self.outbox.end(ended);
-        self.lines.close(task);
-    }
-
-    // --------------------------------------------------------------------- the monitor's own life
-
-    fn heartbeat(&mut self, now: Instant) {
-        if self.upkeep.renewing || now < self.upkeep.next_heartbeat {
-            return;
-        }
-        self.upkeep.renewing = true;
-        self.upkeep.next_heartbeat = now + LEASE / 3;
-        let (store, monitor) = (self.store.clone(), self.monitor);
-        let renewal = async move {
-            match tokio::time::timeout(LEASE / 3, store.monitor_renew(monitor)).await {
-                Ok(renewed) => renewed,
-                Err(_) => Err(StoreError::Connect {
-                    place: store.place(),
-                    reason: "the lease could not be renewed in time".to_owned(),
-                    source: None,
-                }),
-            }
-        };
-        self.ask(renewal, move |renewed| Event::Renewed(now, renewed));
-        self.upkeep.lease_until = self.upkeep.lease_until.max(1);
-    }
-
-    /// Our lease was renewed (or not). What workers believe of it ends earlier than what others
-    /// do, and counts from before the renewal was sent.
-    pub(super) fn renewed(&mut self, sent: Instant, renewed: Result<bool, StoreError>) {
-        self.upkeep.renewing = false;
-        match renewed {
-            Ok(true) => {
-                let age = nanos(sent.elapsed());
-                self.upkeep.lease_until = boottime() + nanos(LEASE - LEASE_MARGIN) - age;
-                for worker in self.workers.values() {
-                    worker
-                        .page
-                        .set_lease(lease_for(worker, &self.tasks, self.upkeep.lease_until));
-                }
-                self.recover();
-            }
-            Ok(false) => {
-                tracing::error!(
-                    "this monitor was declared lost while it was away: ending its workers"
-                );
-                // Its tasks have been given to others, or ended; nothing here may go on.
-                self.phase = Phase::Draining(Instant::now());
-            }
-            Err(error) => self.upkeep.lost(&error),
-        }
-    }
-
-    fn recover(&mut self) {
-        if self.upkeep.recovering || self.phase != Phase::Working {
-            return;
-        }
-        self.upkeep.recovering = true;
-        let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
-        self.ask(
-            async move { recover::recover(&store, monitor, &host).await },
-            Event::Recovered,
-        );
-        self.upkeep.recovering = false;
-    }
-
-    /// Compares what we hold with what the database believes that we hold: a claim may have been
-    /// committed without our hearing of it.
-    fn reconcile(&mut self, now: Instant) {
-        if now < self.upkeep.next_reconcile || self.in_flight.is_some() {
-            return;
-        }
-        self.upkeep.next_reconcile = now + Duration::from_secs(30);
-        let (store, monitor) = (self.store.clone(), self.monitor);
-        // Claims of later cycles are not looked at: they are being made.
-        let newest = self.cycle_number as i64;
-        self.ask(
-            async move {
-                let held = store.claim_held(monitor).await?;
-                Ok(held
-                    .into_iter()
-                    .filter(|(_, token)| token.cycle() <= newest)
-                    .collect())
-            },
-            Event::Held,
-        );
-    }
-
-    pub(super) fn held_arrived(&mut self, held: Result<Vec<(TaskId, Token)>, StoreError>) {
-        let held = match held {
-            Ok(held) => held,
-            Err(error) => return self.upkeep.lost(&error),
-        };
-        for (task, token) in held {
-            let ours = self
-                .tasks
-                .get(&task)
-                .is_some_and(|held| held.token == token);
-            if ours || self.outbox.ended.contains_key(&task) {
-                continue;
-            }
-            tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
-            self.outbox.open(token);
-            self.outbox.end(Ended {
-                task,
-                token,
-                fate: Fate::Release,
-                cause: None,
-                error: None,
-                location: None,
-                backtrace: None,
-                exit_code: None,
-                signal: None,
-                started: None,
-                finished: Utc::now(),
-                output: None,
-                output_raw: None,
-                output_encoding: None,
-                peak_memory: None,
-                cpu_seconds: None,
-                worker: None,
-                plugin_operation: 0,
-                progress: None,
-                progress_message: None,
-            });
-        }
-    }
-
-    // ----------------------------------------------------------------------------------- workers
 
     /// Memory and processor time of each worker, written only where they changed.
     fn sample(&mut self, now: Instant) {
@@ -718,8 +411,6 @@ impl Supervisor {
         }
     }
 
-    // ----------------------------------------------------------------- a task asks for another one
-
     pub(super) fn schedule_for(&mut self, id: WorkerId, request: String) {
         let store = self.store.clone();
         self.ask(
@@ -728,7 +419,7 @@ impl Supervisor {
                     .map_err(|error| format!("the request cannot be read: {error}"))?;
                 match store.task_schedule(&request, None).await {
                     Ok(task) => Ok(task.0),
-                    Err(error) => Err(super::feed::chain(&error)),
+                    Err(error) => Err(super::report::chain(&error)),
                 }
             },
             move |answer| Event::Scheduled(id, answer),
@@ -740,23 +431,6 @@ impl Supervisor {
             worker.send(ToWorker::Scheduled(answer));
         }
         self.look = true;
-    }
-}
-
-/// Ends a running task: a task that asks `cancelled()` is told and given some time, others have
-/// nothing to gain from waiting.
-fn end_task(
-    worker: &mut super::worker::Worker,
-    slot: u32,
-    grace: Duration,
-    cause: WorkerCause,
-    now: Instant,
-) {
-    worker.page.request_cancel(slot);
-    if worker.page.asked_cancel(slot) && !grace.is_zero() {
-        worker.kill_at.get_or_insert((now + grace, cause));
-    } else {
-        worker.kill(cause);
     }
 }
 
@@ -789,30 +463,4 @@ fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
         hash: cached.hash,
         path: cached.path,
     })
-}
-
-/// The lease counts only for a worker whose task others would repeat: killing hours of work because
-/// Postgres was away would protect nothing.
-pub(super) fn lease_for(
-    worker: &super::worker::Worker,
-    tasks: &HashMap<TaskId, super::report::Held>,
-    until: u64,
-) -> u64 {
-    let repeatable = worker.handed.values().any(|(_, handed)| {
-        tasks
-            .get(&handed.task)
-            .is_some_and(|held| held.claimed.max_attempts > 1)
-    });
-    if repeatable { until } else { u64::MAX }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The clock that goes on while a machine sleeps, in nanoseconds.
-fn boottime() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .expect("every Linux has CLOCK_BOOTTIME");
-    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
 }

@@ -1,0 +1,166 @@
+//! Dead workers: collected, and their tasks told.
+
+use super::{
+    process,
+    report::{self, Place},
+    supervisor::Supervisor,
+    worker::{Life, Worker},
+};
+use crate::{
+    model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
+    store::Ended,
+};
+use chrono::Utc;
+use std::time::{Duration, Instant};
+
+impl Supervisor {
+    /// A worker closed its socket.
+    pub(super) fn hung(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.hung = true;
+            self.bury(id);
+        }
+    }
+
+    /// Children have ended.
+    pub(super) fn reap(&mut self) {
+        let mut deaths = Vec::new();
+        while let Some(exit) = process::reap() {
+            let worker = self
+                .workers
+                .values_mut()
+                .find(|worker| worker.pid == exit.pid);
+            if let Some(worker) = worker {
+                worker.exit = Some((exit, Instant::now()));
+                deaths.push(worker.id);
+            }
+        }
+        if !deaths.is_empty() {
+            // What they left behind has come to us.
+            self.kill_strays();
+        }
+        for id in deaths {
+            self.bury(id);
+        }
+    }
+
+    pub(super) fn kill_strays(&self) {
+        let known: Vec<_> = self
+            .workers
+            .values()
+            .filter(|worker| worker.exit.is_none())
+            .map(|worker| worker.pid)
+            .collect();
+        process::kill_strays(&|pid| known.contains(&pid));
+    }
+
+    /// A worker is gone once its process has ended and all that it said has been heard; then its
+    /// tasks are told.
+    pub(super) fn bury(&mut self, id: WorkerId) {
+        let worker = &self.workers[&id];
+        let Some((exit, since)) = worker.exit else {
+            return;
+        };
+        if !worker.hung && since.elapsed() < Duration::from_millis(500) {
+            return;
+        }
+        let mut worker = self.workers.remove(&id).expect("looked up above");
+        let mut lines = Vec::new();
+        worker.read_all(&mut lines);
+        for pipe in worker.pipes.values_mut() {
+            pipe.finish(&mut lines);
+        }
+        self.keep_lines(lines);
+        let left: Vec<TaskId> = worker
+            .pipes
+            .values()
+            .filter_map(|pipe| pipe.left_to())
+            .collect();
+        for task in left {
+            self.lines.close(task);
+        }
+
+        worker.see_begun(Instant::now());
+        let killed = match worker.life {
+            Life::Killed(cause) => Some(cause),
+            Life::Starting | Life::Ready | Life::Draining(_) => None,
+        };
+        let mut fault = None;
+        for (_, handed) in std::mem::take(&mut worker.handed).into_values() {
+            if handed.begun.is_none() {
+                self.wait_again(handed.task, handed.rank);
+                continue;
+            }
+            let Some(held) = self.tasks.get_mut(&handed.task) else {
+                continue;
+            };
+            held.place = Place::Ending;
+            let panic = worker
+                .panic
+                .as_ref()
+                .filter(|(task, _)| *task == handed.task);
+            let why = report::of_death(
+                &exit,
+                killed,
+                held.killed_because.clone(),
+                panic.map(|(_, failure)| failure),
+                self.lines.last_words(handed.task),
+            );
+            fault = why.cause.map(|cause| (cause, why.error.clone()));
+            let ended = held.end(why, Utc::now());
+            self.outbox.end(Ended {
+                started: handed.begun.map(|(_, time)| time),
+                peak_memory: Some(exit.peak_memory as i64),
+                cpu_seconds: Some(exit.cpu.as_secs_f64()),
+                worker: Some(id),
+                ..ended
+            });
+            self.lines.close(handed.task);
+        }
+        let end = worker_end(&worker, &exit, killed, fault);
+        if worker.started.is_none() && killed.is_none() {
+            let domain = worker.domain.clone();
+            tracing::error!(
+                worker.id = %id,
+                "worker {id} of domain {domain} did not start: {}",
+                end.1.as_deref().unwrap_or("it ended")
+            );
+            self.pool(&domain).failed_to_start(Instant::now());
+        }
+        worker.shown_task = None;
+        self.dead_workers.push(worker.save(Some(end)));
+        // There is work for its successor, perhaps.
+        self.look = true;
+    }
+}
+
+/// What a dead worker's row says.
+fn worker_end(
+    worker: &Worker,
+    exit: &process::Exit,
+    killed: Option<WorkerCause>,
+    fault: Option<(Cause, Option<String>)>,
+) -> (WorkerCause, Option<String>) {
+    if let Some(cause) = killed {
+        return (cause, fault.and_then(|(_, error)| error));
+    }
+    if let Some((cause, error)) = fault {
+        return (WorkerCause::Task(cause), error);
+    }
+    if let Life::Draining(cause) = worker.life
+        && exit.code == Some(0)
+    {
+        return (cause, None);
+    }
+    if let Some(reason) = &worker.refused {
+        return (
+            WorkerCause::Task(Cause::Crash),
+            Some(report::without_nul(reason.clone())),
+        );
+    }
+    let fault = report::of_death(exit, None, None, None, None);
+    (
+        WorkerCause::Task(fault.cause.unwrap_or(Cause::Crash)),
+        fault.error,
+    )
+}

@@ -1,0 +1,233 @@
+//! What workers say: ready, finished, how far they are; and what they print.
+
+use super::{
+    event::Event,
+    output::TaskLine,
+    report::{self, Fault, Place},
+    supervisor::Supervisor,
+    worker::Life,
+};
+use crate::{
+    model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
+    store::{Ended, Fate, Mark, StoreError},
+    wire::{Finished, FromWorker},
+};
+use chrono::Utc;
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+impl Supervisor {
+    /// A worker says something.
+    pub(super) fn said(&mut self, id: WorkerId, message: FromWorker, descriptors: Vec<OwnedFd>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match message {
+            FromWorker::Ready { resident_bytes, .. } => {
+                worker.started = Some(Utc::now());
+                worker.memory = Some(resident_bytes);
+                worker.dirty = true;
+                worker.idle_since = Instant::now();
+                let took = worker.spawned.elapsed();
+                if worker.life == Life::Starting {
+                    worker.life = Life::Ready;
+                }
+                tracing::debug!(worker.id = %id, "worker {id} is ready after {took:?}");
+                let domain = worker.domain.clone();
+                self.pool(&domain).started();
+            }
+            FromWorker::Refused(reason) => worker.refused = Some(reason),
+            FromWorker::Finished(finished) => self.finished(id, *finished, descriptors),
+            FromWorker::Panicking { slot, failure } => {
+                let task = worker.handed.values().find(|(taken, _)| *taken == slot);
+                worker.panic = task.map(|(_, handed)| (handed.task, failure));
+            }
+            FromWorker::Progress {
+                slot,
+                fraction,
+                message,
+            } => {
+                worker.see_begun(Instant::now());
+                let Some((_, handed)) = worker.handed.values().find(|(taken, _)| *taken == slot)
+                else {
+                    return;
+                };
+                let started = handed.begun.map_or_else(Utc::now, |(_, time)| time);
+                let Some(held) = self.tasks.get_mut(&handed.task) else {
+                    return;
+                };
+                if held.place == Place::Ending {
+                    return;
+                }
+                held.marked = true;
+                worker.dirty |= worker.shown_task != Some(handed.task);
+                worker.shown_task = Some(handed.task);
+                let mark = Mark {
+                    task: handed.task,
+                    token: held.token,
+                    started,
+                    worker: id,
+                    plugin_operation: held.operation.plugin_operation,
+                    progress: Some(fraction.clamp(0.0, 1.0) as f32),
+                    progress_message: Some(report::without_nul(message)),
+                };
+                self.outbox.marks.insert(handed.task, mark);
+            }
+            FromWorker::Schedule { request, .. } => self.schedule_for(id, request),
+            FromWorker::Pipes { task } => {
+                let events = self.events.clone();
+                if let Err(error) = worker.replace_pipes(descriptors, TaskId(task), &events) {
+                    tracing::error!(worker.id = %id, "could not take over pipes: {error}");
+                    worker.kill(WorkerCause::Task(Cause::Crash));
+                }
+            }
+            FromWorker::Goodbye => {}
+        }
+    }
+
+    /// A worker has finished a task: its lines first, then its end.
+    fn finished(&mut self, id: WorkerId, finished: Finished, mut descriptors: Vec<OwnedFd>) {
+        let mut lines = Vec::new();
+        let worker = self.workers.get_mut(&id).expect("the caller looked");
+        worker.read_all(&mut lines);
+        let Some(handed) = worker.take_back(finished.slot) else {
+            tracing::warn!(worker.id = %id, "worker {id} finished what it was not given");
+            return;
+        };
+        worker.runs += 1;
+        worker.panic = None;
+        // Asked to end, and it did so by itself.
+        let ended_for = worker.kill_at.take().map(|(_, cause)| cause.task_cause());
+        if worker.shown_task == Some(handed.task) {
+            worker.shown_task = None;
+            worker.dirty = true;
+        }
+        let options = &self.options.pool;
+        if options.max_runs > 0 && worker.runs >= options.max_runs {
+            worker.drain(WorkerCause::MaxRuns);
+        }
+        let max_mem = options.max_mem << 20;
+        if max_mem > 0 && finished.resident_bytes > max_mem {
+            worker.drain(WorkerCause::MaxMem);
+        }
+        let revoked = if matches!(worker.life, Life::Draining(_)) {
+            worker.revoke_all()
+        } else {
+            Vec::new()
+        };
+        let lingering = worker.has_pipe_of(handed.task);
+        let domain = worker.domain.clone();
+        for handed in revoked {
+            self.wait_again(handed.task, handed.rank);
+        }
+        self.keep_lines(lines);
+        let micros = (finished.finished_us - finished.started_us)
+            .max(0)
+            .cast_unsigned();
+        self.pool(&domain).took(Duration::from_micros(micros));
+        // There is room again.
+        self.look |= self.upkeep.is_busy();
+        let Some(held) = self.tasks.get_mut(&handed.task) else {
+            return;
+        };
+        held.place = Place::Ending;
+        let mut ended = held.finished(&finished, id);
+        if let Some(cause) = ended_for {
+            ended.fate = Fate::End(cause.outcome());
+            ended.cause = Some(cause);
+            ended.error = held.killed_because.clone();
+        }
+        let files = match report::saved(finished.output, finished.files, &mut descriptors) {
+            Ok(saved) => {
+                ended.output = saved.fields;
+                ended.output_raw = saved.raw;
+                ended.output_encoding = saved.encoding;
+                saved.files
+            }
+            Err(fault) if ended.cause.is_none() => {
+                let bad = held.end(Fault::of(Cause::BadOutput, Some(fault)), ended.finished);
+                ended = Ended {
+                    fate: bad.fate,
+                    cause: bad.cause,
+                    error: bad.error,
+                    ..ended
+                };
+                Vec::new()
+            }
+            // It failed anyway, and says why.
+            Err(_) => Vec::new(),
+        };
+        if !lingering {
+            self.lines.close(handed.task);
+        }
+        if files.is_empty() {
+            self.outbox.end(ended);
+        } else {
+            self.upkeep.storing.insert(handed.task, (ended, files));
+            self.store_files(handed.task);
+        }
+    }
+
+    /// Writes the contents beside a task's output; its end is reported after that.
+    pub(super) fn store_files(&mut self, task: TaskId) {
+        let Some((_, files)) = self.upkeep.storing.get(&task) else {
+            return;
+        };
+        let (store, files) = (self.store.clone(), files.clone());
+        self.ask(
+            async move {
+                loop {
+                    match store.file_save_output(task, &files).await {
+                        // A finished result is never dropped because the database was away.
+                        Err(error) if error.is_disconnect() => {
+                            tokio::time::sleep(Duration::from_millis(500)).await;
+                        }
+                        result => return result,
+                    }
+                }
+            },
+            move |stored| Event::Stored(task, stored),
+        );
+    }
+
+    /// The contents beside an output are stored; now its end.
+    pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
+        let Some((mut ended, _)) = self.upkeep.storing.remove(&task) else {
+            return;
+        };
+        if let Err(error) = stored {
+            ended.cause = Some(Cause::BadOutput);
+            ended.fate = Fate::End(Cause::BadOutput.outcome());
+            ended.error = Some(format!(
+                "the output cannot be stored: {}",
+                report::chain(&error)
+            ));
+        }
+        self.outbox.end(ended);
+    }
+
+    /// There is something to read.
+    pub(super) fn readable(&mut self, id: WorkerId, pipe: u64) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let mut lines = Vec::new();
+        worker.read(pipe, &mut lines);
+        let orphaned = worker.drop_closed_pipes();
+        self.keep_lines(lines);
+        for task in orphaned {
+            self.lines.close(task);
+        }
+    }
+
+    pub(super) fn keep_lines(&mut self, lines: Vec<TaskLine>) {
+        for (task, line) in lines {
+            match task {
+                Some(task) => self.lines.keep(task, line),
+                None => tracing::debug!("a worker said between two tasks: {}", line.4),
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The monitor's own life: its lease, what its claims cover, and monitors that were lost.
+
+use super::{
+    event::Event,
+    recover,
+    supervisor::{Phase, Supervisor},
+};
+use crate::{
+    model::{TaskId, Token},
+    store::{Ended, Fate, StoreError},
+};
+use chrono::Utc;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+/// How long a monitor may be silent before others take its tasks.
+const LEASE: Duration = Duration::from_secs(15);
+/// Workers believe the lease to end so much earlier.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
+/// The lease of a monitor that has just announced itself.
+pub(super) fn first_lease() -> u64 {
+    boottime() + nanos(LEASE - LEASE_MARGIN)
+}
+
+impl Supervisor {
+    pub(super) fn heartbeat(&mut self, now: Instant) {
+        if self.upkeep.renewing || now < self.upkeep.next_heartbeat {
+            return;
+        }
+        self.upkeep.renewing = true;
+        self.upkeep.next_heartbeat = now + LEASE / 3;
+        let (store, monitor) = (self.store.clone(), self.monitor);
+        let renewal = async move {
+            match tokio::time::timeout(LEASE / 3, store.monitor_renew(monitor)).await {
+                Ok(renewed) => renewed,
+                Err(_) => Err(StoreError::Connect {
+                    place: store.place(),
+                    reason: "the lease could not be renewed in time".to_owned(),
+                    source: None,
+                }),
+            }
+        };
+        self.ask(renewal, move |renewed| Event::Renewed(now, renewed));
+    }
+
+    /// Our lease was renewed (or not). What workers believe of it ends earlier than what others
+    /// do, and counts from before the renewal was sent.
+    pub(super) fn renewed(&mut self, sent: Instant, renewed: Result<bool, StoreError>) {
+        self.upkeep.renewing = false;
+        match renewed {
+            Ok(true) => {
+                let age = nanos(sent.elapsed());
+                self.upkeep.lease_until = boottime() + nanos(LEASE - LEASE_MARGIN) - age;
+                for worker in self.workers.values() {
+                    worker
+                        .page
+                        .set_lease(lease_for(worker, &self.tasks, self.upkeep.lease_until));
+                }
+                self.recover();
+            }
+            Ok(false) => {
+                tracing::error!(
+                    "this monitor was declared lost while it was away: ending its workers"
+                );
+                // Its tasks have been given to others, or ended; nothing here may go on.
+                self.phase = Phase::Draining(Instant::now());
+            }
+            Err(error) => self.upkeep.lost(&error),
+        }
+    }
+
+    fn recover(&mut self) {
+        if self.phase != Phase::Working {
+            return;
+        }
+        let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
+        self.ask(
+            async move { recover::recover(&store, monitor, &host).await },
+            Event::Recovered,
+        );
+    }
+
+    /// Compares what we hold with what the database believes that we hold: a claim may have been
+    /// committed without our hearing of it.
+    pub(super) fn reconcile(&mut self, now: Instant) {
+        if now < self.upkeep.next_reconcile || self.in_flight.is_some() {
+            return;
+        }
+        self.upkeep.next_reconcile = now + Duration::from_secs(30);
+        let (store, monitor) = (self.store.clone(), self.monitor);
+        // Claims of later cycles are not looked at: they are being made.
+        let newest = self.cycle_number as i64;
+        self.ask(
+            async move {
+                let held = store.claim_held(monitor).await?;
+                Ok(held
+                    .into_iter()
+                    .filter(|(_, token)| token.cycle() <= newest)
+                    .collect())
+            },
+            Event::Held,
+        );
+    }
+
+    pub(super) fn held_arrived(&mut self, held: Result<Vec<(TaskId, Token)>, StoreError>) {
+        let held = match held {
+            Ok(held) => held,
+            Err(error) => return self.upkeep.lost(&error),
+        };
+        for (task, token) in held {
+            let ours = self
+                .tasks
+                .get(&task)
+                .is_some_and(|held| held.token == token);
+            if ours || self.outbox.ended.contains_key(&task) {
+                continue;
+            }
+            tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
+            self.outbox.open(token);
+            self.outbox.end(Ended {
+                task,
+                token,
+                fate: Fate::Release,
+                cause: None,
+                error: None,
+                location: None,
+                backtrace: None,
+                exit_code: None,
+                signal: None,
+                started: None,
+                finished: Utc::now(),
+                output: None,
+                output_raw: None,
+                output_encoding: None,
+                peak_memory: None,
+                cpu_seconds: None,
+                worker: None,
+                plugin_operation: 0,
+                progress: None,
+                progress_message: None,
+            });
+        }
+    }
+}
+
+/// The lease counts only for a worker whose task others would repeat: killing hours of work because
+/// Postgres was away would protect nothing.
+pub(super) fn lease_for(
+    worker: &super::worker::Worker,
+    tasks: &HashMap<TaskId, super::report::Held>,
+    until: u64,
+) -> u64 {
+    let repeatable = worker.handed.values().any(|(_, handed)| {
+        tasks
+            .get(&handed.task)
+            .is_some_and(|held| held.claimed.max_attempts > 1)
+    });
+    if repeatable { until } else { u64::MAX }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The clock that goes on while a machine sleeps, in nanoseconds.
+fn boottime() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .expect("every Linux has CLOCK_BOOTTIME");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}

@@ -1,0 +1,199 @@
+//! Ends that are asked for: tasks that run for too long, workers that do not start, aborts.
+
+use super::{
+    event::Event,
+    report::{Fault, Place},
+    supervisor::Supervisor,
+    worker::Life,
+};
+use crate::{
+    model::{TaskId, WorkerId, duration::human, task::Cause, worker::WorkerCause},
+    store::StoreError,
+};
+use chrono::Utc;
+use std::time::{Duration, Instant};
+
+impl Supervisor {
+    /// Tasks that have run for too long, workers that take too long to start, and those that were
+    /// given a last chance to end by themselves.
+    pub(super) fn enforce_limits(&mut self, now: Instant) {
+        for worker in self.workers.values_mut() {
+            if worker.life == Life::Starting
+                && now.duration_since(worker.spawned) > self.options.pool.start_timeout
+            {
+                tracing::error!(worker.id = %worker.id, "worker {} was not ready in time", worker.id);
+                worker.kill(WorkerCause::StartTimeout);
+                continue;
+            }
+            if let Some((at, cause)) = worker.kill_at
+                && now >= at
+            {
+                worker.kill(cause);
+                continue;
+            }
+            let Some((slot, handed)) = worker.running() else {
+                continue;
+            };
+            let Some((begun, _)) = handed.begun else {
+                continue;
+            };
+            let Some(held) = self.tasks.get_mut(&handed.task) else {
+                continue;
+            };
+            let limit = held
+                .operation
+                .timeout_ms
+                .map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
+            if let Some(limit) = limit
+                && now.duration_since(begun) >= limit
+                && held.killed_because.is_none()
+            {
+                held.killed_because = Some(format!("ran longer than {}", human(limit)));
+                end_task(
+                    worker,
+                    slot,
+                    self.options.kill_grace,
+                    WorkerCause::Task(Cause::Timeout),
+                    now,
+                );
+            }
+        }
+    }
+
+    pub(super) fn next_limit(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.workers
+            .values()
+            .filter_map(|worker| {
+                let starting = (worker.life == Life::Starting)
+                    .then(|| worker.spawned + self.options.pool.start_timeout);
+                let timeout = worker.running().and_then(|(_, handed)| {
+                    let limit = self.tasks.get(&handed.task)?.operation.timeout_ms?;
+                    Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
+                });
+                let dying = worker.exit.map(|_| now + Duration::from_millis(50));
+                [starting, timeout, worker.kill_at.map(|(at, _)| at), dying]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            })
+            .min()
+    }
+
+    /// Dead workers whose socket somebody keeps open are not waited for.
+    pub(super) fn bury_silent(&mut self) {
+        let dead: Vec<WorkerId> = self
+            .workers
+            .values()
+            .filter(|worker| worker.exit.is_some())
+            .map(|worker| worker.id)
+            .collect();
+        for id in dead {
+            self.bury(id);
+        }
+    }
+
+    pub(super) fn ask_aborts(&mut self) {
+        if !self.upkeep.aborts_due || self.upkeep.asking_aborts {
+            return;
+        }
+        self.upkeep.aborts_due = false;
+        let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
+        if tasks.is_empty() {
+            return;
+        }
+        self.upkeep.asking_aborts = true;
+        let store = self.store.clone();
+        self.ask(
+            async move { store.claim_aborts(&tasks).await },
+            Event::Aborts,
+        );
+    }
+
+    /// Somebody wants these tasks to end: at once where they have not begun, else with their
+    /// worker.
+    pub(super) fn aborts_arrived(
+        &mut self,
+        requests: Result<Vec<(TaskId, Option<String>)>, StoreError>,
+    ) {
+        self.upkeep.asking_aborts = false;
+        let requests = match requests {
+            Ok(requests) => requests,
+            Err(error) => return self.upkeep.lost(&error),
+        };
+        let now = Instant::now();
+        for (task, message) in requests {
+            let Some(held) = self.tasks.get_mut(&task) else {
+                continue;
+            };
+            if held.abort.is_some() {
+                continue;
+            }
+            held.abort = Some(message.clone());
+            match held.place {
+                Place::Ending => {}
+                Place::Fetching => self.abort_unbegun(task),
+                Place::Waiting => {
+                    let (domain, rank) = (held.operation.domain.clone(), held.claimed.rank);
+                    self.pool(&domain).remove(rank, task);
+                    self.abort_unbegun(task);
+                }
+                Place::Handed(id) => {
+                    let Some(worker) = self.workers.get_mut(&id) else {
+                        continue;
+                    };
+                    let Some(slot) = worker.slot_of(task) else {
+                        continue;
+                    };
+                    if worker.revoke(slot).is_some() {
+                        self.abort_unbegun(task);
+                    } else if worker
+                        .running()
+                        .is_some_and(|(_, handed)| handed.task == task)
+                        || worker.handed.len() == 1
+                    {
+                        held.killed_because = message;
+                        let cause = WorkerCause::Task(Cause::Abort);
+                        end_task(worker, slot, self.options.kill_grace, cause, now);
+                    } else {
+                        // It has ended a moment ago, and a later one runs: its report is on its way.
+                        held.abort = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn abort_unbegun(&mut self, task: TaskId) {
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        held.place = Place::Ending;
+        let error = held.abort.clone().flatten();
+        let fault = Fault {
+            cause: Some(Cause::Abort),
+            error,
+            ..Fault::default()
+        };
+        let ended = held.end(fault, Utc::now());
+        self.outbox.end(ended);
+        self.lines.close(task);
+    }
+}
+
+/// Ends a running task: a task that asks `cancelled()` is told and given some time, others have
+/// nothing to gain from waiting.
+fn end_task(
+    worker: &mut super::worker::Worker,
+    slot: u32,
+    grace: Duration,
+    cause: WorkerCause,
+    now: Instant,
+) {
+    worker.page.request_cancel(slot);
+    if worker.page.asked_cancel(slot) && !grace.is_zero() {
+        worker.kill_at.get_or_insert((now + grace, cause));
+    } else {
+        worker.kill(cause);
+    }
+}
