@@ -30,7 +30,7 @@ check: ## What a change must pass besides the tests: format, lints, docs, licenc
 	  else echo "check: cargo-deny is not installed, so licences are not checked"; fi
 
 bench: setup ## Measure this machine: throughput, latency, start of a worker (release build)
-	cargo build --release --bin rework -p rework-host -p hello
+	cargo build --release -p rework-host -p hello
 	scripts/bench
 
 fmt: ## Format the code

@@ -79,7 +79,13 @@ fn it_is_made_used_by_many_at_once_and_stopped() {
         "1",
         "other clients get in: {psql:?}"
     );
+    let keeper = fs::read_to_string(place.0.join("keeper.lock")).unwrap();
     assert_eq!(place.embedded("stop"), "stopped");
+    until(
+        "the keeper to go too",
+        || fs::exists(format!("/proc/{keeper}")).unwrap(),
+        |exists| !exists,
+    );
     assert_eq!(place.embedded("stop"), "it was not running");
     assert!(place.embedded("status").starts_with("stopped: PostgreSQL "));
     place.init();

@@ -4,6 +4,7 @@
 use std::{env, ffi::OsString, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
+    rework::postgres::allow_keeper();
     let arguments: Vec<OsString> = env::args_os().collect();
     let hidden = (
         arguments.get(1).and_then(|word| word.to_str()),

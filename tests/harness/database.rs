@@ -19,6 +19,13 @@ fn cluster() -> &'static Cluster {
     static RUNNING: OnceLock<(Cluster, Lease)> = OnceLock::new();
     let (cluster, _) = RUNNING.get_or_init(|| {
         let cluster = Cluster::at(cluster_directory());
+        // Started by the real binary, which can be its keeper too.
+        let started = Command::new(env!("CARGO_BIN_EXE_rework"))
+            .args(["embedded", "url", "--path"])
+            .arg(cluster_directory())
+            .output()
+            .expect("the binary runs");
+        assert!(started.status.success(), "{started:?}");
         let lease = cluster
             .ensure_running()
             .expect("PostgreSQL is installed: see `make setup`");

@@ -36,6 +36,7 @@ pub(super) struct Positions {
     /// When the last look from the front began, and how long it took.
     front: Option<(Instant, Duration)>,
     front_in_flight: Option<Instant>,
+    was_front: bool,
 }
 
 impl Positions {
@@ -83,14 +84,15 @@ impl Positions {
         }
     }
 
-    /// When the next look from the front may happen.
+    /// When the next look from the front may happen; none: the last look was one.
     pub(super) fn next_front(&self) -> Option<Instant> {
-        self.front
-            .map(|(began, took)| began + (took * FRONT_SHARE).min(FRONT_AT_LEAST))
+        let (began, took) = self.front.filter(|_| !self.was_front)?;
+        Some(began + (took * FRONT_SHARE).min(FRONT_AT_LEAST))
     }
 
     /// Learns from what a look has found.
     pub(super) fn learn(&mut self, claimed: &[Claimed], now: Instant) {
+        self.was_front = self.front_in_flight.is_some();
         if let Some(began) = self.front_in_flight.take() {
             self.front = Some((began, now.duration_since(began)));
         }

@@ -151,6 +151,10 @@ impl Supervisor {
                 let full = !cycle.scans.is_empty() && result.claimed.len() as i64 >= quota;
                 if !cycle.scans.is_empty() {
                     self.upkeep.looked(full, !result.claimed.is_empty(), now);
+                    // What stands before the remembered positions is found from the front.
+                    if let Some(at) = self.positions.next_front().filter(|_| !full) {
+                        self.upkeep.look_at(at.max(now));
+                    }
                 }
                 self.look |= full || self.upkeep.is_busy();
                 for claimed in result.claimed {
@@ -209,6 +213,10 @@ impl Supervisor {
         let mut waiting = Vec::new();
         for one in ended {
             if written.contains(&one.task) {
+                if let Fate::Retry(delay_ms) = one.fate {
+                    let delay = Duration::from_millis(delay_ms.max(0).cast_unsigned());
+                    self.upkeep.promote_at(Instant::now() + delay);
+                }
                 self.outbox.close(one.token);
                 if let Some(held) = self.tasks.get(&one.task)
                     && held.token == one.token

@@ -38,8 +38,10 @@ impl Supervisor {
             self.hand_over(&domain, now);
             self.shrink(&domain, now);
         }
-        if let Phase::Draining(deadline) = self.phase {
-            self.end_workers(now >= deadline);
+        match self.phase {
+            Phase::Working => {}
+            Phase::Draining(deadline) => self.end_workers(now >= deadline),
+            Phase::Forced | Phase::Lost => self.end_workers(true),
         }
     }
 

@@ -66,7 +66,7 @@ impl Supervisor {
                     "this monitor was declared lost while it was away: ending its workers"
                 );
                 // Its tasks have been given to others, or ended; nothing here may go on.
-                self.phase = Phase::Draining(Instant::now());
+                self.phase = Phase::Lost;
             }
             Err(error) => self.upkeep.lost(&error),
         }

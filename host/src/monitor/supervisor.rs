@@ -50,6 +50,9 @@ pub enum MonitorError {
     /// The database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It could not renew its lease for too long, and others have taken over.
+    #[error("monitor {0} was declared lost while it was away; its workers have ended")]
+    Lost(MonitorId),
     /// The system could not do it.
     #[error("{doing}")]
     System {
@@ -96,6 +99,10 @@ pub(super) enum Phase {
     Working,
     /// Interrupted; running tasks may go on until then.
     Draining(Instant),
+    /// Interrupted again: at once, whatever the database says.
+    Forced,
+    /// Others have declared it lost.
+    Lost,
 }
 
 /// All that a monitor knows.
@@ -216,6 +223,9 @@ impl Supervisor {
             }
             self.act(Instant::now());
         }
+        if self.phase == Phase::Lost {
+            return Err(MonitorError::Lost(self.monitor));
+        }
         self.store.monitor_end(self.monitor).await?;
         tracing::info!(monitor.id = %self.monitor, "monitor {} has ended", self.monitor);
         Ok(())
@@ -271,14 +281,20 @@ impl Supervisor {
                 Phase::Draining(now + self.options.grace)
             }
             // A second time: at once.
-            Phase::Draining(_) => Phase::Draining(now),
+            Phase::Draining(_) | Phase::Forced => Phase::Forced,
+            Phase::Lost => Phase::Lost,
         };
     }
 
     fn is_finished(&self) -> bool {
-        matches!(self.phase, Phase::Draining(_))
-            && self.workers.is_empty()
-            && self.in_flight.is_none()
+        // What could not be said is found out by the next monitor, as after a crash.
+        let unheard = self.phase == Phase::Forced && self.upkeep.is_away();
+        self.phase != Phase::Working && self.workers.is_empty() && (unheard || self.is_settled())
+    }
+
+    /// Whether everything has been said.
+    fn is_settled(&self) -> bool {
+        self.in_flight.is_none()
             && self.tasks.is_empty()
             && self.outbox.is_empty()
             && self.lines.is_empty()

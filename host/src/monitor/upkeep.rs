@@ -137,6 +137,21 @@ impl Upkeep {
         self.next_look = now + LOOK_EVERY;
     }
 
+    /// There may be something to find then.
+    pub(super) fn look_at(&mut self, at: Instant) {
+        self.third_look = Some(self.third_look.map_or(at, |planned| planned.min(at)));
+    }
+
+    /// Delayed tasks fall due after this.
+    pub(super) fn promote_at(&mut self, at: Instant) {
+        self.next_promotion = self.next_promotion.min(at);
+    }
+
+    /// Whether the database does not answer.
+    pub(super) fn is_away(&self) -> bool {
+        self.away
+    }
+
     /// Whether there is a backlog, so that every bit of room is worth a look.
     pub(super) fn is_busy(&self) -> bool {
         self.full_looks >= BUSY_AFTER
@@ -190,12 +205,7 @@ impl Supervisor {
         ];
         let draining = match self.phase {
             Phase::Draining(deadline) if deadline > Instant::now() => Some(deadline),
-            Phase::Draining(_) | Phase::Working => None,
-        };
-        let front = if self.look {
-            self.positions.next_front()
-        } else {
-            None
+            Phase::Working | Phase::Draining(_) | Phase::Forced | Phase::Lost => None,
         };
         [
             upkeep.next_look,
@@ -206,7 +216,6 @@ impl Supervisor {
         .into_iter()
         .chain(deadlines.into_iter().flatten())
         .chain(draining)
-        .chain(front)
         .min()
         .expect("there is always a next second")
         .max(Instant::now() + Duration::from_micros(200))

@@ -302,7 +302,9 @@ impl Cluster {
             return Ok(false);
         }
         let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
-        self.stop_locked()
+        let stopped = self.stop_locked()?;
+        keeper::dismiss(&self.directory);
+        Ok(stopped)
     }
 
     /// As [`Cluster::stop`], by somebody who holds the start lock.

@@ -3,17 +3,33 @@
 
 use super::{Cluster, Error, cluster::as_user, user::ServerUser};
 use crate::descendants;
-use nix::{fcntl::FlockArg, unistd::Pid};
+use nix::{
+    fcntl::FlockArg,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     env,
+    io::Write as _,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
 /// How long the server stays up without users.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// Whether this program understands `embedded-keeper`.
+static IS_REWORK: AtomicBool = AtomicBool::new(false);
+
+/// Says that this program is the `rework` binary, which can run itself as a keeper. In any other
+/// program a server that it started stays up until somebody stops it: nobody may execute a
+/// stranger's program with arguments that it does not know.
+pub fn allow_keeper() {
+    IS_REWORK.store(true, Relaxed);
+}
 
 /// Starts a keeper that is nobody's child: the shell that starts it ends at once.
 #[expect(
@@ -21,6 +37,9 @@ const LINGER: Duration = Duration::from_secs(10);
     reason = "this module runs the server's programs"
 )]
 pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
+    if !IS_REWORK.load(Relaxed) {
+        return Ok(());
+    }
     let binary = env::current_exe().map_err(Error::system("find this program"))?;
     let mut command = Command::new("/bin/sh");
     command
@@ -60,10 +79,17 @@ pub fn keeper(directory: &Path) -> ExitCode {
         .and_then(|seconds| seconds.parse().ok())
         .map_or(LINGER, Duration::from_secs);
     // One at a time; the next one waits, for this one may be about to end.
-    let Ok(_only) = cluster.lock("keeper.lock", FlockArg::LockExclusive) else {
+    let Ok(mut only) = cluster.lock("keeper.lock", FlockArg::LockExclusive) else {
         return ExitCode::FAILURE;
     };
+    // For `stop`, which ends us too.
+    let _ = only
+        .set_len(0)
+        .and_then(|()| write!(only, "{}", std::process::id()));
     loop {
+        if cluster.pid().is_none() {
+            return ExitCode::SUCCESS;
+        }
         // Blocks without any cost until the last user has gone.
         let Ok(unused) = cluster.lock("users.lock", FlockArg::LockExclusive) else {
             return ExitCode::FAILURE;
@@ -87,6 +113,19 @@ pub fn keeper(directory: &Path) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         };
+    }
+}
+
+/// Ends the keeper of a server that has been stopped, if there is one.
+pub(super) fn dismiss(directory: &Path) {
+    let pid = std::fs::read_to_string(directory.join("keeper.lock"))
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok());
+    let Some(pid) = pid else { return };
+    // The number may be somebody else's by now.
+    let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if String::from_utf8_lossy(&title).contains("embedded-keeper") {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
 

@@ -10,4 +10,4 @@ mod user;
 
 pub use cluster::{Cluster, Lease, Status};
 pub use error::Error;
-pub use keeper::keeper;
+pub use keeper::{allow_keeper, keeper};
