@@ -1,0 +1,6 @@
+use rework_plugin::prelude::*;
+
+#[operation]
+async fn wait() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use rework_plugin::prelude::*;
+
+#[operation]
+fn import(name: &str) {
+    println!("{name}");
+}
+
+fn main() {}

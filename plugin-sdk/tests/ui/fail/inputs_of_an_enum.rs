@@ -1,0 +1,8 @@
+use rework_plugin::prelude::*;
+
+#[derive(Inputs)]
+enum Things {
+    One,
+}
+
+fn main() {}

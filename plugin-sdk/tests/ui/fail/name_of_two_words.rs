@@ -1,0 +1,6 @@
+use rework_plugin::prelude::*;
+
+#[operation(name = "import all")]
+fn import() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use rework_plugin::prelude::*;
+
+#[operation]
+fn import() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use rework_plugin::prelude::*;
+
+#[operation(retries = 3)]
+fn import() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use rework_plugin::prelude::*;
+
+#[operation(capture = "stdout")]
+fn import() {}
+
+fn main() {}

@@ -1,0 +1,48 @@
+use rework_plugin::prelude::*;
+
+/// Nothing in, nothing out.
+#[operation]
+fn nothing() {}
+
+/// With the task.
+#[operation(name = "renamed", domain = "other", timeout = "1h30m", backoff = "PT10S")]
+fn with_task(task: &mut Task) -> Result<()> {
+    task.save_output(&1)
+}
+
+/// Typed, with a result of its own kind of error.
+#[operation(memory = "512MB", capture = "logs", level = "debug", max_attempts = 3)]
+fn typed(a: i64, b: Option<String>, c: DateTime) -> Result<String, std::fmt::Error> {
+    Ok(format!("{a} {b:?} {c}"))
+}
+
+#[derive(Inputs)]
+struct Things {
+    #[input(name = "myfile.txt")]
+    my_file: File,
+    name: String,
+    #[input(choices = ["foo", "bar"])]
+    option: Option<String>,
+    #[input(default = 42)]
+    weight: f64,
+    birthdate: Option<DateTime>,
+    horizon: Option<Moment>,
+}
+
+#[derive(Outputs)]
+struct Report {
+    message: String,
+}
+
+/// Both.
+#[operation]
+fn compute_things(task: &mut Task, things: Things) -> Result<Report> {
+    task.progress(0.5, "half");
+    let Things { my_file, name, option, weight, birthdate, horizon } = things;
+    let message = format!("{name} {option:?} {weight} {birthdate:?} {horizon:?} {}", my_file.len());
+    Ok(Report { message })
+}
+
+rework_plugin::export!();
+
+fn main() {}
