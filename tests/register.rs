@@ -205,7 +205,7 @@ fn bad_plugins_are_refused_and_nothing_is_registered() {
         (path("empty.so", b""), "is empty (0 bytes)"),
         (
             path("program.so", &program),
-            "is a program, not a plugin: set crate-type",
+            "is a program, not a plugin: build it as a library, with crate-type",
         ),
         (path("cut.so", &hello[..hello.len() / 2]), "is cut short"),
         (

@@ -1,12 +1,13 @@
 //! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
 //! or deleting the original does no harm to who runs the copy.
 
-use super::PluginError;
+use super::{PluginError, permissions};
+use crate::model::input::hexadecimal;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -65,7 +66,7 @@ impl Cache {
             hasher.update(&buffer[..count]);
             copy.write_all(&buffer[..count]).map_err(failed)?;
         }
-        let hash = hex(&hasher.finalize());
+        let hash = hexadecimal(&hasher.finalize());
         let path = self.directory.join(format!("{hash}.so"));
         if path.is_file() {
             return Ok(Cached { hash, path });
@@ -100,50 +101,11 @@ fn open_regular(file: &Path) -> Result<File, PluginError> {
 }
 
 /// As sshd does with keys: file and directories belong to root or us, and nobody else may write
-/// them. A private group and sticky directories are fine.
+/// them.
 fn check_permissions(file: &Path) -> Result<(), PluginError> {
-    let absolute = fs::canonicalize(file)
+    let real = fs::canonicalize(file)
         .map_err(|error| PluginError::new(file, format!("cannot be read: {error}")))?;
-    for path in absolute.ancestors() {
-        let metadata = fs::metadata(path)
-            .map_err(|error| PluginError::new(file, format!("cannot be read: {error}")))?;
-        let (mode, us) = (metadata.mode(), nix::unistd::geteuid().as_raw());
-        let sticky = metadata.is_dir() && mode & 0o1000 != 0;
-        if mode & 0o002 != 0 && !sticky {
-            let what = if path == absolute {
-                "this file"
-            } else {
-                "its directory"
-            };
-            return Err(PluginError::new(
-                file,
-                format!(
-                    "is refused: other users can write {what} (mode {:o}); run: chmod o-w {}",
-                    mode & 0o7777,
-                    path.display()
-                ),
-            ));
-        }
-        let owner = metadata.uid();
-        if owner != 0 && owner != us && us != 0 {
-            return Err(PluginError::new(
-                file,
-                format!(
-                    "is refused: {} belongs to another user ({owner})",
-                    path.display()
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    permissions::check(&real).map_err(|error| PluginError::new(file, format!("is {error}")))
 }
 
 #[cfg(test)]
@@ -184,7 +146,7 @@ mod tests {
             refusal.contains("other users can write this file (mode 666)"),
             "{refusal}"
         );
-        assert!(refusal.contains("chmod o-w"), "{refusal}");
+        assert!(refusal.contains("chmod go-w"), "{refusal}");
     }
 
     #[test]

@@ -1,19 +1,12 @@
 //! What a plugin says of itself in its ELF notes, read without running a byte of it.
 
-use super::PluginError;
-use object::{
-    Architecture, Endianness, LittleEndian, Object, ObjectKind,
-    elf::{FileHeader64, PT_LOAD},
-    read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _, SectionHeader as _},
-};
+use super::{PluginError, elf};
+use crate::model::input::sha256;
 use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::{fs, path::Path};
 
-/// The section that the SDK writes.
-const SECTION: &str = ".note.rework";
 const OWNER: &[u8] = b"REWORK";
 const PLUGIN: u32 = 1;
 const OPERATION: u32 = 2;
@@ -118,8 +111,8 @@ fn all() -> String {
 pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     let data = fs::read(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    check_kind(&data).map_err(refused)?;
-    let (plugins, operations) = read_notes(&data).map_err(refused)?;
+    let library = elf::read(&data, OWNER).map_err(|error| refused(error.to_string()))?;
+    let (plugins, operations) = read_notes(&library).map_err(refused)?;
     let note = plugins.into_iter().next().ok_or_else(|| {
         refused(
             "is a shared library, but not a rework plugin: no .note.rework section \
@@ -128,148 +121,46 @@ pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
         )
     })?;
     check_abi(&note, &operations).map_err(refused)?;
+    check_glibc(&library).map_err(refused)?;
     if operations.is_empty() {
         return Err(refused(
             "offers no operation: add #[operation] to a function".to_owned(),
         ));
     }
     Ok(Inspection {
-        hash: hash(&data),
+        hash: sha256(&data),
         size: data.len() as u64,
         note,
         operations,
     })
 }
 
-fn hash(data: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(data)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-            text
-        })
-}
-
-/// Whether these bytes are a whole shared library for this machine.
-fn check_kind(data: &[u8]) -> Result<(), String> {
-    if !data.starts_with(b"\x7fELF") {
-        let text = !data.is_empty()
-            && data
-                .iter()
-                .take(512)
-                .all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace());
-        let what = if text {
-            "is a text file, not a plugin"
-        } else {
-            "is not a plugin"
-        };
-        return Err(format!("{what} (expected an ELF shared library, .so)"));
-    }
-    let broken = |error: object::Error| format!("is not a readable ELF file: {error}");
-    if let Ok(file) = object::File::parse(data)
-        && file.architecture() != host_architecture()
-    {
-        return Err(format!(
-            "was built for {:?}, but this host is {}",
-            file.architecture(),
-            std::env::consts::ARCH
-        )
-        .to_lowercase());
-    }
-    check_whole(data)?;
-    let file = ElfFile64::<Endianness>::parse(data).map_err(broken)?;
-    let is_program = file
-        .elf_header()
-        .program_headers(file.endian(), data)
-        .map_err(broken)?
-        .iter()
-        .any(|segment| segment.p_type(file.endian()) == object::elf::PT_INTERP);
-    match file.kind() {
-        ObjectKind::Dynamic if !is_program => Ok(()),
-        ObjectKind::Executable | ObjectKind::Dynamic => Err(
-            "is a program, not a plugin: set crate-type = [\"cdylib\", \"rlib\"] under [lib]"
-                .to_owned(),
-        ),
-        _ => Err(
-            "is not a shared library: set crate-type = [\"cdylib\", \"rlib\"] under [lib]"
-                .to_owned(),
-        ),
-    }
-}
-
-fn host_architecture() -> Architecture {
-    if cfg!(target_arch = "aarch64") {
-        Architecture::Aarch64
-    } else {
-        Architecture::X86_64
-    }
-}
-
-/// A library that was cut short kills whoever maps it (SIGBUS).
-fn check_whole(data: &[u8]) -> Result<(), String> {
-    let short = |announced: u64| {
-        format!(
-            "is cut short: {} bytes, its headers announce {announced} (an interrupted copy?)",
-            data.len()
-        )
-    };
-    let header = FileHeader64::<LittleEndian>::parse(data)
-        .map_err(|error| format!("is not a readable ELF file: {error}"))?;
-    let endian = LittleEndian;
-    let sections = header.e_shoff(endian)
-        + u64::from(header.e_shentsize(endian)) * u64::from(header.e_shnum(endian));
-    if sections > data.len() as u64 {
-        return Err(short(sections));
-    }
-    let segments = header
-        .program_headers(endian, data)
-        .map_err(|_| short(u64::MAX))?;
-    for segment in segments
-        .iter()
-        .filter(|segment| segment.p_type(endian) == PT_LOAD)
-    {
-        let end = segment
-            .p_offset(endian)
-            .saturating_add(segment.p_filesz(endian));
-        if end > data.len() as u64 {
-            return Err(short(end));
-        }
-    }
-    Ok(())
-}
-
-fn read_notes(data: &[u8]) -> Result<(Vec<PluginNote>, Vec<OperationNote>), String> {
-    let broken = |error: object::Error| format!("is not a readable ELF file: {error}");
-    let header = FileHeader64::<Endianness>::parse(data).map_err(broken)?;
-    let endian = header.endian().map_err(broken)?;
-    let sections = header.sections(endian, data).map_err(broken)?;
+/// The notes of the plugin and of its operations.
+fn read_notes(library: &elf::Library<'_>) -> Result<(Vec<PluginNote>, Vec<OperationNote>), String> {
     let (mut plugins, mut operations) = (Vec::new(), Vec::new());
-    for section in sections.iter() {
-        if sections.section_name(endian, section).unwrap_or_default() != SECTION.as_bytes() {
-            continue;
-        }
-        let Some(mut notes) = section.notes(endian, data).map_err(broken)? else {
-            continue;
-        };
-        while let Some(note) = notes.next().map_err(broken)? {
-            if note.name() != OWNER {
-                continue;
-            }
-            let unreadable = |error| format!("has a damaged .note.rework section: {error}");
-            match note.n_type(endian).0 {
-                PLUGIN => plugins.push(serde_json::from_slice(note.desc()).map_err(unreadable)?),
-                OPERATION => {
-                    operations.push(serde_json::from_slice(note.desc()).map_err(unreadable)?);
-                }
-                // A newer SDK's; what it means is not needed to run the rest.
-                _ => {}
-            }
+    for (kind, text) in &library.notes {
+        let unreadable = |error| format!("has a damaged .note.rework section: {error}");
+        match *kind {
+            PLUGIN => plugins.push(serde_json::from_slice(text).map_err(unreadable)?),
+            OPERATION => operations.push(serde_json::from_slice(text).map_err(unreadable)?),
+            // A newer SDK's; what it means is not needed to run the rest.
+            _ => {}
         }
     }
     // The linker's order means nothing.
     operations.sort_by(|a: &OperationNote, b| (&a.domain, &a.name).cmp(&(&b.domain, &b.name)));
     Ok((plugins, operations))
+}
+
+/// A library that needs a newer C library fails to load with words that nobody understands.
+fn check_glibc(library: &elf::Library<'_>) -> Result<(), String> {
+    match (library.glibc, elf::host_glibc()) {
+        (Some(needs), Some(has)) if needs > has => Err(format!(
+            "needs glibc {}.{}, this host has {}.{}: build it on the oldest system you run workers on",
+            needs.0, needs.1, has.0, has.1
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), String> {
@@ -325,7 +216,7 @@ mod tests {
         );
         assert_eq!(
             refusal(b"\0asm\x01\0\0\0"),
-            "x.so is not a plugin (expected an ELF shared library, .so)"
+            "x.so is a WebAssembly module, not a plugin (expected an ELF shared library, .so)"
         );
         let program = fs::read("/proc/self/exe").unwrap();
         assert!(refusal(&program).starts_with("x.so is a program, not a plugin"));

@@ -2,10 +2,12 @@
 //! described by a child that loads it ([`probe`]), loaded and run by workers alone ([`load`]).
 
 mod cache;
+mod elf;
 mod error;
 mod inspect;
 mod invoke;
 mod load;
+mod permissions;
 mod probe;
 
 pub use cache::{Cache, Cached};

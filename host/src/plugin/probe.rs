@@ -1,7 +1,7 @@
 //! A child that loads a plugin only to describe it: what its constructors do, crash, exit or hang,
 //! they do there.
 
-use super::{PluginError, load};
+use super::{PluginError, inspect, load};
 use std::{
     io::Read,
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -81,9 +81,31 @@ pub fn probe(file: &Path, named: &Path) -> Result<(), PluginError> {
 
 /// The child's side.
 pub fn child(file: &Path) -> ExitCode {
-    match load(file, Path::new("")) {
-        Ok(loaded) => println!("{LOADED}{}", loaded.names().len()),
-        Err(error) => println!("{REFUSED}{}", error.reason),
+    match examine(file) {
+        Ok(operations) => println!("{LOADED}{operations}"),
+        Err(reason) => println!("{REFUSED}{reason}"),
     }
     ExitCode::SUCCESS
+}
+
+/// Loads a plugin and compares what it offers with what its notes announce.
+fn examine(file: &Path) -> Result<usize, String> {
+    let announced = inspect(file, file).map_err(|error| error.reason)?;
+    let loaded = load(file, file).map_err(|error| error.reason)?.names();
+    let announced: Vec<(String, String)> = announced
+        .operations
+        .into_iter()
+        .map(|note| (note.domain, note.name))
+        .collect();
+    if let Some((domain, name)) = announced.iter().find(|key| !loaded.contains(key)) {
+        return Err(format!(
+            "is inconsistent: operation {domain}/{name} is in its notes only"
+        ));
+    }
+    if let Some((domain, name)) = loaded.iter().find(|key| !announced.contains(key)) {
+        return Err(format!(
+            "is inconsistent: operation {domain}/{name} has no note"
+        ));
+    }
+    Ok(loaded.len())
 }

@@ -4,6 +4,7 @@
 //! A marker is `\x1e`, a nonce that no operation can guess, a letter, a payload and a newline. It
 //! is found after an unterminated line too. The worker writes markers, the monitor parses them.
 
+use crate::model::input::hexadecimal;
 use serde::{Deserialize, Serialize};
 
 /// Separates records, in ASCII; programs do not print it.
@@ -37,13 +38,10 @@ impl Stream {
 
 /// 32 random hexadecimal digits.
 pub fn nonce() -> std::io::Result<String> {
-    use std::{fmt::Write as _, io::Read as _};
+    use std::io::Read as _;
     let mut random = [0_u8; NONCE / 2];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(random.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    }))
+    Ok(hexadecimal(&random))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,0 +1,306 @@
+//! What a file says about itself before anything of it runs: whether it is a shared library that
+//! this host can load, which glibc it needs, and its notes. [`mod@super::inspect`] asks, and knows what
+//! the notes mean.
+
+use object::{
+    NativeEndian,
+    elf::{self, FileHeader64, Machine},
+    read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader},
+};
+use thiserror::Error;
+
+/// Why a file is not a shared library of this host; fragments to be put behind its name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum ElfError {
+    /// Something else altogether.
+    #[error("is {what}, not a plugin (expected an ELF shared library, .so)")]
+    Other {
+        /// What it looks like.
+        what: &'static str,
+    },
+    /// An executable.
+    #[error(
+        "is a program, not a plugin: build it as a library, with crate-type = [\"cdylib\"] under \
+         [lib] in its Cargo.toml"
+    )]
+    Program,
+    /// Its end is missing.
+    #[error("is cut short: {size} bytes, its headers announce {announced} (an interrupted copy?)")]
+    CutShort {
+        /// What is there.
+        size: u64,
+        /// What there should be.
+        announced: u64,
+    },
+    /// Another processor.
+    #[error("was built for {theirs}, but this host is {ours}")]
+    Architecture {
+        /// The plugin's.
+        theirs: String,
+        /// This host's.
+        ours: &'static str,
+    },
+    /// Its headers contradict themselves.
+    #[error("is damaged: {reason}")]
+    Damaged {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A shared library of this host.
+#[derive(Debug, Default)]
+pub(super) struct Library<'data> {
+    /// Type and content of each note of ours.
+    pub(super) notes: Vec<(u32, &'data [u8])>,
+    /// The newest version of glibc that it asks for.
+    pub(super) glibc: Option<(u32, u32)>,
+}
+
+type Header = FileHeader64<NativeEndian>;
+
+const ENDIAN: NativeEndian = NativeEndian;
+
+/// Reads a file; `owner` is whose notes count.
+pub(super) fn read<'data>(data: &'data [u8], owner: &[u8]) -> Result<Library<'data>, ElfError> {
+    is_elf(data)?;
+    is_ours(data)?;
+    is_whole(data)?;
+    let header = Header::parse(data).map_err(damaged)?;
+    is_library(header, data)?;
+    Ok(Library {
+        notes: notes(header, data, owner)?,
+        glibc: glibc(header, data),
+    })
+}
+
+fn damaged(error: object::read::Error) -> ElfError {
+    ElfError::Damaged {
+        reason: error.to_string(),
+    }
+}
+
+fn is_elf(data: &[u8]) -> Result<(), ElfError> {
+    const KNOWN: [(&[u8], &str); 6] = [
+        (b"!<arch>\n", "a static library (an archive, .a)"),
+        (b"!<thin>\n", "a static library (an archive, .a)"),
+        (b"\0asm", "a WebAssembly module"),
+        (b"MZ", "a Windows program or library"),
+        (b"\xcf\xfa\xed\xfe", "a macOS program or library"),
+        (b"\x1f\x8b", "a compressed file (gzip)"),
+    ];
+    if data.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
+    let known = KNOWN.iter().find(|(magic, _)| data.starts_with(magic));
+    let what = match known {
+        Some((_, what)) => what,
+        None if is_text(data) => "a text file",
+        None => "some other kind of file",
+    };
+    Err(ElfError::Other { what })
+}
+
+fn is_text(data: &[u8]) -> bool {
+    let beginning = &data[..data.len().min(512)];
+    let valid = match str::from_utf8(beginning) {
+        Ok(_) => true,
+        // The end of the beginning may tear a character.
+        Err(error) => error.error_len().is_none(),
+    };
+    valid && !beginning.contains(&0)
+}
+
+const OURS: (Machine, &str) = if cfg!(target_arch = "x86_64") {
+    (elf::EM_X86_64, "x86-64")
+} else if cfg!(target_arch = "aarch64") {
+    (elf::EM_AARCH64, "aarch64")
+} else if cfg!(target_arch = "riscv64") {
+    (elf::EM_RISCV, "riscv64")
+} else if cfg!(target_arch = "powerpc64") {
+    (elf::EM_PPC64, "powerpc64")
+} else {
+    (elf::EM_S390, "s390x")
+};
+
+/// The machine stands at the same place in every ELF file.
+fn is_ours(data: &[u8]) -> Result<(), ElfError> {
+    let Some(header) = data.first_chunk::<20>() else {
+        return Err(ElfError::CutShort {
+            size: data.len() as u64,
+            announced: 64,
+        });
+    };
+    let little = header[5] == elf::ELFDATA2LSB.0;
+    let word = [header[18], header[19]];
+    let machine = if little {
+        u16::from_le_bytes(word)
+    } else {
+        u16::from_be_bytes(word)
+    };
+    let machine = Machine(machine);
+    let wide = header[4] == elf::ELFCLASS64.0;
+    let (ours, name) = OURS;
+    if machine == ours && wide && little == cfg!(target_endian = "little") {
+        return Ok(());
+    }
+    let theirs = match machine {
+        elf::EM_X86_64 if wide => "x86-64".to_owned(),
+        elf::EM_X86_64 => "x86-64 with 32-bit addresses".to_owned(),
+        elf::EM_386 => "32-bit x86".to_owned(),
+        elf::EM_AARCH64 => "aarch64".to_owned(),
+        elf::EM_ARM => "32-bit ARM".to_owned(),
+        elf::EM_RISCV if wide => "riscv64".to_owned(),
+        elf::EM_PPC64 => "powerpc64".to_owned(),
+        elf::EM_S390 => "s390x".to_owned(),
+        Machine(number) => format!("another kind of processor (ELF machine {number})"),
+    };
+    Err(ElfError::Architecture { theirs, ours: name })
+}
+
+/// A mapping beyond the end of a file is SIGBUS, and the dynamic linker does not look.
+fn is_whole(data: &[u8]) -> Result<(), ElfError> {
+    let size = data.len() as u64;
+    let check = |announced: u64| {
+        if announced > size {
+            Err(ElfError::CutShort { size, announced })
+        } else {
+            Ok(())
+        }
+    };
+    check(size_of::<Header>() as u64)?;
+    let header = Header::parse(data).map_err(damaged)?;
+    let table = |start: u64, count: u16, entry: u16| {
+        start.saturating_add(u64::from(count) * u64::from(entry))
+    };
+    let segments = table(
+        header.e_phoff(ENDIAN),
+        header.e_phnum(ENDIAN),
+        header.e_phentsize(ENDIAN),
+    );
+    let sections = table(
+        header.e_shoff(ENDIAN),
+        header.e_shnum(ENDIAN),
+        header.e_shentsize(ENDIAN),
+    );
+    // The table of sections is at the end of most files.
+    check(segments.max(sections))?;
+    let headers = header.program_headers(ENDIAN, data).map_err(damaged)?;
+    let end = headers
+        .iter()
+        .map(|segment| {
+            let (start, length) = segment.file_range(ENDIAN);
+            start.saturating_add(length)
+        })
+        .max();
+    check(end.unwrap_or(0))
+}
+
+fn is_library(header: &Header, data: &[u8]) -> Result<(), ElfError> {
+    match header.e_type(ENDIAN) {
+        elf::ET_DYN => {}
+        elf::ET_EXEC => return Err(ElfError::Program),
+        elf::ET_REL => {
+            return Err(ElfError::Other {
+                what: "an object file",
+            });
+        }
+        elf::ET_CORE => {
+            return Err(ElfError::Other {
+                what: "a core dump",
+            });
+        }
+        _ => {
+            return Err(ElfError::Other {
+                what: "an unknown kind of ELF file",
+            });
+        }
+    }
+    // A position-independent program is a shared library that says it is none. (An interpreter
+    // alone does not tell: libc.so.6 has one.)
+    for segment in header.program_headers(ENDIAN, data).map_err(damaged)? {
+        let entries = segment.dynamic(ENDIAN, data).map_err(damaged)?;
+        let program = entries.unwrap_or_default().iter().any(|entry| {
+            let tag = entry.d_tag(ENDIAN);
+            let value: u64 = entry.d_val(ENDIAN);
+            tag == elf::DT_FLAGS_1 && value & elf::DF_1_PIE.0 != 0
+        });
+        if program {
+            return Err(ElfError::Program);
+        }
+    }
+    Ok(())
+}
+
+/// From the segments, which survive `strip` and what is more thorough; or else the sections.
+fn notes<'data>(
+    header: &Header,
+    data: &'data [u8],
+    owner: &[u8],
+) -> Result<Vec<(u32, &'data [u8])>, ElfError> {
+    let mut found = Vec::new();
+    for segment in header.program_headers(ENDIAN, data).map_err(damaged)? {
+        found.extend(ours(segment.notes(ENDIAN, data), owner));
+    }
+    if found.is_empty() {
+        for section in header.section_headers(ENDIAN, data).unwrap_or_default() {
+            found.extend(ours(section.notes(ENDIAN, data), owner));
+        }
+    }
+    Ok(found)
+}
+
+/// Notes of others may be padded in ways of their own; then ours are in another segment.
+fn ours<'data>(
+    notes: object::read::Result<Option<NoteIterator<'data, Header>>>,
+    owner: &[u8],
+) -> Vec<(u32, &'data [u8])> {
+    let notes = notes.ok().flatten().into_iter().flatten();
+    notes
+        .map_while(Result::ok)
+        .filter(|note| note.name() == owner)
+        .map(|note| (note.n_type(ENDIAN).0, note.desc()))
+        .collect()
+}
+
+/// The newest `GLIBC_x.y` among the symbol versions that it needs. A file without them is not
+/// refused here: the dynamic linker has the last word.
+fn glibc(header: &Header, data: &[u8]) -> Option<(u32, u32)> {
+    let sections = header.sections(ENDIAN, data).ok()?;
+    let (mut needs, strings) = sections.gnu_verneed(ENDIAN, data).ok()??;
+    let strings = sections.strings(ENDIAN, data, strings).ok()?;
+    let mut newest = None;
+    while let Ok(Some((_, mut versions))) = needs.next() {
+        while let Ok(Some(version)) = versions.next() {
+            let name = version.name(ENDIAN, strings).ok();
+            newest = newest.max(name.and_then(glibc_version));
+        }
+    }
+    newest
+}
+
+fn glibc_version(name: &[u8]) -> Option<(u32, u32)> {
+    version(str::from_utf8(name).ok()?.strip_prefix("GLIBC_")?)
+}
+
+/// The glibc that this process runs with.
+#[cfg(target_env = "gnu")]
+pub(super) fn host_glibc() -> Option<(u32, u32)> {
+    // SAFETY: takes nothing.
+    let text = unsafe { libc::gnu_get_libc_version() };
+    // SAFETY: the C library returns a static text.
+    let text = unsafe { std::ffi::CStr::from_ptr(text) };
+    version(text.to_str().ok()?)
+}
+
+/// Not with glibc at all.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn host_glibc() -> Option<(u32, u32)> {
+    None
+}
+
+/// `2.36`, or `2.2.5`, as two numbers.
+pub(super) fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
