@@ -1,5 +1,5 @@
 //! The command line: parse, do, print. Data goes to stdout, everything else to stderr; what an
-//! exit code means is in [`exit`].
+//! exit code means is in `exit`.
 
 mod args;
 mod bench;

@@ -1,6 +1,6 @@
 //! The monitor of a host: claims tasks, runs workers, reports what became of both.
 //!
-//! One loop ([`supervisor`]): whatever happens is an [`event::Event`], and after each one the
+//! One loop (`supervisor`): whatever happens is an `Event` (`event`), and after each one the
 //! monitor does what now can be done. Notifications make it fast, the periodic looks make it right,
 //! and both run the same code.
 
