@@ -120,28 +120,8 @@ impl Supervisor {
             }
             tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
             self.outbox.open(token);
-            self.outbox.end(Ended {
-                task,
-                token,
-                fate: Fate::Release,
-                cause: None,
-                error: None,
-                location: None,
-                backtrace: None,
-                exit_code: None,
-                signal: None,
-                started: None,
-                finished: Utc::now(),
-                output: None,
-                output_raw: None,
-                output_encoding: None,
-                peak_memory: None,
-                cpu_seconds: None,
-                worker: None,
-                plugin_operation: 0,
-                progress: None,
-                progress_message: None,
-            });
+            self.outbox
+                .end(Ended::new(task, token, Fate::Release, Utc::now()));
         }
     }
 }

@@ -87,26 +87,14 @@ impl Held {
             Some(cause) => Fate::End(cause.outcome()),
         };
         Ended {
-            task: self.claimed.task,
-            token: self.token,
-            fate,
             cause: fault.cause,
             error: fault.error.map(without_nul),
             location: fault.location.map(without_nul),
             backtrace: fault.backtrace.map(without_nul),
             exit_code: fault.exit_code,
             signal: fault.signal,
-            started: None,
-            finished,
-            output: None,
-            output_raw: None,
-            output_encoding: None,
-            peak_memory: None,
-            cpu_seconds: None,
-            worker: None,
             plugin_operation: self.operation.plugin_operation,
-            progress: None,
-            progress_message: None,
+            ..Ended::new(self.claimed.task, self.token, fate, finished)
         }
     }
 

@@ -75,6 +75,34 @@ pub struct Ended {
     pub progress_message: Option<String>,
 }
 
+impl Ended {
+    /// The end of a claim of which nothing else is known.
+    pub fn new(task: TaskId, token: Token, fate: Fate, finished: DateTime<Utc>) -> Self {
+        Self {
+            task,
+            token,
+            fate,
+            cause: None,
+            error: None,
+            location: None,
+            backtrace: None,
+            exit_code: None,
+            signal: None,
+            started: None,
+            finished,
+            output: None,
+            output_raw: None,
+            output_encoding: None,
+            peak_memory: None,
+            cpu_seconds: None,
+            worker: None,
+            plugin_operation: 0,
+            progress: None,
+            progress_message: None,
+        }
+    }
+}
+
 /// What becomes of a task whose claim ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
