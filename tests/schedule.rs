@@ -253,3 +253,19 @@ fn runtime() -> tokio::runtime::Runtime {
         .build()
         .unwrap()
 }
+
+#[test]
+fn large_fields_arrive_whole() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    // Random, so that it stays large in its row.
+    let id = rework.database.psql(
+        "select rework.schedule('my_first_task', to_jsonb(string_agg(md5(n::text), '')))
+           from generate_series(1, 10000) n",
+    );
+    rework.wait(&id, &["done"]);
+    let doubled = rework.database.psql(&format!(
+        "select (output #>> '{{}}') = repeat(input #>> '{{}}', 2) from rework.task where id = {id}"
+    ));
+    assert_eq!(doubled, "t");
+}

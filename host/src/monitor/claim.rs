@@ -119,7 +119,7 @@ mod tests {
             input_encoding: None,
             input: None,
             input_raw: None,
-            has_files: false,
+            has_more: false,
             metadata: None,
             log_lines: 0,
         }

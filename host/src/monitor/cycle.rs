@@ -9,8 +9,11 @@ use super::{
 };
 use crate::{
     model::{TaskId, Token, task::Cause},
-    store::{CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, Mark, StoreError},
+    store::{
+        CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, Mark, Store, StoreError,
+    },
 };
+use chrono::Utc;
 use std::time::{Duration, Instant};
 
 /// A task that has begun is shown as running when it has not ended after this.
@@ -200,6 +203,7 @@ impl Supervisor {
             .collect();
         self.outbox
             .put_back(ended, cycle.marks, cycle.finished_cycles);
+        self.lines.put_back(cycle.logs);
     }
 
     /// What a cycle wrote is forgotten here; what it had to leave out is returned.
@@ -236,27 +240,21 @@ impl Supervisor {
         let task = claimed.task;
         let Some(operation) = self.catalog.operation(claimed.operation).cloned() else {
             // The catalog changed while the claim was under way.
-            let held = held(claimed, token, std::sync::Arc::new(unknown_operation()));
-            self.outbox.end(held.release());
-            self.tasks.insert(
-                task,
-                Held {
-                    place: Place::Ending,
-                    ..held
-                },
-            );
+            self.outbox
+                .end(Ended::new(task, token, Fate::Release, Utc::now()));
             return;
         };
         self.lines.open(task, claimed.attempt, claimed.log_lines);
-        let fetch = claimed.has_files;
+        let fetches = claimed.has_more;
+        let large = claimed.input_encoding.as_deref() == Some("fields") && claimed.input.is_none();
         let rank = claimed.rank;
         let domain = operation.domain.clone();
         self.tasks.insert(task, held(claimed, token, operation));
-        if fetch {
+        if fetches {
             let store = self.store.clone();
             self.ask(
-                async move { fetch_files(&store, task).await },
-                move |files| Event::Fetched(task, files),
+                async move { fetch(&store, task, large).await },
+                move |fetched| Event::Fetched(task, fetched),
             );
         } else {
             let held = self.tasks.get_mut(&task).expect("just inserted");
@@ -265,18 +263,21 @@ impl Supervisor {
         }
     }
 
-    /// The contents beside a task's row have arrived.
-    pub(super) fn fetched(&mut self, task: TaskId, files: Result<Vec<FileContent>, StoreError>) {
+    /// What a claim did not bring along has arrived.
+    pub(super) fn fetched(&mut self, task: TaskId, fetched: Result<Fetched, StoreError>) {
         let Some(held) = self.tasks.get_mut(&task) else {
             return;
         };
         if held.place != Place::Fetching {
             return;
         }
-        match files {
-            Ok(files) => {
+        match fetched {
+            Ok(fetched) => {
                 let rank = held.claimed.rank;
-                for file in files {
+                if fetched.fields.is_some() {
+                    held.claimed.input = fetched.fields;
+                }
+                for file in fetched.files {
                     if file.name.is_empty() {
                         held.claimed.input_raw = Some(file.content);
                     } else {
@@ -306,39 +307,29 @@ fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -
     }
 }
 
-/// Stands for an operation that has left the catalog; its task is only given back.
-fn unknown_operation() -> CatalogRow {
-    CatalogRow {
-        operation: crate::model::OperationId(0),
-        lanes: Vec::new(),
-        name: String::new(),
-        domain: String::new(),
-        declared_domain: String::new(),
-        plugin_operation: 0,
-        hash: String::new(),
-        path: String::new(),
-        timeout_ms: None,
-        backoff_ms: None,
-        memory_bytes: None,
-        outputs: None,
-        capture: String::new(),
-        log_level: None,
-        paused: false,
-    }
+/// What a claim did not bring along.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    /// Large fields, as JSON text.
+    fields: Option<String>,
+    files: Vec<FileContent>,
 }
 
-async fn fetch_files(
-    store: &crate::store::Store,
-    task: TaskId,
-) -> Result<Vec<FileContent>, StoreError> {
-    let mut files = Vec::new();
+async fn fetch(store: &Store, task: TaskId, fields: bool) -> Result<Fetched, StoreError> {
+    let mut fetched = Fetched::default();
+    if fields {
+        let input = store.task_input(task).await?;
+        fetched.fields = input
+            .and_then(|row| row.fields)
+            .map(|fields| fields.to_string());
+    }
     for info in store.file_list(task, "input").await? {
         if let Some(content) = store.file_read(task, "input", &info.name).await? {
-            files.push(FileContent {
+            fetched.files.push(FileContent {
                 name: info.name,
                 content,
             });
         }
     }
-    Ok(files)
+    Ok(fetched)
 }

@@ -1,8 +1,9 @@
 //! Everything that can happen to a monitor.
 
+use super::cycle::Fetched;
 use crate::{
     model::{TaskId, WorkerId},
-    store::{CatalogRow, CycleResult, FileContent, Notification, StoreError, WorkerSave},
+    store::{CatalogRow, CycleResult, Notification, StoreError, WorkerSave},
     wire::FromWorker,
 };
 use std::os::fd::OwnedFd;
@@ -28,8 +29,8 @@ pub(super) enum Event {
     Catalog(Result<Vec<CatalogRow>, StoreError>),
     /// Which of our tasks somebody wants to end, and what they say.
     Aborts(Result<Vec<(TaskId, Option<String>)>, StoreError>),
-    /// The contents beside a claimed task's row.
-    Fetched(TaskId, Result<Vec<FileContent>, StoreError>),
+    /// What a claim did not bring along: large fields, and contents beside the row.
+    Fetched(TaskId, Result<Fetched, StoreError>),
     /// The contents beside a task's output are stored (or not).
     Stored(TaskId, Result<(), StoreError>),
     /// A running task asked for another one.

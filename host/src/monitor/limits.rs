@@ -145,6 +145,7 @@ impl Supervisor {
                     let Some(slot) = worker.slot_of(task) else {
                         continue;
                     };
+                    worker.see_begun(now);
                     if worker.revoke(slot).is_some() {
                         self.abort_unbegun(task);
                     } else if worker

@@ -199,12 +199,12 @@ pub struct Claimed {
     pub max_attempts: i32,
     /// `fields` or `raw`; `None`: no input.
     pub input_encoding: Option<String>,
-    /// The fields, as JSON text.
+    /// The fields, as JSON text, unless they are large.
     pub input: Option<String>,
     /// The bytes, unless they are in chunks.
     pub input_raw: Option<Vec<u8>>,
-    /// Whether contents wait beside the row.
-    pub has_files: bool,
+    /// Whether contents wait beside the row, or large fields in it.
+    pub has_more: bool,
     /// The caller's notes.
     pub metadata: Option<Value>,
     /// How many lines earlier attempts wrote.
@@ -276,7 +276,7 @@ impl Store {
                        peak_memory = e.peak_memory,
                        cpu_seconds = e.cpu_seconds,
                        worker = case e.fate when 'end' then coalesce(e.worker, t.worker) end,
-                       plugin_operation = e.plugin_operation,
+                       plugin_operation = case e.fate when 'end' then e.plugin_operation end,
                        token = case e.fate when 'end' then t.token end,
                        attempt = t.attempt - (e.fate = 'release')::int,
                        run_at = case e.fate when 'retry'
@@ -358,12 +358,16 @@ impl Store {
                   from taken
                  where t.id = taken.id
                 returning t.id, taken.lane, taken.rank, t.operation, t.attempt, t.max_attempts,
-                          t.input_encoding, t.input::text as input, t.input_raw, t.metadata
+                          t.input_encoding, t.input_raw, t.metadata,
+                          -- A large input is fetched when its turn comes, so that a claim of many
+                          -- stays small.
+                          case when pg_column_size(t.input) <= 65536 then t.input::text end as input,
+                          pg_column_size(t.input) > 65536 as is_large
             )
             select 'reported' as "kind!", id as "id!", null::int as lane, null::smallint as rank,
                    null::int as operation, null::int as attempt, null::int as max_attempts,
                    null::text as input_encoding, null::text as input, null::bytea as input_raw,
-                   null::jsonb as metadata, null::bigint as log_lines, null::boolean as has_files
+                   null::jsonb as metadata, null::bigint as log_lines, null::boolean as has_more
               from ended_task
             union all
             select 'moved', e.id, null, null, null, null, null, null, null, null, null, null, null
@@ -378,7 +382,8 @@ impl Store {
                         then (select coalesce(max(l.first + jsonb_array_length(l.lines) - 1), 0)
                                 from rework.log l where l.task = c.id)
                         else 0 end,
-                   c.input_encoding is not null
+                   coalesce(c.is_large, false)
+                       or c.input_encoding is not null
                        and exists (select from rework.task_file f
                                     where f.task = c.id and f.direction = 'input')
               from claimed_task c
@@ -453,7 +458,7 @@ impl Store {
                         input_encoding: row.input_encoding,
                         input: row.input,
                         input_raw: row.input_raw,
-                        has_files: row.has_files.expect(claimed),
+                        has_more: row.has_more.expect(claimed),
                         metadata: row.metadata,
                         log_lines: row.log_lines.expect(claimed),
                     });
