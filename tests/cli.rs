@@ -139,6 +139,18 @@ fn what_cannot_be_done_exits_with_1() {
             "priority 99999 is out of range",
         ),
         (
+            &["schedule", "my_first_task", "--in", "P9999999D"],
+            "is too far away",
+        ),
+        (
+            &["schedule", "my_first_task", "--in", "P99999999999999D"],
+            "the delay is too long",
+        ),
+        (
+            &["schedule", "my_first_task", "--input", r#"{"a": "\u0000"}"#],
+            "the input holds a NUL character",
+        ),
+        (
             &["schedule", "my_first_task", "--host", "nowhere"],
             "is not registered on host `nowhere`",
         ),

@@ -212,7 +212,12 @@ pub(super) struct MonitorArgs {
     /// The database
     pub(super) db: String,
     /// Claim tasks of this domain; repeatable
-    #[arg(long, default_value = "default", conflicts_with = "all_domains")]
+    #[arg(
+        long,
+        default_value = "default",
+        conflicts_with = "all_domains",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(super) domain: Vec<String>,
     /// Claim tasks of every domain that this host has plugins for
     #[arg(long)]

@@ -107,7 +107,6 @@ impl Task {
                 Err(shared) => ClientError::Store(StoreError::Connect {
                     place: self.client.store().place(),
                     reason: shared.to_string(),
-                    source: None,
                 }),
             }),
         }

@@ -159,6 +159,18 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// Whether a NUL hides anywhere in a value; jsonb stores none.
+pub fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
 /// The word for a JSON value's type.
 fn kind(value: &Value) -> &'static str {
     match value {

@@ -39,7 +39,6 @@ impl Supervisor {
                 Err(_) => Err(StoreError::Connect {
                     place: store.place(),
                     reason: "the lease could not be renewed in time".to_owned(),
-                    source: None,
                 }),
             }
         };

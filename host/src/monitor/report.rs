@@ -5,7 +5,7 @@ use super::process::Exit;
 use crate::{
     model::{
         TaskId, Token, WorkerId,
-        input::placeholder,
+        input::{has_nul, placeholder},
         log::LogLine,
         task::{Cause, Outcome},
         worker::WorkerCause,
@@ -301,17 +301,6 @@ fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String
         }
     }
     Ok(value.to_string())
-}
-
-fn has_nul(value: &serde_json::Value) -> bool {
-    match value {
-        serde_json::Value::String(text) => text.contains('\0'),
-        serde_json::Value::Array(items) => items.iter().any(has_nul),
-        serde_json::Value::Object(fields) => fields
-            .iter()
-            .any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
-    }
 }
 
 fn from_micros(micros: i64) -> DateTime<Utc> {

@@ -16,9 +16,6 @@ pub enum StoreError {
         place: String,
         /// Why, in one line.
         reason: String,
-        /// The driver's error.
-        #[source]
-        source: Option<Box<sqlx::Error>>,
     },
     /// `init-db` has not been run.
     #[error("the database has no schema `rework`")]
@@ -53,8 +50,21 @@ pub enum StoreError {
         hint: Option<String>,
     },
     /// Anything else.
-    #[error("the database refused a statement")]
-    Query(#[source] Box<sqlx::Error>),
+    #[error("the database did not do it: {}", words(.0))]
+    Query(Box<sqlx::Error>),
+}
+
+/// What the server, the system or the driver says, without the driver's own decoration.
+pub(super) fn words(error: &sqlx::Error) -> String {
+    if let sqlx::Error::Database(database) = error {
+        return database.message().to_owned();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let text = innermost.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl StoreError {

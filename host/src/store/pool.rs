@@ -1,6 +1,6 @@
 //! Connecting: what a URL means, who is there, and the few connections that a process keeps.
 
-use super::error::{Result, StoreError};
+use super::error::{Result, StoreError, words};
 use sqlx::{
     ConnectOptions as _, Connection,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
@@ -47,7 +47,7 @@ impl FromStr for ConnectOptions {
             ));
         }
         let postgres = PgConnectOptions::from_str(url)
-            .map_err(|error| StoreError::Url(one_line(&innermost(&error))))?
+            .map_err(|error| StoreError::Url(words(&error)))?
             .application_name("rework")
             .log_statements(tracing::log::LevelFilter::Off);
         Ok(Self { postgres })
@@ -64,19 +64,18 @@ pub struct Store {
 impl Store {
     /// Connects, and says at once and in one line why it cannot. Looks at no schema.
     pub async fn connect(options: ConnectOptions, connections: u32) -> Result<Self> {
-        let refused = |reason: String, source| StoreError::Connect {
+        let refused = |reason: String| StoreError::Connect {
             place: options.place(),
             reason,
-            source,
         };
         let first = sqlx::PgConnection::connect_with(&options.postgres);
         match tokio::time::timeout(CONNECT_TIMEOUT, first).await {
             Err(_) => {
                 let waited = CONNECT_TIMEOUT.as_secs();
-                return Err(refused(format!("no answer within {waited} s"), None));
+                return Err(refused(format!("no answer within {waited} s")));
             }
             Ok(Err(error)) => {
-                return Err(refused(one_line(&innermost(&error)), Some(Box::new(error))));
+                return Err(refused(words(&error)));
             }
             // The pool makes its own; this one has shown that the way is open.
             Ok(Ok(connection)) => connection.close().await?,
@@ -97,19 +96,6 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-/// The last error of a chain: what the operating system or the server said.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::{Enqueue, FileContent, Result, Store, StoreError};
 use crate::model::{TaskId, input};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -54,6 +54,13 @@ impl Store {
                 request.host.as_deref(),
             )
             .await?;
+        for (what, value) in [("input", &request.input), ("metadata", &request.metadata)] {
+            if value.as_ref().is_some_and(input::has_nul) {
+                return Err(refused(format!(
+                    "the {what} holds a NUL character, which Postgres cannot store"
+                )));
+            }
+        }
         let given = input::Given {
             fields: request.input.clone(),
             raw: request.input_raw.clone(),
@@ -65,9 +72,7 @@ impl Store {
         };
         let complete =
             input::complete(&request.operation, &operation.inputs, given).map_err(refused)?;
-        let delayed = request
-            .delay_ms
-            .map(|ms| Utc::now() + std::time::Duration::from_millis(ms));
+        let run_at = run_at(request)?;
         let task = Enqueue {
             host: request.host.clone(),
             input: complete.fields,
@@ -79,7 +84,7 @@ impl Store {
                 .collect(),
             metadata: request.metadata.clone(),
             priority: request.priority,
-            run_at: request.at.or(delayed),
+            run_at,
             key: request.key.clone(),
             max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
         };
@@ -87,6 +92,25 @@ impl Store {
             Some(connection) => self.task_enqueue_in(connection, operation.id, &task).await,
             None => self.task_enqueue(operation.id, &task).await,
         }
+    }
+}
+
+/// When a task may run at the earliest; dates beyond what people mean are refused.
+fn run_at(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
+    let asked = match (request.at, request.delay_ms) {
+        (Some(time), _) => Some(time),
+        (None, Some(ms)) => {
+            let delay = i64::try_from(ms).ok().and_then(TimeDelta::try_milliseconds);
+            let time = delay.and_then(|delay| Utc::now().checked_add_signed(delay));
+            Some(time.ok_or_else(|| refused("the delay is too long".to_owned()))?)
+        }
+        (None, None) => None,
+    };
+    match asked {
+        Some(time) if time.year() > 9999 => {
+            Err(refused(format!("the year {} is too far away", time.year())))
+        }
+        asked => Ok(asked),
     }
 }
 
