@@ -31,6 +31,8 @@ use std::{
 /// The longest path of a Unix socket.
 const SOCKET_LIMIT: usize = 107;
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long the remains of a killed server may be in the way of the next one.
+const PATIENCE: Duration = Duration::from_secs(15);
 const SETTINGS: &str = "\
 # Written by rework when it made this cluster; yours to change.
 listen_addresses = ''
@@ -279,21 +281,39 @@ impl Cluster {
             .arg("-l")
             .arg(&log)
             .args(["-o", &format!("-k '{}'", self.directory.display())]);
-        run("pg_ctl", user, &mut pg_ctl)?;
-        let deadline = Instant::now() + START_LIMIT;
-        let mut pause = Duration::from_millis(2);
-        while !self.answers() {
-            let gave_up = Instant::now() > deadline;
-            if gave_up || (pause > Duration::from_millis(40) && self.pid().is_none()) {
+        let began = Instant::now();
+        loop {
+            let said = fs::metadata(&log).map_or(0, |metadata| metadata.len());
+            run("pg_ctl", user, &mut pg_ctl)?;
+            let Err(words) = self.wait_until_ready(began + START_LIMIT, &log, said) else {
+                return keeper::start(&self.directory, user);
+            };
+            // A server that was killed is in the way until its parent has collected it, and its
+            // backends until they have noticed.
+            let in_the_way = words.contains("postmaster.pid") || words.contains("shared memory");
+            if !in_the_way || began.elapsed() > PATIENCE {
                 return Err(Error::Program {
                     program: "postgres",
-                    words: last_words(&log),
+                    words,
                 });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits for the server to take connections, or for what it says (after the first `said` bytes
+    /// of its log) when it does not.
+    fn wait_until_ready(&self, deadline: Instant, log: &Path, said: u64) -> Result<(), String> {
+        let mut pause = Duration::from_millis(2);
+        while !self.answers() {
+            let has_ended = pause > Duration::from_millis(40) && self.pid().is_none();
+            if has_ended || Instant::now() > deadline {
+                return Err(last_words(log, said));
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
         }
-        keeper::start(&self.directory, user)
+        Ok(())
     }
 
     /// Stops the server; false if it was not running.
@@ -346,12 +366,13 @@ impl Cluster {
     }
 }
 
+/// Whether a process runs; one that has ended and was not collected yet does not.
 fn is_alive(pid: i32) -> bool {
-    // EPERM: it lives, and belongs to the server's user.
-    !matches!(
-        kill(Pid::from_raw(pid), None),
-        Err(nix::errno::Errno::ESRCH)
-    )
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
 /// Becomes the server's user in a child that is about to be executed. The standard library drops
@@ -396,9 +417,13 @@ fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Resul
     Err(Error::Program { program, words })
 }
 
-/// The last line of the server's log that says why.
-fn last_words(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
+/// The line of the server's log, after its first `said` bytes, that says why.
+fn last_words(log: &Path, said: u64) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = text
+        .get(usize::try_from(said).unwrap_or(0)..)
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
     let lines = || {
         text.lines()
             .rev()
