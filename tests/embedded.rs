@@ -48,6 +48,13 @@ impl Place {
     }
 }
 
+/// Whether a process runs; one that nobody has collected yet does not.
+fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.rework(&["embedded", "stop", "--path", self.0.to_str().unwrap()]);
@@ -117,6 +124,7 @@ fn it_survives_a_kill_of_its_server_and_an_unfinished_beginning() {
     )
     .unwrap();
     // At once, while its remains are still in the way.
+    until("it to be dead", || is_running(server), |running| !running);
     place.init();
 }
 
