@@ -14,7 +14,10 @@ use crate::{
     },
 };
 use chrono::Utc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 /// A task that has begun is shown as running when it has not ended after this.
 const MARK_AFTER: Duration = Duration::from_millis(2);
@@ -142,7 +145,11 @@ impl Supervisor {
                 let token = Token::new(cycle.monitor, cycle.number);
                 self.positions.learn(&result.claimed, now);
                 let waiting = self.settle(cycle.ended, &result);
-                self.outbox.put_back(waiting, Vec::new(), Vec::new());
+                let unmarked = self.unmarked(cycle.marks, &result);
+                if !waiting.is_empty() || !unmarked.is_empty() {
+                    self.upkeep.breathe(now);
+                }
+                self.outbox.put_back(waiting, unmarked, Vec::new());
                 // More where that came from, or a backlog that went to others in between.
                 let quota: i64 = cycle
                     .scans
@@ -182,6 +189,19 @@ impl Supervisor {
         }
     }
 
+    /// Marks that a cycle had to leave out, of tasks that still run.
+    fn unmarked(&self, marks: Vec<Mark>, result: &CycleResult) -> Vec<Mark> {
+        let written: HashSet<TaskId> = result.marked.iter().copied().collect();
+        let runs = |task: &TaskId| {
+            let held = self.tasks.get(task);
+            held.is_some_and(|held| matches!(held.place, Place::Handed(_)))
+        };
+        marks
+            .into_iter()
+            .filter(|mark| !written.contains(&mark.task) && runs(&mark.task))
+            .collect()
+    }
+
     /// A cycle that cannot be stored: what its tasks made is replaced by a plain failure, so that
     /// they end and the others go on.
     fn refused_cycle(&mut self, cycle: Cycle, text: &str) {
@@ -208,7 +228,7 @@ impl Supervisor {
 
     /// What a cycle wrote is forgotten here; what it had to leave out is returned.
     fn settle(&mut self, ended: Vec<Ended>, result: &CycleResult) -> Vec<Ended> {
-        let written: std::collections::HashSet<TaskId> = result
+        let written: HashSet<TaskId> = result
             .reported
             .iter()
             .chain(&result.moved)

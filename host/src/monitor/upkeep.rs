@@ -122,6 +122,11 @@ impl Upkeep {
         self.retry_pause = Duration::from_millis(50);
     }
 
+    /// Somebody has locked a row of ours: not again at once.
+    pub(super) fn breathe(&mut self, now: Instant) {
+        self.retry_at = Some(now + Duration::from_millis(20));
+    }
+
     /// Whether the database is given a rest.
     pub(super) fn is_backing_off(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|at| now < at)

@@ -176,6 +176,8 @@ pub struct Scan {
 pub struct CycleResult {
     /// Ends that are now written.
     pub reported: Vec<TaskId>,
+    /// Marks that are now written; a row that somebody has locked is left out.
+    pub marked: Vec<TaskId>,
     /// Ends that will never be: the claim has moved on.
     pub moved: Vec<TaskId>,
     /// What was claimed, in the order in which it is to run.
@@ -318,6 +320,7 @@ impl Store {
                   join locked_task using (id)
                  where t.id = m.id
                    and t.status <> 'done'
+                returning t.id
             ), kept_log as (
                 insert into rework.log (task, attempt, first, lines)
                 select * from unnest($28::bigint[], $29::int[], $30::bigint[], $31::jsonb[])
@@ -369,6 +372,9 @@ impl Store {
                    null::text as input_encoding, null::text as input, null::bytea as input_raw,
                    null::jsonb as metadata, null::bigint as log_lines, null::boolean as has_more
               from ended_task
+            union all
+            select 'marked', id, null, null, null, null, null, null, null, null, null, null, null
+              from marked_task
             union all
             select 'moved', e.id, null, null, null, null, null, null, null, null, null, null, null
               from ended e
@@ -445,6 +451,7 @@ impl Store {
         for row in rows {
             match row.kind.as_str() {
                 "reported" => result.reported.push(TaskId(row.id)),
+                "marked" => result.marked.push(TaskId(row.id)),
                 "moved" => result.moved.push(TaskId(row.id)),
                 _ => {
                     let claimed = "a claimed row has all its columns";
