@@ -105,6 +105,23 @@ fn closing_the_outputs_harms_nobody_else() {
 }
 
 #[test]
+fn closing_the_outputs_while_a_child_lives_harms_nobody_either() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let input = r#"{"mode": "child outlives", "seconds": 60}"#;
+    let child = rework.schedule(&["misbehave", "--input", input]);
+    rework.wait(&child, &["done"]);
+    // The worker makes new pipes after this one, and must not take the numbers it has closed.
+    let closer = rework.misbehave("close output");
+    rework.wait(&closer, &["done"]);
+    let next = rework.misbehave("native output");
+    let task = rework.wait(&next, &["done", "failed"]);
+    assert_eq!(task["state"], "done", "{task:#}");
+    assert_eq!(rework.log(&next).len(), 6, "{:?}", rework.log(&next));
+    assert_eq!(task["worker"], rework.task(&child)["worker"]);
+}
+
+#[test]
 fn a_flood_is_cut_visibly_and_harms_nobody() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);

@@ -71,9 +71,12 @@ impl Capture {
     }
 
     /// The output of this task has ended.
-    pub(super) fn end(&self, task: i64) {
+    pub(super) fn end(&self, task: i64) -> Result<(), WireError> {
         flush_c();
         self.write_both(&self.marker.end(task));
+        // Before anything else is opened: it would get the numbers that the task has closed, and
+        // be closed in its turn when they are restored.
+        self.restore()
     }
 
     /// An operation may have closed or redirected descriptors 1 and 2.

@@ -64,7 +64,7 @@ pub(super) fn run(
         }
         Err(fault) => saved.failure = Some(error(&fault.to_string())),
     }
-    capture.end(id);
+    capture.end(id)?;
     context.forget();
     let finished = Finished {
         slot,
