@@ -231,7 +231,8 @@ fn rfc3339(time: DateTime) -> String {
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-fn kind(value: &Value) -> &'static str {
+/// The word for a JSON value's type, with its article, for messages.
+pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

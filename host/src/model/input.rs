@@ -1,7 +1,7 @@
 //! What a task is given, checked against what its operation declares and completed by the
 //! defaults, before anything is queued.
 
-use rework_plugin::io::{Spec, SpecType, validate};
+use rework_plugin::io::{Spec, SpecType, kind, validate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -168,17 +168,5 @@ pub fn has_nul(value: &Value) -> bool {
             .iter()
             .any(|(name, value)| name.contains('\0') || has_nul(value)),
         _ => false,
-    }
-}
-
-/// The word for a JSON value's type.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }
