@@ -1,28 +1,32 @@
 //! The boundary: a plugin carries its notes through strip and link-time optimisation, and a host
 //! reads them without running it.
 
-use crate::harness::{Rework, hello, standalone};
+use crate::harness::{Rework, standalone};
 use std::{fs, process::Command};
 
+/// The stranger's plugin is built with fat LTO, which drops what nobody refers to.
 #[test]
-fn notes_survive_strip() {
+fn notes_survive_link_time_optimisation_and_strip() {
     let rework = Rework::new();
     let stripped = rework.directory().join("stripped.so");
-    fs::copy(hello(), &stripped).unwrap();
-    assert!(
-        Command::new("strip")
-            .arg(&stripped)
-            .status()
-            .unwrap()
-            .success()
-    );
-    let said = rework.ok(&["register-operations", stripped.to_str().unwrap()]);
-    assert_eq!(said, "registered 3 new operation (0 already known)");
-    let _monitor = rework.monitor(&[]);
-    assert_eq!(
-        rework.ok(&["schedule", "my_first_task", "--input", "4", "--wait"]),
-        "8"
-    );
+    fs::copy(standalone(), &stripped).unwrap();
+    let strip = Command::new("strip").arg(&stripped).status().unwrap();
+    assert!(strip.success());
+    let plugin = stripped.to_str().unwrap();
+    let document = rework.json(&["check-plugin", plugin]);
+    assert_eq!(document["profile"], "release");
+    let whole = rework.json(&["check-plugin", standalone().to_str().unwrap()]);
+    assert_eq!(document["operations"], whole["operations"]);
+    rework.ok(&["register-operations", plugin]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let output = rework.ok(&[
+        "schedule",
+        "reverse",
+        "--input",
+        "{\"file\": \"abc\"}",
+        "--wait",
+    ]);
+    assert!(output.contains("\"bytes\":3"), "{output}");
 }
 
 #[test]

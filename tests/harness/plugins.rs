@@ -62,7 +62,7 @@ pub(crate) fn misbehaving() -> PathBuf {
     workspace_plugin("misbehaving")
 }
 
-/// A stranger's: outside the workspace, with a lockfile of its own.
+/// A stranger's: outside the workspace, with a lockfile and a release profile of its own (fat LTO).
 pub(crate) fn standalone() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -70,10 +70,10 @@ pub(crate) fn standalone() -> PathBuf {
         let directory = root().join("example-plugins/standalone");
         let target_dir = target.to_str().expect("a path in UTF-8");
         cargo(
-            &["build", "--locked", "--target-dir", target_dir],
+            &["build", "--release", "--locked", "--target-dir", target_dir],
             &directory,
         );
-        target.join("debug/libstandalone.so")
+        target.join("release/libstandalone.so")
     });
     built.clone()
 }
