@@ -5,7 +5,7 @@ use crate::{
     abi::{
         self, Context, HostRef, Operation, OperationRef, Plugin, PluginRef, RUN_DONE, RUN_FAILED,
     },
-    io::{Input, Output},
+    io::Output,
     logging, panic,
 };
 use abi_stable::{
@@ -16,7 +16,7 @@ use abi_stable::{
 use serde_json::{Map, Value, json};
 use std::io::Write;
 
-pub use crate::note::{Note, boolean, concat, length, padded, text};
+pub use crate::note::{Note, boolean, check_literal, concat, length, padded, text};
 pub use abi_stable::library::LibHeader;
 pub use linkme;
 pub use serde_json;
@@ -120,30 +120,33 @@ pub fn fields(task: &Task) -> Result<Map<String, Value>> {
     task.fields()
 }
 
-/// Takes an argument.
-pub fn argument<T: Input>(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<T> {
-    T::take(name, fields, task)
-}
-
-/// Saves what an operation returned.
-pub fn save<T: Output>(output: T, task: &mut Task) -> Result<()> {
-    output.save(task)
-}
-
-/// What an operation returns: a `Result` of an output.
+/// What an operation returns: an output, or a `Result` of one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an output of an operation",
+    label = "not an output type",
+    note = "outputs are numbers, bool, String, Value, Vec, Option, maps, File, (), a struct with #[derive(Outputs)], or a Result of these"
+)]
 pub trait Returned {
-    /// What it returns when it does not fail.
-    type Output: Output;
+    /// [`Output::SPEC`] of what it returns when it does not fail.
+    const SPEC: &'static str;
 
-    /// As the SDK's own result.
-    fn into_result(self) -> Result<Self::Output>;
+    /// Saves the output, or fails.
+    fn save(self, task: &mut Task) -> Result<()>;
+}
+
+impl<T: Output> Returned for T {
+    const SPEC: &'static str = <T as Output>::SPEC;
+
+    fn save(self, task: &mut Task) -> Result<()> {
+        Output::save(self, task)
+    }
 }
 
 impl<T: Output, E: Into<Error>> Returned for std::result::Result<T, E> {
-    type Output = T;
+    const SPEC: &'static str = <T as Output>::SPEC;
 
-    fn into_result(self) -> Result<T> {
-        self.map_err(Into::into)
+    fn save(self, task: &mut Task) -> Result<()> {
+        Output::save(self.map_err(Into::into)?, task)
     }
 }
 

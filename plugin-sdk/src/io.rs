@@ -1,10 +1,14 @@
-//! Inputs and outputs: what an operation declares of them, the check against it, and the types
-//! that an author can use. The host uses the same check before it queues a task.
+//! The types that an operation can take and return, and what each of them becomes in a payload.
 
-use crate::{Error, Result, Task};
+use crate::{Error, Result, Task, finite};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Map;
-use std::{fmt, ops::Deref};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
+    ops::Deref,
+};
 
 /// Any JSON.
 pub use serde_json::Value;
@@ -60,205 +64,20 @@ impl From<Vec<u8>> for File {
     }
 }
 
-/// The type of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SpecType {
-    /// A JSON number.
-    Number,
-    /// A JSON boolean.
-    Boolean,
-    /// A JSON string.
-    String,
-    /// Bytes, kept beside the fields.
-    File,
-    /// RFC 3339; without an offset it is UTC.
-    Datetime,
-    /// A datetime, or an expression.
-    Moment,
-}
-
-impl SpecType {
-    fn article(self) -> &'static str {
-        match self {
-            Self::Number => "a number",
-            Self::Boolean => "a boolean",
-            Self::String => "a string",
-            Self::File => "a file",
-            Self::Datetime => "a datetime",
-            Self::Moment => "a moment",
-        }
-    }
-}
-
-/// What an operation declares of one input or output.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Spec {
-    /// The field.
-    pub name: String,
-    /// Its type.
-    pub r#type: SpecType,
-    /// Whether it must be given.
-    pub required: bool,
-    /// The only values that are allowed; none: all.
-    pub choices: Option<Vec<Value>>,
-    /// What it is when it is not given.
-    pub default: Option<Value>,
-}
-
-/// A field that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecError {
-    /// The field.
-    pub field: String,
-    fault: String,
-}
-
-impl fmt::Display for SpecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.fault)
-    }
-}
-
-impl std::error::Error for SpecError {}
-
-/// Checks fields against specs and completes them by the defaults. A moment stays an expression,
-/// and a file stays whatever stands for it.
-///
-/// # Errors
-///
-/// The first field that is unknown, missing, of another type or not among its choices; the message
-/// names it.
-pub fn validate(
-    specs: &[Spec],
-    fields: &Map<String, Value>,
-) -> Result<Map<String, Value>, SpecError> {
-    let fault = |field: &str, fault: String| SpecError {
-        field: field.to_owned(),
-        fault,
-    };
-    if let Some(unknown) = fields
-        .keys()
-        .find(|name| specs.iter().all(|spec| spec.name != **name))
-    {
-        let known: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        let known = if known.is_empty() {
-            "there are none".to_owned()
-        } else {
-            format!("known: {}", known.join(", "))
-        };
-        return Err(fault(
-            unknown,
-            format!("unknown input `{unknown}` ({known})"),
-        ));
-    }
-    let mut complete = Map::new();
-    for spec in specs {
-        let name = &spec.name;
-        match (fields.get(name), &spec.default) {
-            (None | Some(Value::Null), Some(default)) => {
-                complete.insert(name.clone(), default.clone());
-            }
-            (None | Some(Value::Null), None) if spec.required => {
-                return Err(fault(name, format!("missing required input `{name}`")));
-            }
-            (None | Some(Value::Null), None) => {}
-            (Some(value), _) => {
-                let value = checked(spec, value)
-                    .map_err(|why| fault(name, format!("input `{name}` {why}")))?;
-                complete.insert(name.clone(), value);
-            }
-        }
-    }
-    Ok(complete)
-}
-
-/// The value as it is stored, or why it does not fit.
-fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
-    let wanted = spec.r#type;
-    let fits = match wanted {
-        SpecType::Number => value.is_number(),
-        SpecType::Boolean => value.is_boolean(),
-        SpecType::String | SpecType::Datetime | SpecType::Moment => value.is_string(),
-        SpecType::File => value.is_string() || value.is_object(),
-    };
-    if !fits {
-        return Err(format!("must be {}, not {}", wanted.article(), kind(value)));
-    }
-    let stored = match (wanted, value) {
-        (SpecType::Datetime, Value::String(text)) => {
-            let time =
-                parse_datetime(text).ok_or_else(|| format!("is not a datetime: `{text}`"))?;
-            Value::String(rfc3339(time))
-        }
-        (SpecType::Moment, Value::String(text)) => {
-            parse_datetime(text).map_or_else(|| value.clone(), |time| Value::String(rfc3339(time)))
-        }
-        _ => value.clone(),
-    };
-    match &spec.choices {
-        Some(choices) if !choices.contains(value) => {
-            let choices: Vec<String> = choices.iter().map(Value::to_string).collect();
-            Err(format!(
-                "must be one of {}, not {value}",
-                choices.join(", ")
-            ))
-        }
-        _ => Ok(stored),
-    }
-}
-
-/// RFC 3339, or the same without an offset (UTC), seconds or time.
-fn parse_datetime(text: &str) -> Option<DateTime> {
-    let text = text.trim().replacen(' ', "T", 1);
-    if let Ok(time) = chrono::DateTime::parse_from_rfc3339(&text) {
-        return Some(time.to_utc());
-    }
-    let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
-        .iter()
-        .find_map(|format| chrono::NaiveDateTime::parse_from_str(&text, format).ok());
-    naive
-        .or_else(|| {
-            chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d")
-                .ok()?
-                .and_hms_opt(0, 0, 0)
-        })
-        .map(|time| time.and_utc())
-}
-
-fn rfc3339(time: DateTime) -> String {
-    let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
-    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
-}
-
-/// The word for a JSON value's type, with its article, for messages.
-pub fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// A type that an operation can take: one of the field types, an `Option` of one, or a struct with
-/// `#[derive(Inputs)]`.
+/// A type that one field of an input can have: what an argument beside others is, and a field of a
+/// struct with `#[derive(Inputs)]`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be an input of an operation",
-    label = "not an input type",
-    note = "inputs are numbers, bool, String, File, DateTime, Moment, an Option of these, or one struct with #[derive(Inputs)]"
+    message = "`{Self}` cannot be a field of an input",
+    label = "not the type of an input field",
+    note = "fields are numbers, bool, String, File, DateTime, Moment, or an Option of these; a struct with #[derive(Inputs)] is the only argument beside the task; any other JSON is read with `task.input()`"
 )]
-pub trait Input: Sized {
-    /// The word of [`SpecType`]; empty for a struct of fields.
+pub trait InputField: Sized {
+    /// The word of [`SpecType`](crate::spec::SpecType).
     const KIND: &'static str;
     /// Whether it must be given.
     const REQUIRED: bool = true;
-    /// The specs of a struct's fields, as JSON.
-    const SPEC: &'static str = "[]";
 
-    /// Takes the field of this name (a struct: all of its fields) from an input.
+    /// Takes the field of this name from an input.
     ///
     /// # Errors
     ///
@@ -266,12 +85,45 @@ pub trait Input: Sized {
     fn take(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<Self>;
 }
 
-/// A type that an operation can return: anything that is written as JSON, `()`, a [`File`], or a
-/// struct with `#[derive(Outputs)]`.
+/// A type that an operation's only argument can have: that of one field, or a struct with
+/// `#[derive(Inputs)]` that stands for all of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an input of an operation",
+    label = "not an input type",
+    note = "inputs are numbers, bool, String, File, DateTime, Moment, an Option of these, or one struct with #[derive(Inputs)]; any other JSON is read with `task.input()`"
+)]
+pub trait Input: Sized {
+    /// The specs of a struct's fields, as JSON; none: it is one field.
+    const SPEC: Option<&'static str>;
+    /// Of one field: [`InputField::KIND`].
+    const KIND: &'static str = "";
+    /// Of one field: [`InputField::REQUIRED`].
+    const REQUIRED: bool = true;
+
+    /// Takes the field of this name (a struct: all of its fields) from an input.
+    ///
+    /// # Errors
+    ///
+    /// If a field is missing or of another type.
+    fn take(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<Self>;
+}
+
+impl<T: InputField> Input for T {
+    const SPEC: Option<&'static str> = None;
+    const KIND: &'static str = <T as InputField>::KIND;
+    const REQUIRED: bool = <T as InputField>::REQUIRED;
+
+    fn take(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<Self> {
+        <T as InputField>::take(name, fields, task)
+    }
+}
+
+/// A type that an operation can return: anything that is written as JSON, `()`, a [`File`] (whose
+/// bytes are the raw output), or a struct with `#[derive(Outputs)]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an output of an operation",
     label = "not an output type",
-    note = "outputs are numbers, bool, String, Value, Vec, Option, maps, (), or a struct with #[derive(Outputs)]"
+    note = "outputs are numbers, bool, String, Value, Vec, Option, maps, File, (), a struct with #[derive(Outputs)], or a Result of these"
 )]
 pub trait Output {
     /// The specs of a struct's fields, as JSON; `null` for anything else.
@@ -292,7 +144,7 @@ pub trait Output {
     note = "output fields are numbers, bool, String, File, DateTime, Moment, or an Option of these"
 )]
 pub trait OutputField {
-    /// The word of [`SpecType`].
+    /// The word of [`SpecType`](crate::spec::SpecType).
     const KIND: &'static str;
     /// Whether it is always there.
     const REQUIRED: bool = true;
@@ -331,7 +183,7 @@ fn integral(value: Value) -> Value {
 
 macro_rules! json_type {
     ($kind:literal, $wanted:literal: $($type:ty),+) => {$(
-        impl Input for $type {
+        impl InputField for $type {
             const KIND: &'static str = $kind;
             fn take(name: &str, fields: &mut Map<String, Value>, _: &Task) -> Result<Self> {
                 take_json(name, fields, $wanted)
@@ -340,7 +192,8 @@ macro_rules! json_type {
         impl OutputField for $type {
             const KIND: &'static str = $kind;
             fn put(self, name: &str, fields: &mut Map<String, Value>, _: &mut Task) -> Result<()> {
-                fields.insert(name.to_owned(), json_of(&self)?);
+                let value = json_of(&format!("output `{name}`"), &self)?;
+                fields.insert(name.to_owned(), value);
                 Ok(())
             }
         }
@@ -359,7 +212,7 @@ json_type!("string", "a string": String);
 json_type!("datetime", "a datetime": DateTime);
 json_type!("moment", "a datetime": Moment);
 
-impl Input for File {
+impl InputField for File {
     const KIND: &'static str = "file";
     fn take(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<Self> {
         fields.remove(name);
@@ -381,13 +234,19 @@ impl OutputField for File {
     }
 }
 
-impl<T: Input> Input for Option<T> {
-    const KIND: &'static str = T::KIND;
+impl Output for File {
+    fn save(self, task: &mut Task) -> Result<()> {
+        task.save_raw_output(&self.0)
+    }
+}
+
+impl<T: InputField> InputField for Option<T> {
+    const KIND: &'static str = <T as InputField>::KIND;
     const REQUIRED: bool = false;
     fn take(name: &str, fields: &mut Map<String, Value>, task: &Task) -> Result<Self> {
         match fields.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(_) => T::take(name, fields, task).map(Some),
+            Some(_) => <T as InputField>::take(name, fields, task).map(Some),
         }
     }
 }
@@ -421,88 +280,32 @@ plain_output!(
     [] &'static str,
     [T: Serialize] Vec<T>,
     [T: Serialize] Option<T>,
-    [K: Serialize + Ord, V: Serialize] std::collections::BTreeMap<K, V>,
-    [K: Serialize + Eq + std::hash::Hash, V: Serialize] std::collections::HashMap<K, V>,
+    [K: Serialize + Ord, V: Serialize] BTreeMap<K, V>,
+    [K: Serialize + Eq + Hash, V: Serialize] HashMap<K, V>,
 );
 
-pub(crate) fn json_of(value: &(impl Serialize + ?Sized)) -> Result<Value> {
-    serde_json::to_value(value).map_err(|error| {
-        Error::bad_output(format!("the output cannot be written as JSON: {error}"))
-    })
+/// `what` (the output, or a field of it) as JSON.
+///
+/// serde_json writes `null` for a float that JSON cannot express, and whoever reads it back would
+/// take a result for a missing one; here it is refused.
+pub(crate) fn json_of(what: &str, value: &(impl Serialize + ?Sized)) -> Result<Value> {
+    let json = serde_json::to_value(value)
+        .map_err(|error| Error::bad_output(format!("{what} cannot be written as JSON: {error}")))?;
+    if has_null(&json) {
+        finite::check(value).map_err(|float| {
+            Error::bad_output(format!(
+                "{what} holds {float}, which JSON cannot express: save null, text or raw bytes instead"
+            ))
+        })?;
+    }
+    Ok(json)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn specs() -> Vec<Spec> {
-        serde_json::from_value(json!([
-            {"name": "n", "type": "number", "required": true, "choices": null, "default": null},
-            {"name": "o", "type": "string", "required": false, "choices": ["a", "b"], "default": null},
-            {"name": "d", "type": "number", "required": false, "choices": null, "default": 42},
-            {"name": "t", "type": "datetime", "required": false, "choices": null, "default": null},
-            {"name": "f", "type": "file", "required": false, "choices": null, "default": null}
-        ]))
-        .unwrap()
-    }
-
-    fn check(fields: Value) -> Result<Value, String> {
-        let Value::Object(fields) = fields else {
-            panic!("an object")
-        };
-        validate(&specs(), &fields)
-            .map(Value::Object)
-            .map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn defaults_complete_what_is_given() {
-        assert_eq!(
-            check(json!({"n": 1, "o": null})),
-            Ok(json!({"n": 1, "d": 42}))
-        );
-        assert_eq!(
-            check(json!({"n": 1, "t": "2026-05-01 09:00"})).unwrap()["t"],
-            json!("2026-05-01T09:00:00Z")
-        );
-    }
-
-    #[test]
-    fn refusals_name_the_field() {
-        for (fields, refusal) in [
-            (json!({}), "missing required input `n`"),
-            (
-                json!({"n": "1"}),
-                "input `n` must be a number, not a string",
-            ),
-            (
-                json!({"n": 1, "x": 1}),
-                "unknown input `x` (known: n, o, d, t, f)",
-            ),
-            (
-                json!({"n": 1, "o": "c"}),
-                "input `o` must be one of \"a\", \"b\", not \"c\"",
-            ),
-            (
-                json!({"n": 1, "t": "tomorrow"}),
-                "input `t` is not a datetime: `tomorrow`",
-            ),
-            (
-                json!({"n": 1, "f": 7}),
-                "input `f` must be a file, not a number",
-            ),
-        ] {
-            assert_eq!(check(fields), Err(refusal.to_owned()));
-        }
-    }
-
-    #[test]
-    fn specs_are_read_back_as_they_are_written() {
-        let written = serde_json::to_value(specs()).unwrap();
-        assert_eq!(
-            serde_json::from_value::<Vec<Spec>>(written).unwrap(),
-            specs()
-        );
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(fields) => fields.values().any(has_null),
+        _ => false,
     }
 }

@@ -39,10 +39,13 @@ pub mod abi;
 mod error;
 #[doc(hidden)]
 pub mod export;
+mod finite;
 pub mod io;
 mod logging;
 mod note;
 mod panic;
+mod spans;
+pub mod spec;
 mod task;
 pub mod testing;
 

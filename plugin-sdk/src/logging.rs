@@ -1,14 +1,16 @@
 //! The bridges from `log` and `tracing` to the host. Each plugin has its own copy of both crates'
 //! statics, so they are installed inside the plugin, at its first task.
 
-use crate::abi::{Context, HostRef};
+use crate::{
+    abi::{Context, HostRef},
+    spans,
+};
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
+    cell::Cell,
     fmt::Write as _,
     sync::{
-        Mutex, Once, PoisonError, RwLock,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        Once, PoisonError, RwLock,
+        atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
 use tracing_core::{
@@ -25,7 +27,6 @@ static LAST: RwLock<Option<(HostRef, Context)>> = RwLock::new(None);
 thread_local! {
     /// The task of this thread; tests run several at once.
     static OWN: Cell<Option<(HostRef, Context)>> = const { Cell::new(None) };
-    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// This thread begins to run a task.
@@ -92,15 +93,6 @@ impl log::Log for Bridge {
     fn flush(&self) {}
 }
 
-/// Open spans, as the text that stands before the records inside.
-static SPANS: Mutex<Option<HashMap<u64, String>>> = Mutex::new(None);
-static NEXT_SPAN: AtomicU64 = AtomicU64::new(1);
-
-fn with_spans<T>(work: impl FnOnce(&mut HashMap<u64, String>) -> T) -> T {
-    let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
-    work(spans.get_or_insert_with(HashMap::new))
-}
-
 fn number(level: &tracing_core::Level) -> u8 {
     match *level {
         tracing_core::Level::ERROR => 1,
@@ -122,62 +114,55 @@ impl tracing_core::Subscriber for Bridge {
     }
 
     fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        let id = NEXT_SPAN.fetch_add(1, Relaxed);
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        let name = attributes.metadata().name();
-        let text = match fields.others.trim_start() {
-            "" => name.to_owned(),
-            others => format!("{name}{{{others}}}"),
-        };
-        with_spans(|spans| spans.insert(id, text));
-        span::Id::from_u64(id)
+        spans::open(attributes)
     }
 
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        spans::record(span, values);
+    }
 
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut text = String::new();
-        ENTERED.with_borrow(|entered| {
-            with_spans(|spans| {
-                for name in entered.iter().filter_map(|id| spans.get(id)) {
-                    text.push_str(name);
-                    text.push_str(": ");
-                }
-            });
-        });
-        text.push_str(&fields.message);
-        text.push_str(&fields.others);
         let metadata = event.metadata();
+        let text = format!(
+            "{}{}{}",
+            spans::around(event),
+            fields.message,
+            fields.others
+        );
         forward(number(metadata.level()), metadata.target(), text.trim_end());
     }
 
     fn enter(&self, span: &span::Id) {
-        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+        spans::enter(span);
     }
 
     fn exit(&self, span: &span::Id) {
-        ENTERED.with_borrow_mut(|entered| {
-            if let Some(at) = entered.iter().rposition(|id| *id == span.into_u64()) {
-                entered.remove(at);
-            }
-        });
+        spans::exit(span);
     }
 
-    fn try_close(&self, id: span::Id) -> bool {
-        with_spans(|spans| spans.remove(&id.into_u64())).is_some()
+    fn clone_span(&self, span: &span::Id) -> span::Id {
+        spans::hold(span.into_u64());
+        span.clone()
+    }
+
+    fn try_close(&self, span: span::Id) -> bool {
+        spans::release(span.into_u64())
+    }
+
+    fn current_span(&self) -> span::Current {
+        spans::current()
     }
 }
 
 /// The message of an event, and its other fields as ` name=value`.
 #[derive(Default)]
-struct Fields {
-    message: String,
-    others: String,
+pub(crate) struct Fields {
+    pub(crate) message: String,
+    pub(crate) others: String,
 }
 
 impl Visit for Fields {

@@ -70,3 +70,23 @@ pub const fn text(bytes: &[u8]) -> &str {
 pub const fn boolean(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
+
+/// Whether a literal of this type of JSON can be the default or a choice of a field of this type.
+pub const fn check_literal(literal: &str, field: &str) {
+    let fits = match literal.as_bytes() {
+        b"string" => matches!(field.as_bytes(), b"string" | b"datetime" | b"moment"),
+        literal => is_same(literal, field.as_bytes()),
+    };
+    assert!(
+        fits,
+        "a value of this type cannot be the default or a choice of this field"
+    );
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}

@@ -30,10 +30,20 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Value> {
     LAST.take();
     // What the operation was working on is dropped with it; nothing of it is used again.
     panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        LAST.take().unwrap_or_else(
-            || json!({ "kind": "panic", "message": words(payload.as_ref()), "location": null }),
-        )
+        let message = words(payload.as_ref());
+        // `resume_unwind` calls no hook: what is remembered may be an earlier panic, which the
+        // operation has caught.
+        let told = LAST.take().filter(|told| told["payload"] == message);
+        discard(payload);
+        told.unwrap_or_else(|| json!({ "kind": "panic", "message": message, "location": null }))
     })
+}
+
+/// Drops a payload, which is the author's and may panic again; then it leaks.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(another) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(another);
+    }
 }
 
 fn remember(info: &PanicHookInfo<'_>) {
@@ -57,11 +67,13 @@ fn remember(info: &PanicHookInfo<'_>) {
         Some(mut earlier) if message.starts_with("panic in a ") => {
             let told = earlier["message"].as_str().unwrap_or_default();
             earlier["message"] = format!("{told} ({message})").into();
+            earlier["payload"] = message.into();
             earlier
         }
         _ => json!({
             "kind": "panic",
             "message": message,
+            "payload": message,
             "location": location,
             "backtrace": Backtrace::force_capture().to_string(),
         }),

@@ -61,7 +61,10 @@ impl Task {
     pub(crate) fn new(host: HostRef, context: Context) -> Self {
         let text = host.task()(context);
         // An older or newer host says less or more; what is missing has a default.
-        let about = serde_json::from_str(text.as_str()).unwrap_or_default();
+        let mut about: About = serde_json::from_str(text.as_str()).unwrap_or_default();
+        if about.metadata.is_null() {
+            about.metadata = json!({});
+        }
         Self {
             host,
             context,
@@ -147,7 +150,7 @@ impl Task {
     ///
     /// If it cannot be written as JSON.
     pub fn save_output<T: Serialize + ?Sized>(&mut self, output: &T) -> Result<()> {
-        let text = json_of(output)?.to_string();
+        let text = json_of("the output", output)?.to_string();
         self.host.save_output()(self.context, ENCODING_FIELDS, text.as_bytes().into());
         Ok(())
     }

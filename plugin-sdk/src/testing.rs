@@ -29,7 +29,8 @@ use crate::{
         Context, ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW, Host, HostRef, Payload, RUN_DONE,
     },
     export::{OPERATIONS, Registered},
-    io::{Spec, SpecType, Value, validate},
+    io::Value,
+    spec::{Spec, SpecType, validate},
 };
 use abi_stable::{
     prefix_type::PrefixTypeTrait,
@@ -172,7 +173,7 @@ impl TestTask {
     /// # Panics
     ///
     /// If the crate offers no operation of this name, or several.
-    pub fn run(self) -> Outcome {
+    pub fn run(mut self) -> Outcome {
         let operation = self.find();
         let fields = match self.fields(operation) {
             Ok(fields) => fields,
@@ -248,7 +249,7 @@ impl TestTask {
     }
 
     /// The input as a host would hand it over.
-    fn fields(&self, operation: &Registered) -> Result<Option<Value>, String> {
+    fn fields(&mut self, operation: &Registered) -> Result<Option<Value>, String> {
         let specs: Option<Vec<Spec>> =
             serde_json::from_str(operation.inputs).expect("the macro writes specs");
         let Some(specs) = specs else {
@@ -269,10 +270,24 @@ impl TestTask {
                 ));
             }
         };
+        // As a host takes files: beside the fields, with a placeholder in them.
         for spec in specs.iter().filter(|spec| spec.r#type == SpecType::File) {
-            if let Some(content) = self.files.get(&spec.name) {
-                given.insert(spec.name.clone(), json!({ "bytes": content.len() }));
+            match given.get(&spec.name) {
+                Some(Value::String(text)) => {
+                    let content = text.clone().into_bytes();
+                    self.files.entry(spec.name.clone()).or_insert(content);
+                }
+                None | Some(Value::Null) => {}
+                Some(_) => {
+                    return Err(format!(
+                        "input `{}` is a file: give its content with file()",
+                        spec.name
+                    ));
+                }
             }
+        }
+        for (name, content) in &self.files {
+            given.insert(name.clone(), json!({ "bytes": content.len() }));
         }
         let complete = validate(&specs, &given).map_err(|error| error.to_string())?;
         Ok(Some(Value::Object(complete)))

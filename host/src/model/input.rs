@@ -1,7 +1,7 @@
 //! What a task is given, checked against what its operation declares and completed by the
 //! defaults, before anything is queued.
 
-use rework_plugin::io::{Spec, SpecType, kind, validate};
+use rework_plugin::spec::{Spec, SpecType, kind, validate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 

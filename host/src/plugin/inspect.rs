@@ -2,7 +2,10 @@
 
 use super::{PluginError, elf};
 use crate::model::input::sha256;
-use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR};
+use rework_plugin::{
+    abi::{ABI_MAJOR, ABI_MINOR},
+    spec::{Spec, check_specs},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -127,6 +130,7 @@ pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
             "offers no operation: add #[operation] to a function".to_owned(),
         ));
     }
+    check_operations(&operations).map_err(refused)?;
     Ok(Inspection {
         hash: sha256(&data),
         size: data.len() as u64,
@@ -186,6 +190,11 @@ fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), Stri
             operation.requires_minor, operation.name, operation.requires_minor
         ));
     }
+    Ok(())
+}
+
+/// Whether what the operations say of themselves makes sense.
+fn check_operations(operations: &[OperationNote]) -> Result<(), String> {
     let mut names: Vec<_> = operations.iter().map(|o| (&o.domain, &o.name)).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -193,6 +202,17 @@ fn check_abi(note: &PluginNote, operations: &[OperationNote]) -> Result<(), Stri
         return Err(format!(
             "offers operation `{name}` of domain `{domain}` twice"
         ));
+    }
+    for operation in operations {
+        let damaged = |fault: String| format!("operation `{}`: {fault}", operation.name);
+        for specs in [&operation.inputs, &operation.outputs]
+            .into_iter()
+            .flatten()
+        {
+            let specs: Vec<Spec> = serde_json::from_value(specs.clone())
+                .map_err(|error| damaged(format!("its specs cannot be read: {error}")))?;
+            check_specs(&specs).map_err(|fault| damaged(fault.to_string()))?;
+        }
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! `#[operation]`: the function as it is, and beside it its registration and its note.
 
-use crate::parse::{Attributes, description, fault, json_string};
+use crate::parse::{Attributes, Limits, description, fault, json_string, unraw};
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::{FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type, spanned::Spanned};
 
 /// One named argument.
@@ -28,7 +28,9 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
         .clone()
         .unwrap_or_else(|| "default".to_owned());
     let inputs = inputs_spec(&signature);
-    let (returned, output) = returned(&function);
+    let returned = returned(&function);
+    let save =
+        quote_spanned!(returned.span()=> <#returned as ::rework_plugin::export::Returned>::save);
     let head = head(&attributes, &function, &operation, &domain);
     let call = call(&function, &signature);
     let takes = takes(&signature);
@@ -45,7 +47,7 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
                 "\",\"file\":\"", file!(),
                 "\",\"line\":", concat!(line!()),
                 ",\"inputs\":", INPUTS,
-                ",\"outputs\":", <#output as ::rework_plugin::io::Output>::SPEC,
+                ",\"outputs\":", <#returned as export::Returned>::SPEC,
                 "}",
             ];
 
@@ -60,8 +62,7 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
                 export::run(host, context, |task| {
                     #takes
                     let returned = #call;
-                    let output = #returned;
-                    export::save(output, task)
+                    #save(returned, task)
                 })
             }
 
@@ -75,12 +76,6 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
             };
         };
     })
-}
-
-fn unraw(name: &Ident) -> String {
-    let name = name.to_string();
-    name.strip_prefix("r#")
-        .map_or_else(|| name.clone(), str::to_owned)
 }
 
 /// Whether this function can be an operation, or what stands in the way.
@@ -178,52 +173,44 @@ fn inputs_spec(signature: &Signature) -> TokenStream {
             quote!("[]")
         };
     }
+    if let [only] = signature.arguments.as_slice() {
+        let kind = &only.kind;
+        let as_input = quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::Input>);
+        let listed = joined(&[field_parts(&unraw(&only.name), &as_input, None)]);
+        return quote!({
+            const LISTED: &str = #listed;
+            // The only argument may be a struct that stands for all inputs.
+            match #as_input::SPEC {
+                Some(fields) => fields,
+                None => LISTED,
+            }
+        });
+    }
     let fields: Vec<TokenStream> = signature
         .arguments
         .iter()
-        .map(|argument| field_parts(&unraw(&argument.name), &argument.kind, "null", "null"))
+        .map(|argument| field_parts(&unraw(&argument.name), &as_field(&argument.kind), None))
         .collect();
-    let listed = joined(&fields);
-    let Some(first) = signature
-        .arguments
-        .first()
-        .filter(|_| signature.arguments.len() == 1)
-    else {
-        let checks = signature
-            .arguments
-            .iter()
-            .map(|argument| not_a_struct(&argument.kind));
-        return quote!({ #(#checks)* #listed });
-    };
-    let kind = &first.kind;
-    quote!({
-        const LISTED: &str = #listed;
-        // One argument may be a struct that stands for all of them.
-        if <#kind as ::rework_plugin::io::Input>::KIND.is_empty() {
-            <#kind as ::rework_plugin::io::Input>::SPEC
-        } else {
-            LISTED
-        }
-    })
+    joined(&fields)
 }
 
-fn not_a_struct(kind: &Type) -> TokenStream {
-    quote!(const { assert!(
-        !<#kind as ::rework_plugin::io::Input>::KIND.is_empty(),
-        "a struct of inputs is the only argument beside the task"
-    ) };)
+/// A type as a field of an input, so that errors point at the type.
+pub(crate) fn as_field(kind: &Type) -> TokenStream {
+    quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::InputField>)
 }
 
-/// The parts of one field's spec.
-pub(crate) fn field_parts(name: &str, kind: &Type, choices: &str, default: &str) -> TokenStream {
+/// The parts of one field's spec; `field` is its type as the trait that knows it.
+pub(crate) fn field_parts(name: &str, field: &TokenStream, limits: Option<&Limits>) -> TokenStream {
     let open = format!("{{\"name\":{},\"type\":\"", json_string(name));
-    let close = format!(",\"choices\":{choices},\"default\":{default}}}");
+    let choices = limits.map_or_else(|| "null".to_owned(), Limits::choices);
+    let default = limits.map_or_else(|| "null".to_owned(), Limits::default);
     let has_default = default != "null";
+    let close = format!(",\"choices\":{choices},\"default\":{default}}}");
     quote! {
         #open,
-        <#kind as ::rework_plugin::io::Input>::KIND,
+        #field::KIND,
         "\",\"required\":",
-        ::rework_plugin::export::boolean(<#kind as ::rework_plugin::io::Input>::REQUIRED && !#has_default),
+        ::rework_plugin::export::boolean(#field::REQUIRED && !#has_default),
         #close
     }
 }
@@ -257,7 +244,14 @@ fn takes(signature: &Signature) -> TokenStream {
         .map(|(place, Argument { name, kind })| {
             let variable = format_ident!("argument_{place}");
             let name = unraw(name);
-            quote!(let #variable: #kind = export::argument(#name, &mut fields, task)?;)
+            let trait_of = if signature.arguments.len() == 1 {
+                quote!(Input)
+            } else {
+                quote!(InputField)
+            };
+            let take =
+                quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::#trait_of>::take);
+            quote!(let #variable = #take(#name, &mut fields, task)?;)
         });
     quote! {
         let mut fields = export::fields(task)?;
@@ -277,17 +271,10 @@ fn call(function: &ItemFn, signature: &Signature) -> TokenStream {
     }
 }
 
-/// What becomes of what the function returns, and the type of the output.
-fn returned(function: &ItemFn) -> (TokenStream, TokenStream) {
-    let ReturnType::Type(_, kind) = &function.sig.output else {
-        return (quote!(returned), quote!(()));
-    };
-    let is_result = matches!(&**kind, Type::Path(path)
-        if path.path.segments.last().is_some_and(|last| last.ident.to_string().ends_with("Result")));
-    if is_result {
-        let output = quote!(<#kind as ::rework_plugin::export::Returned>::Output);
-        (quote!(export::Returned::into_result(returned)?), output)
-    } else {
-        (quote!(returned), quote!(#kind))
+/// The type of what the function returns.
+fn returned(function: &ItemFn) -> TokenStream {
+    match &function.sig.output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, kind) => quote!(#kind),
     }
 }

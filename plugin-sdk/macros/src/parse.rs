@@ -1,7 +1,10 @@
 //! What an author writes in attributes, read with the culprit at hand.
 
 use proc_macro2::{Span, TokenStream};
-use syn::{Attribute, Expr, ExprLit, Lit, LitStr, Meta, Result, parse::Parser, spanned::Spanned};
+use syn::{
+    Attribute, Expr, ExprLit, Ident, Lit, LitStr, Meta, Result, ext::IdentExt, parse::Parser,
+    spanned::Spanned,
+};
 
 /// The attributes of `#[operation(…)]`.
 #[derive(Default)]
@@ -188,32 +191,110 @@ pub(crate) fn description(attributes: &[Attribute]) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// A literal as JSON: a number, a boolean or a string.
-pub(crate) fn literal(value: &Expr) -> Result<String> {
-    match value {
-        Expr::Lit(ExprLit {
-            lit: Lit::Str(text),
-            ..
-        }) => Ok(json_string(&text.value())),
-        Expr::Lit(ExprLit {
-            lit: Lit::Int(number),
-            ..
-        }) => Ok(number.base10_digits().to_owned()),
-        Expr::Lit(ExprLit {
-            lit: Lit::Float(number),
-            ..
-        }) => Ok(number.base10_digits().to_owned()),
-        Expr::Lit(ExprLit {
-            lit: Lit::Bool(flag),
-            ..
-        }) => Ok(flag.value.to_string()),
-        Expr::Unary(unary) if matches!(unary.op, syn::UnOp::Neg(_)) => {
-            Ok(format!("-{}", literal(&unary.expr)?))
+/// A name as JSON and people write it, without `r#`.
+pub(crate) fn unraw(name: &Ident) -> String {
+    name.unraw().to_string()
+}
+
+/// The values that an author allows for a field, and what it is when it is not given.
+#[derive(Default)]
+pub(crate) struct Limits {
+    pub(crate) choices: Option<Vec<Literal>>,
+    pub(crate) default: Option<Literal>,
+}
+
+impl Limits {
+    /// The choices, as JSON.
+    pub(crate) fn choices(&self) -> String {
+        let Some(choices) = &self.choices else {
+            return "null".to_owned();
+        };
+        let choices: Vec<&str> = choices.iter().map(|choice| choice.json.as_str()).collect();
+        format!("[{}]", choices.join(","))
+    }
+
+    /// The default, as JSON.
+    pub(crate) fn default(&self) -> String {
+        self.default
+            .as_ref()
+            .map_or_else(|| "null".to_owned(), |default| default.json.clone())
+    }
+
+    /// Every value that is written down.
+    pub(crate) fn literals(&self) -> impl Iterator<Item = &Literal> {
+        self.choices.iter().flatten().chain(&self.default)
+    }
+
+    /// Whether the default is one of the choices.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (&self.choices, &self.default) {
+            (Some(choices), Some(default))
+                if !choices.iter().any(|one| one.json == default.json) =>
+            {
+                fault(
+                    default.span,
+                    &format!("the default is none of the choices {}", self.choices()),
+                )
+            }
+            _ => Ok(()),
         }
-        other => Err(syn::Error::new(
-            other.span(),
-            "expected a number, a boolean or a string",
-        )),
+    }
+}
+
+/// A literal.
+pub(crate) struct Literal {
+    /// As JSON. Numbers are written in one way: `1`, `1.0` and `1.` are the same.
+    pub(crate) json: String,
+    /// The type of JSON: `number`, `boolean` or `string`.
+    pub(crate) kind: &'static str,
+    pub(crate) span: Span,
+}
+
+impl Literal {
+    pub(crate) fn read(value: &Expr) -> Result<Self> {
+        let span = value.span();
+        let (json, kind) = match value {
+            Expr::Lit(ExprLit { lit, .. }) => match lit {
+                Lit::Str(text) => (json_string(&text.value()), "string"),
+                Lit::Bool(flag) => (flag.value.to_string(), "boolean"),
+                Lit::Int(_) | Lit::Float(_) => (json_number(lit, "")?, "number"),
+                _ => return not_a_literal(span),
+            },
+            Expr::Unary(syn::ExprUnary {
+                op: syn::UnOp::Neg(_),
+                expr,
+                ..
+            }) => match &**expr {
+                Expr::Lit(ExprLit { lit, .. }) => (json_number(lit, "-")?, "number"),
+                _ => return not_a_literal(span),
+            },
+            _ => return not_a_literal(span),
+        };
+        Ok(Self { json, kind, span })
+    }
+}
+
+fn not_a_literal<T>(span: Span) -> Result<T> {
+    fault(span, "expected a number, a boolean or a string")
+}
+
+/// A number as JSON, which knows no `1.` and no `0x10`.
+fn json_number(literal: &Lit, sign: &str) -> Result<String> {
+    match literal {
+        Lit::Int(number) => Ok(format!("{sign}{}", number.base10_parse::<u64>()?)),
+        Lit::Float(number) => {
+            let value: f64 = number.base10_parse()?;
+            if !value.is_finite() {
+                return fault(number.span(), "JSON knows no such number");
+            }
+            // As an integer where it is one.
+            Ok(if value.fract() == 0.0 && value < 9e15 {
+                format!("{sign}{value:.0}")
+            } else {
+                format!("{sign}{value:?}")
+            })
+        }
+        other => not_a_literal(other.span()),
     }
 }
 

@@ -1,40 +1,56 @@
 //! `#[derive(Inputs)]` and `#[derive(Outputs)]`: structs that stand for several fields.
 
 use crate::{
-    expand::{field_parts, joined},
-    parse::{fault, json_string, literal},
+    expand::{as_field, field_parts, joined},
+    parse::{Limits, Literal, fault, unraw},
 };
 use proc_macro2::TokenStream;
-use quote::quote;
-use syn::{Attribute, Data, DeriveInput, Expr, Field, Fields, LitStr, Result, spanned::Spanned};
+use quote::{quote, quote_spanned};
+use syn::{
+    Attribute, Data, DeriveInput, Expr, Field, Fields, Ident, LitStr, Result, Token, Type,
+    punctuated::Punctuated, spanned::Spanned,
+};
 
 /// What `#[input(…)]` or `#[output(…)]` says of a field.
 #[derive(Default)]
 struct Said {
     name: Option<String>,
-    choices: Option<String>,
-    default: Option<String>,
+    limits: Limits,
+}
+
+/// A field, and its name in a payload.
+struct Named<'a> {
+    ident: &'a Ident,
+    kind: &'a Type,
+    name: String,
+    limits: Limits,
 }
 
 pub(crate) fn inputs(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
-    let fields = named_fields(&item, "Inputs")?;
-    let (mut specs, mut takes) = (Vec::new(), Vec::new());
-    for field in &fields {
-        let said = said(&field.attrs, "input")?;
-        let (ident, kind) = (field.ident.as_ref().expect("named"), &field.ty);
-        let name = said.name.unwrap_or_else(|| ident.to_string());
-        let choices = said.choices.unwrap_or_else(|| "null".to_owned());
-        let default = said.default.unwrap_or_else(|| "null".to_owned());
-        specs.push(field_parts(&name, kind, &choices, &default));
-        takes.push(quote!(#ident: ::rework_plugin::io::Input::take(#name, fields, task)?));
+    let fields = fields(&item, "Inputs", "input")?;
+    let (mut specs, mut takes, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+    for Named {
+        ident,
+        kind,
+        name,
+        limits,
+    } in &fields
+    {
+        let field = as_field(kind);
+        specs.push(field_parts(name, &field, Some(limits)));
+        takes.push(quote!(#ident: #field::take(#name, fields, task)?));
+        checks.extend(limits.literals().map(|literal| {
+            let given = literal.kind;
+            quote_spanned!(literal.span=>
+                const _: () = ::rework_plugin::export::check_literal(#given, #field::KIND);)
+        }));
     }
     let ident = &item.ident;
     let spec = joined(&specs);
     Ok(quote! {
         impl ::rework_plugin::io::Input for #ident {
-            const KIND: &'static str = "";
-            const SPEC: &'static str = #spec;
+            const SPEC: Option<&'static str> = Some(#spec);
 
             fn take(
                 _: &str,
@@ -44,28 +60,21 @@ pub(crate) fn inputs(item: TokenStream) -> Result<TokenStream> {
                 Ok(Self { #(#takes),* })
             }
         }
+        #(#checks)*
     })
 }
 
 pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
-    let fields = named_fields(&item, "Outputs")?;
+    let fields = fields(&item, "Outputs", "output")?;
     let (mut specs, mut puts) = (Vec::new(), Vec::new());
-    for field in &fields {
-        let said = said(&field.attrs, "output")?;
-        let (ident, kind) = (field.ident.as_ref().expect("named"), &field.ty);
-        let name = said.name.unwrap_or_else(|| ident.to_string());
-        let open = format!("{{\"name\":{},\"type\":\"", json_string(&name));
-        specs.push(quote! {
-            #open,
-            <#kind as ::rework_plugin::io::OutputField>::KIND,
-            "\",\"required\":",
-            ::rework_plugin::export::boolean(<#kind as ::rework_plugin::io::OutputField>::REQUIRED),
-            ",\"choices\":null,\"default\":null}"
-        });
-        puts.push(quote! {
-            ::rework_plugin::io::OutputField::put(self.#ident, #name, &mut fields, task)?;
-        });
+    for Named {
+        ident, kind, name, ..
+    } in &fields
+    {
+        let field = quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::OutputField>);
+        specs.push(field_parts(name, &field, None));
+        puts.push(quote!(#field::put(self.#ident, #name, &mut fields, task)?;));
     }
     let ident = &item.ident;
     let spec = joined(&specs);
@@ -82,7 +91,31 @@ pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
     })
 }
 
-fn named_fields(item: &DeriveInput, derive: &str) -> Result<Vec<Field>> {
+/// The fields of a struct, each with a name of its own.
+fn fields<'a>(item: &'a DeriveInput, derive: &str, word: &str) -> Result<Vec<Named<'a>>> {
+    let mut named: Vec<Named<'a>> = Vec::new();
+    for field in named_fields(item, derive)? {
+        let said = said(&field.attrs, word)?;
+        said.limits.check()?;
+        let ident = field.ident.as_ref().expect("its fields have names");
+        let name = said.name.unwrap_or_else(|| unraw(ident));
+        if named.iter().any(|earlier| earlier.name == name) {
+            return fault(ident.span(), &format!("there is another field `{name}`"));
+        }
+        named.push(Named {
+            ident,
+            kind: &field.ty,
+            name,
+            limits: said.limits,
+        });
+    }
+    Ok(named)
+}
+
+fn named_fields<'a>(
+    item: &'a DeriveInput,
+    derive: &str,
+) -> Result<&'a Punctuated<Field, Token![,]>> {
     if !item.generics.params.is_empty() {
         return fault(
             item.generics.span(),
@@ -91,7 +124,7 @@ fn named_fields(item: &DeriveInput, derive: &str) -> Result<Vec<Field>> {
     }
     match &item.data {
         Data::Struct(data) => match &data.fields {
-            Fields::Named(fields) => Ok(fields.named.iter().cloned().collect()),
+            Fields::Named(fields) => Ok(&fields.named),
             Fields::Unit | Fields::Unnamed(_) => fault(
                 item.ident.span(),
                 &format!("{derive} need fields with names"),
@@ -120,12 +153,14 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
                 "name" => said.name = Some(meta.value()?.parse::<LitStr>()?.value()),
                 "choices" if word == "input" => {
                     let list: syn::ExprArray = meta.value()?.parse()?;
-                    let choices: Vec<String> =
-                        list.elems.iter().map(literal).collect::<Result<_>>()?;
-                    said.choices = Some(format!("[{}]", choices.join(",")));
+                    if list.elems.is_empty() {
+                        return fault(list.span(), "without a choice there is no value");
+                    }
+                    let choices = list.elems.iter().map(Literal::read);
+                    said.limits.choices = Some(choices.collect::<Result<_>>()?);
                 }
                 "default" if word == "input" => {
-                    said.default = Some(literal(&meta.value()?.parse::<Expr>()?)?);
+                    said.limits.default = Some(Literal::read(&meta.value()?.parse::<Expr>()?)?);
                 }
                 _ => {
                     let known = if word == "input" {

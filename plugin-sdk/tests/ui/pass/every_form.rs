@@ -27,6 +27,9 @@ struct Things {
     weight: f64,
     birthdate: Option<DateTime>,
     horizon: Option<Moment>,
+    r#type: Option<String>,
+    #[input(choices = [1., 0x10, -2.5], default = 1)]
+    factor: f64,
 }
 
 #[derive(Outputs)]
@@ -38,9 +41,38 @@ struct Report {
 #[operation]
 fn compute_things(task: &mut Task, things: Things) -> Result<Report> {
     task.progress(0.5, "half");
-    let Things { my_file, name, option, weight, birthdate, horizon } = things;
-    let message = format!("{name} {option:?} {weight} {birthdate:?} {horizon:?} {}", my_file.len());
+    let Things { my_file, name, option, weight, birthdate, horizon, r#type, factor } = things;
+    let message = format!(
+        "{name} {option:?} {weight} {birthdate:?} {horizon:?} {type:?} {factor} {}",
+        my_file.len()
+    );
     Ok(Report { message })
+}
+
+#[derive(Outputs)]
+struct SearchResult {
+    r#type: String,
+    content: File,
+}
+
+type Found = std::result::Result<SearchResult, String>;
+
+/// A name that ends in `Result` is a name.
+#[operation]
+fn search() -> SearchResult {
+    SearchResult { r#type: "all".into(), content: File::new("x") }
+}
+
+/// A result under another name.
+#[operation]
+fn find() -> Found {
+    Err("nothing".into())
+}
+
+/// The raw bytes of a file.
+#[operation]
+fn fetch() -> Result<File> {
+    Ok(File::new("x"))
 }
 
 rework_plugin::export!();

@@ -1,0 +1,339 @@
+//! What an operation declares of its inputs and outputs, and the check against it. The host uses the
+//! same check before it queues a task; `crate::io` holds the types that an author uses.
+
+use crate::io::DateTime;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The type of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecType {
+    /// A JSON number.
+    Number,
+    /// A JSON boolean.
+    Boolean,
+    /// A JSON string.
+    String,
+    /// Bytes, kept beside the fields.
+    File,
+    /// RFC 3339; without an offset it is UTC.
+    Datetime,
+    /// A datetime, or an expression.
+    Moment,
+}
+
+impl SpecType {
+    fn article(self) -> &'static str {
+        match self {
+            Self::Number => "a number",
+            Self::Boolean => "a boolean",
+            Self::String => "a string",
+            Self::File => "a file",
+            Self::Datetime => "a datetime",
+            Self::Moment => "a moment",
+        }
+    }
+}
+
+/// What an operation declares of one input or output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The field.
+    pub name: String,
+    /// Its type.
+    pub r#type: SpecType,
+    /// Whether it must be given.
+    pub required: bool,
+    /// The only values that are allowed; none: all.
+    pub choices: Option<Vec<Value>>,
+    /// What it is when it is not given.
+    pub default: Option<Value>,
+}
+
+/// A field that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    /// The field.
+    pub field: String,
+    fault: String,
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fault)
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+/// Whether specs make sense by themselves: every field has a name of its own, and every default and
+/// choice is a value that the field can have.
+///
+/// # Errors
+///
+/// The first field that does not; the message names it.
+pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
+    for (place, spec) in specs.iter().enumerate() {
+        let fault = |fault: String| SpecError {
+            field: spec.name.clone(),
+            fault,
+        };
+        if specs[..place]
+            .iter()
+            .any(|earlier| earlier.name == spec.name)
+        {
+            return Err(fault(format!("two fields are called `{}`", spec.name)));
+        }
+        let unlimited = Spec {
+            choices: None,
+            ..spec.clone()
+        };
+        let choices = spec
+            .choices
+            .iter()
+            .flatten()
+            .map(|one| (&unlimited, "a choice", one));
+        let default = spec.default.iter().map(|one| (spec, "the default", one));
+        for (spec, what, value) in choices.chain(default) {
+            checked(spec, value)
+                .map_err(|why| fault(format!("{what} of field `{}` {why}", spec.name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks fields against specs and completes them by the defaults. A moment stays an expression,
+/// and a file stays whatever stands for it.
+///
+/// # Errors
+///
+/// The first field that is unknown, missing, of another type or not among its choices; the message
+/// names it.
+pub fn validate(
+    specs: &[Spec],
+    fields: &Map<String, Value>,
+) -> Result<Map<String, Value>, SpecError> {
+    let fault = |field: &str, fault: String| SpecError {
+        field: field.to_owned(),
+        fault,
+    };
+    if let Some(unknown) = fields
+        .keys()
+        .find(|name| specs.iter().all(|spec| spec.name != **name))
+    {
+        let known: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let known = if known.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("known: {}", known.join(", "))
+        };
+        return Err(fault(
+            unknown,
+            format!("unknown input `{unknown}` ({known})"),
+        ));
+    }
+    let mut complete = Map::new();
+    for spec in specs {
+        let name = &spec.name;
+        let given = fields.get(name).filter(|value| !value.is_null());
+        match given.or(spec.default.as_ref()) {
+            Some(value) => {
+                let value = checked(spec, value)
+                    .map_err(|why| fault(name, format!("input `{name}` {why}")))?;
+                complete.insert(name.clone(), value);
+            }
+            None if spec.required => {
+                return Err(fault(name, format!("missing required input `{name}`")));
+            }
+            None => {}
+        }
+    }
+    Ok(complete)
+}
+
+/// The value as it is stored, or why it does not fit.
+fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
+    let wanted = spec.r#type;
+    let fits = match wanted {
+        SpecType::Number => value.is_number(),
+        SpecType::Boolean => value.is_boolean(),
+        SpecType::String | SpecType::Datetime | SpecType::Moment => value.is_string(),
+        SpecType::File => value.is_string() || value.is_object(),
+    };
+    if !fits {
+        return Err(format!("must be {}, not {}", wanted.article(), kind(value)));
+    }
+    let stored = match (wanted, value) {
+        (SpecType::Datetime, Value::String(text)) => {
+            let time =
+                parse_datetime(text).ok_or_else(|| format!("is not a datetime: `{text}`"))?;
+            Value::String(rfc3339(time))
+        }
+        (SpecType::Moment, Value::String(text)) => {
+            parse_datetime(text).map_or_else(|| value.clone(), |time| Value::String(rfc3339(time)))
+        }
+        _ => value.clone(),
+    };
+    match &spec.choices {
+        Some(choices) if !choices.iter().any(|choice| is_same(choice, value)) => {
+            let choices: Vec<String> = choices.iter().map(Value::to_string).collect();
+            Err(format!(
+                "must be one of {}, not {value}",
+                choices.join(", ")
+            ))
+        }
+        _ => Ok(stored),
+    }
+}
+
+/// Equal; `1` and `1.0` are one number.
+fn is_same(a: &Value, b: &Value) -> bool {
+    a == b || (a.is_number() && a.as_f64() == b.as_f64())
+}
+
+/// RFC 3339, or the same without an offset (UTC), seconds or time.
+fn parse_datetime(text: &str) -> Option<DateTime> {
+    let text = text.trim().replacen(' ', "T", 1);
+    if let Ok(time) = chrono::DateTime::parse_from_rfc3339(&text) {
+        return Some(time.to_utc());
+    }
+    let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
+        .iter()
+        .find_map(|format| chrono::NaiveDateTime::parse_from_str(&text, format).ok());
+    naive
+        .or_else(|| {
+            chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d")
+                .ok()?
+                .and_hms_opt(0, 0, 0)
+        })
+        .map(|time| time.and_utc())
+}
+
+fn rfc3339(time: DateTime) -> String {
+    let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// The word for a JSON value's type, with its article, for messages.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn specs() -> Vec<Spec> {
+        serde_json::from_value(json!([
+            {"name": "n", "type": "number", "required": true, "choices": null, "default": null},
+            {"name": "o", "type": "string", "required": false, "choices": ["a", "b"], "default": null},
+            {"name": "d", "type": "number", "required": false, "choices": null, "default": 42},
+            {"name": "t", "type": "datetime", "required": false, "choices": null, "default": null},
+            {"name": "f", "type": "file", "required": false, "choices": null, "default": null}
+        ]))
+        .unwrap()
+    }
+
+    fn check(fields: Value) -> Result<Value, String> {
+        let Value::Object(fields) = fields else {
+            panic!("an object")
+        };
+        validate(&specs(), &fields)
+            .map(Value::Object)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_complete_what_is_given() {
+        assert_eq!(
+            check(json!({"n": 1, "o": null})),
+            Ok(json!({"n": 1, "d": 42}))
+        );
+        assert_eq!(
+            check(json!({"n": 1, "t": "2026-05-01 09:00"})).unwrap()["t"],
+            json!("2026-05-01T09:00:00Z")
+        );
+    }
+
+    #[test]
+    fn a_number_is_one_number() {
+        let spec = |choices: Value| -> Vec<Spec> {
+            serde_json::from_value(json!([
+                {"name": "n", "type": "number", "required": true, "choices": choices, "default": null},
+            ]))
+            .unwrap()
+        };
+        let given = |value: Value| Map::from_iter([("n".to_owned(), value)]);
+        assert!(validate(&spec(json!([1, 2])), &given(json!(1.0))).is_ok());
+        assert!(validate(&spec(json!([1, 2])), &given(json!(1.5))).is_err());
+    }
+
+    #[test]
+    fn specs_that_contradict_themselves_are_told() {
+        for (spec, fault) in [
+            (
+                json!({"name": "t", "type": "datetime", "required": false, "choices": null, "default": "soon"}),
+                "the default of field `t` is not a datetime: `soon`",
+            ),
+            (
+                json!({"name": "o", "type": "string", "required": false, "choices": ["a"], "default": "b"}),
+                "the default of field `o` must be one of \"a\", not \"b\"",
+            ),
+            (
+                json!({"name": "n", "type": "number", "required": false, "choices": [1, "2"], "default": null}),
+                "a choice of field `n` must be a number, not a string",
+            ),
+        ] {
+            let spec: Spec = serde_json::from_value(spec).unwrap();
+            assert_eq!(check_specs(&[spec]).unwrap_err().to_string(), fault);
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        for (fields, refusal) in [
+            (json!({}), "missing required input `n`"),
+            (
+                json!({"n": "1"}),
+                "input `n` must be a number, not a string",
+            ),
+            (
+                json!({"n": 1, "x": 1}),
+                "unknown input `x` (known: n, o, d, t, f)",
+            ),
+            (
+                json!({"n": 1, "o": "c"}),
+                "input `o` must be one of \"a\", \"b\", not \"c\"",
+            ),
+            (
+                json!({"n": 1, "t": "tomorrow"}),
+                "input `t` is not a datetime: `tomorrow`",
+            ),
+            (
+                json!({"n": 1, "f": 7}),
+                "input `f` must be a file, not a number",
+            ),
+        ] {
+            assert_eq!(check(fields), Err(refusal.to_owned()));
+        }
+    }
+
+    #[test]
+    fn specs_are_read_back_as_they_are_written() {
+        let written = serde_json::to_value(specs()).unwrap();
+        assert_eq!(
+            serde_json::from_value::<Vec<Spec>>(written).unwrap(),
+            specs()
+        );
+    }
+}
