@@ -15,9 +15,11 @@ demo: build ## Run the quick start of README.md from an empty cluster, and check
 	@cargo build --workspace --quiet
 	@scripts/demo
 
+# Two checkouts on one machine do not stop each other's server.
+test: export REWORK_TEST_CLUSTER := /tmp/rework-tests-$(shell id -u)-$(shell pwd | cksum | cut -d' ' -f1)
 test: setup ## Run all tests
 	cargo test --workspace --no-fail-fast; status=$$?; \
-	  cargo run --quiet --bin rework -- embedded stop --path /tmp/rework-tests-$$(id -u) >/dev/null; \
+	  cargo run --quiet --bin rework -- embedded stop --path $$REWORK_TEST_CLUSTER >/dev/null; \
 	  exit $$status
 	cd example-plugins/standalone && cargo test --locked --target-dir ../../target/standalone
 

@@ -15,6 +15,8 @@ mod crash;
 mod embedded;
 mod inspect;
 mod layers;
+mod operate;
+mod prepare;
 mod register;
 mod report;
 mod run;

@@ -1,5 +1,6 @@
-//! This host: its name, and where it keeps cached plugins and the pages of its workers.
+//! This host: its name, its time zone, and where it keeps cached plugins and the pages of its workers.
 
+use chrono_tz::Tz;
 use std::path::PathBuf;
 
 /// `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's state directory.
@@ -37,4 +38,17 @@ pub fn host_name(asked: Option<&str>) -> String {
         .filter(|name| !name.is_empty())
         .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
         .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// The time zone of this host or user: `TZ`, else the system's; UTC if neither is known.
+pub fn zone() -> Tz {
+    let environment = std::env::var("TZ").ok();
+    environment
+        .as_deref()
+        .map(|name| name.trim_start_matches(':'))
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .or_else(|| iana_time_zone::get_timezone().ok())
+        .and_then(|name| name.parse().ok())
+        .unwrap_or(Tz::UTC)
 }

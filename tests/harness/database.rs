@@ -11,8 +11,12 @@ use std::{
 };
 
 /// Where the cluster is: short, for sockets, and where an unprivileged server can get to.
+/// `REWORK_TEST_CLUSTER` says otherwise: `make test` gives each checkout its own.
 pub(crate) fn cluster_directory() -> PathBuf {
-    PathBuf::from(format!("/tmp/rework-tests-{}", nix::unistd::geteuid()))
+    std::env::var_os("REWORK_TEST_CLUSTER").map_or_else(
+        || PathBuf::from(format!("/tmp/rework-tests-{}", nix::unistd::geteuid())),
+        PathBuf::from,
+    )
 }
 
 fn cluster() -> &'static Cluster {

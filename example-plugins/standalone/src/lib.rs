@@ -3,5 +3,6 @@
 
 mod files;
 mod patience;
+mod plan;
 
 rework_plugin::export!();

@@ -1,6 +1,11 @@
 //! The command tree, and the rule by which `REWORK_DB` stands in for a missing `DB`.
 
-use crate::model::{TaskId, duration::parse_duration, task::TaskState};
+use crate::model::{
+    ScheduleId, TaskId, WorkerId,
+    duration::parse_duration,
+    rule::{CatchUp, Rule, RuleError, parse_zone},
+    task::TaskState,
+};
 use chrono::{DateTime, Utc};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use serde_json::Value;
@@ -69,10 +74,36 @@ pub(super) enum Command {
     LogTask(LogTaskArgs),
     /// End a task: a queued one at once, a running one by killing its worker
     AbortTask(AbortTaskArgs),
+    /// Queue an ended task once more, under its id
+    RetryTask(EndedTaskArgs),
+    /// Remove a task with its log, unless it is running
+    DeleteTask(EndedTaskArgs),
     /// List workers
     ListWorkers(ListWorkersArgs),
     /// List monitors that have not ended in order
     ListMonitors(ListMonitorsArgs),
+    /// Let a worker end after its task
+    ShutdownWorker(WorkerArgs),
+    /// Kill a worker; the task that it runs is aborted
+    KillWorker(WorkerArgs),
+    /// Queue an operation whenever a cron rule says so
+    Prepare(PrepareArgs),
+    /// Remove a schedule; what it has queued stays
+    Unprepare(UnprepareArgs),
+    /// List schedules
+    ListScheduled(ListScheduledArgs),
+    /// Show what the schedules of a domain will queue
+    ScheduledPlan(PlanArgs),
+    /// Save every schedule into a file
+    ExportScheduled(TransferArgs),
+    /// Load schedules from a file: all, or none if one of them is refused
+    ImportScheduled(TransferArgs),
+    /// Delete ended tasks or dead workers
+    Vacuum(VacuumArgs),
+    /// Let the tasks of a domain or an operation wait; running ones go on
+    Pause(PauseArgs),
+    /// Let them run again
+    Resume(PauseArgs),
     /// Measure throughput and latency of this installation
     Bench(BenchArgs),
     /// Print a completion script
@@ -243,6 +274,9 @@ pub(super) struct MonitorArgs {
     /// A worker that is not ready after so many seconds is killed
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(super) start_timeout: u64,
+    /// Delete tasks and workers that ended so long ago; 0s: never
+    #[arg(long, default_value = "P1D", value_parser = parse_duration, value_name = "DURATION")]
+    pub(super) vacuum: Duration,
     /// How long running tasks may go on after ctrl-c
     #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
     pub(super) grace: Duration,
@@ -362,6 +396,139 @@ pub(super) struct ListMonitorsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct EndedTaskArgs {
+    /// The database
+    pub(super) db: String,
+    /// The task
+    pub(super) id: TaskId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// The database
+    pub(super) db: String,
+    /// The worker
+    pub(super) id: WorkerId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PrepareArgs {
+    /// The database
+    pub(super) db: String,
+    /// The operation's name
+    pub(super) name: String,
+    /// Cron: second, minute, hour, day of the month, month, day of the week; or without the second
+    #[arg(long, value_parser = rule)]
+    pub(super) rule: String,
+    /// The input: an object of fields, or any JSON for an operation that declares none
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) input: Option<Value>,
+    /// A file field of the input, read from a file; repeatable
+    #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
+    pub(super) input_file: Vec<(String, PathBuf)>,
+    /// The input as bytes, read from a file (- for standard input)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "input_file"])]
+    pub(super) raw_input: Option<PathBuf>,
+    /// The domain, for a name that exists in several
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Run its tasks on this host only
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Notes that stay with its tasks; a JSON object
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) metadata: Option<Value>,
+    /// The time zone of the rule and of moments in the input
+    #[arg(long, value_name = "TZ", default_value = "UTC", value_parser = zone)]
+    pub(super) timezone: String,
+    /// What becomes of runs that no monitor was there for
+    #[arg(long, value_name = "skip|one|all", default_value = "skip", value_parser = catch_up)]
+    pub(super) catch_up: CatchUp,
+    /// Allow a rule that fires every second
+    #[arg(long)]
+    pub(super) every_second: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnprepareArgs {
+    /// The database
+    pub(super) db: String,
+    /// The schedule
+    pub(super) id: ScheduleId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListScheduledArgs {
+    /// The database
+    pub(super) db: String,
+    /// Only of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The database
+    pub(super) db: String,
+    /// The domain
+    pub(super) domain: String,
+    /// How far to look ahead
+    #[arg(long, default_value_t = 1.0, value_parser = hours)]
+    pub(super) hours: f64,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TransferArgs {
+    /// The database
+    pub(super) db: String,
+    /// The file
+    #[arg(long, default_value = "rework.sched")]
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VacuumArgs {
+    /// The database
+    pub(super) db: String,
+    /// Delete dead workers; their tasks stay
+    #[arg(long)]
+    pub(super) workers: bool,
+    /// Delete ended tasks, with their logs and files
+    #[arg(long)]
+    pub(super) tasks: bool,
+    /// With --tasks: delete the queued ones instead, whatever their age
+    #[arg(long)]
+    pub(super) queued: bool,
+    /// Only of this domain
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// Only those that ended so many days ago
+    #[arg(long, default_value_t = 0)]
+    pub(super) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PauseArgs {
+    /// The database
+    pub(super) db: String,
+    /// A whole domain; with --operation: the domain of the operation
+    #[arg(long)]
+    pub(super) domain: Option<String>,
+    /// An operation
+    #[arg(long)]
+    pub(super) operation: Option<String>,
+    /// A schedule
+    #[arg(long, value_name = "ID", conflicts_with_all = ["domain", "operation"])]
+    pub(super) schedule: Option<ScheduleId>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// The database
     pub(super) db: String,
@@ -410,6 +577,25 @@ pub(super) fn completions(shell: clap_complete::Shell) {
 
 fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))
+}
+
+fn rule(text: &str) -> Result<String, RuleError> {
+    Rule::parse(text, "UTC").map(|_| text.to_owned())
+}
+
+fn zone(text: &str) -> Result<String, RuleError> {
+    parse_zone(text).map(|_| text.to_owned())
+}
+
+fn catch_up(text: &str) -> Result<CatchUp, String> {
+    text.parse()
+}
+
+fn hours(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(hours) if hours > 0.0 && hours <= 24.0 * 366.0 => Ok(hours),
+        _ => Err("it must be a number of hours, more than 0 and at most a year".to_owned()),
+    }
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, crate::model::time::NotATime> {

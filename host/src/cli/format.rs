@@ -2,6 +2,7 @@
 
 use super::output::{coloured, state};
 use crate::{
+    client::{PlannedRun, ScheduleReport},
     model::time::human,
     store::{LogRow, MonitorRow, OperationRow, TaskRow, WorkerRow},
 };
@@ -106,6 +107,38 @@ pub(super) fn worker(row: &WorkerRow) -> String {
         text += &format!(" {}", coloured(&cause, AnsiColor::Red));
     }
     text
+}
+
+/// ``ID `NAME` DOMAIN `HOST` `META` "RULE"``
+pub(super) fn schedule(row: &ScheduleReport) -> String {
+    let name = coloured(&row.operation, AnsiColor::Green);
+    let host = row.host.as_deref().unwrap_or("no host");
+    let meta = row
+        .metadata
+        .as_ref()
+        .map_or_else(|| "no meta".to_owned(), Value::to_string);
+    let mut text = format!(
+        "{} `{name}` {} `{host}` `{meta}` \"{}\"",
+        row.id, row.domain, row.rule
+    );
+    if row.timezone != "UTC" {
+        text += &format!(" {}", row.timezone);
+    }
+    if row.paused {
+        text += " [paused]";
+    }
+    if let Some(error) = &row.error {
+        text += &format!(
+            " {}",
+            coloured(&format!("refused: {error}"), AnsiColor::Red)
+        );
+    }
+    text
+}
+
+/// `TIME NAME`
+pub(super) fn planned(run: &PlannedRun) -> String {
+    format!("{} {}", human(run.time), run.operation)
 }
 
 /// `ID LASTSEEN DOMAIN options(k=v, …)`

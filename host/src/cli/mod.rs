@@ -7,9 +7,11 @@ mod database;
 mod exit;
 mod format;
 mod monitor;
+mod operate;
 mod operations;
 mod output;
 mod schedule;
+mod schedules;
 mod tasks;
 mod workers;
 
@@ -46,8 +48,21 @@ fn run(command: Command) -> Result<()> {
         Command::GetOutput(args) => block_on(tasks::get(args, tasks::Side::Output)),
         Command::LogTask(args) => block_on(tasks::log(args)),
         Command::AbortTask(args) => block_on(tasks::abort(args)),
+        Command::RetryTask(args) => block_on(tasks::retry(args)),
+        Command::DeleteTask(args) => block_on(tasks::delete(args)),
         Command::ListWorkers(args) => block_on(workers::list_workers(args)),
         Command::ListMonitors(args) => block_on(workers::list_monitors(args)),
+        Command::ShutdownWorker(args) => block_on(workers::shutdown(args)),
+        Command::KillWorker(args) => block_on(workers::kill(args)),
+        Command::Prepare(args) => block_on(schedules::prepare(args)),
+        Command::Unprepare(args) => block_on(schedules::unprepare(args)),
+        Command::ListScheduled(args) => block_on(schedules::list(args)),
+        Command::ScheduledPlan(args) => block_on(schedules::plan(args)),
+        Command::ExportScheduled(args) => block_on(schedules::export(args)),
+        Command::ImportScheduled(args) => block_on(schedules::import(args)),
+        Command::Vacuum(args) => block_on(operate::vacuum(args)),
+        Command::Pause(args) => block_on(operate::pause(args, true)),
+        Command::Resume(args) => block_on(operate::pause(args, false)),
         Command::Bench(args) => bench::bench(args),
         Command::Completions { shell } => {
             args::completions(shell);

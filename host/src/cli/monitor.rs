@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     if args.minworkers > args.maxworkers {
-        return Err(Failure::new(format!(
+        return Err(Failure::usage(format!(
             "--minworkers {} is more than --maxworkers {}",
             args.minworkers, args.maxworkers
         )));
@@ -39,6 +39,7 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
         },
         grace: args.grace,
         kill_grace: args.kill_grace,
+        vacuum: (!args.vacuum.is_zero()).then_some(args.vacuum),
         environment: args.env,
     };
     monitor::run(target.options().clone(), options)?;

@@ -85,7 +85,7 @@ pub(super) fn print_payload(payload: Payload) -> Result<()> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let unreadable = |error| Failure::new(format!("could not read {}: {error}", path.display()));
     if path == Path::new("-") {
         let mut content = Vec::new();

@@ -1,7 +1,7 @@
 //! Tasks: list, show, read, follow, abort.
 
 use super::{
-    args::{AbortTaskArgs, GetArgs, ListTasksArgs, LogTaskArgs, TaskArgs},
+    args::{AbortTaskArgs, EndedTaskArgs, GetArgs, ListTasksArgs, LogTaskArgs, TaskArgs},
     exit::{Failure, Result},
     format, output,
     schedule::print_payload,
@@ -229,4 +229,19 @@ pub(super) async fn abort(args: AbortTaskArgs) -> Result<()> {
         )),
         state => Err(Failure::new(format!("task {} is {state}", args.id))),
     }
+}
+
+pub(super) async fn retry(args: EndedTaskArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let attempt = client.task(args.id).retry().await?;
+    output::line(&format!(
+        "task {} is queued again, attempt {attempt}",
+        args.id
+    ))
+}
+
+pub(super) async fn delete(args: EndedTaskArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    client.task(args.id).delete().await?;
+    output::line(&format!("task {} is deleted, with its log", args.id))
 }

@@ -1,7 +1,7 @@
-//! Workers and monitors: list.
+//! Workers and monitors: list, end.
 
 use super::{
-    args::{ListMonitorsArgs, ListWorkersArgs},
+    args::{ListMonitorsArgs, ListWorkersArgs, WorkerArgs},
     exit::Result,
     format, output,
 };
@@ -25,4 +25,16 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
     }
     rows.iter()
         .try_for_each(|row| output::line(&format::monitor(row)))
+}
+
+pub(super) async fn shutdown(args: WorkerArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    client.shutdown_worker(args.id).await?;
+    output::line(&format!("worker {} will end after its task", args.id))
+}
+
+pub(super) async fn kill(args: WorkerArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    client.kill_worker(args.id).await?;
+    output::line(&format!("worker {} is being killed", args.id))
 }

@@ -15,17 +15,23 @@
 
 mod error;
 mod inspect;
+mod operate;
+mod prepare;
 mod register;
 mod schedule;
 mod target;
 mod task;
+mod transfer;
 mod watch;
 
 pub use error::{ClientError, Result};
+pub use operate::Paused;
+pub use prepare::{PlannedRun, Prepare, ScheduleReport};
 pub use register::{Registration, RegistrationOptions};
 pub use schedule::Schedule;
 pub use target::Target;
 pub use task::{Payload, Task, TaskReport};
+pub use transfer::ScheduleFile;
 
 use crate::store::Store;
 use std::sync::Arc;

@@ -253,6 +253,16 @@ impl Task {
         Ok(self.client.store().task_abort(self.id, message).await?)
     }
 
+    /// Queues it once more, under its id, whatever its end was; the number of the attempt to come.
+    pub async fn retry(&self) -> Result<i32> {
+        Ok(self.client.store().task_retry(self.id).await?)
+    }
+
+    /// Removes it, with its log and its files, unless it is running.
+    pub async fn delete(&self) -> Result<()> {
+        Ok(self.client.store().task_delete(self.id).await?)
+    }
+
     /// Everything known about it.
     pub async fn report(&self) -> Result<TaskReport> {
         let store = self.client.store();

@@ -32,6 +32,10 @@ id!(
     TaskId(i64)
 );
 id!(
+    /// A schedule: an operation, and the rule by which it is queued.
+    ScheduleId(i64)
+);
+id!(
     /// An operation: a name in a domain.
     OperationId(i32)
 );

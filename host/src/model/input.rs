@@ -1,6 +1,7 @@
 //! What a task is given, checked against what its operation declares and completed by the
 //! defaults, before anything is queued.
 
+use super::moment::{self, Now};
 use rework_plugin::spec::{Spec, SpecType, kind, validate};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -29,17 +30,19 @@ pub struct Complete {
 
 /// Checks an input against the versions of an operation that are deployed (`None`: one without a
 /// spec), and completes it by the first that accepts it; otherwise says why the latest does not.
+/// Moments that are written as expressions are resolved.
 pub fn complete(
     operation: &str,
     versions: &[Option<Value>],
     given: Given,
+    now: Now,
 ) -> Result<Complete, String> {
     if given.raw.is_some() && (given.fields.is_some() || !given.files.is_empty()) {
         return Err("a task has either fields or raw input, not both".to_owned());
     }
     let mut fault = None;
     for specs in versions {
-        match complete_version(operation, specs.as_ref(), given.clone()) {
+        match complete_version(operation, specs.as_ref(), given.clone(), now) {
             Ok(complete) => return Ok(complete),
             Err(message) => fault = fault.or(Some(message)),
         }
@@ -51,6 +54,7 @@ fn complete_version(
     operation: &str,
     specs: Option<&Value>,
     given: Given,
+    now: Now,
 ) -> Result<Complete, String> {
     let Some(specs) = specs else {
         return complete_unspecified(given);
@@ -86,12 +90,36 @@ fn complete_version(
     for (name, content) in &files {
         fields.insert(name.clone(), placeholder(content));
     }
-    let fields = validate(&specs, &fields).map_err(|fault| format!("{fault} of `{operation}`"))?;
+    let mut fields =
+        validate(&specs, &fields).map_err(|fault| format!("{fault} of `{operation}`"))?;
+    resolve_moments(&specs, &mut fields, now)
+        .map_err(|fault| format!("{fault} of `{operation}`"))?;
     Ok(Complete {
         fields: Some(Value::Object(fields)),
         raw: None,
         files,
     })
+}
+
+/// Replaces moments that are written as expressions by what they mean now.
+fn resolve_moments(
+    specs: &[Spec],
+    fields: &mut Map<String, Value>,
+    now: Now,
+) -> Result<(), String> {
+    for spec in specs.iter().filter(|spec| spec.r#type == SpecType::Moment) {
+        let Some(Value::String(text)) = fields.get_mut(&spec.name) else {
+            continue;
+        };
+        // The check has accepted it: a datetime by now, or else an expression.
+        if chrono::DateTime::parse_from_rfc3339(text).is_err() {
+            let time = moment::resolve(text, now).map_err(|fault| {
+                format!("input `{}` is not a moment: `{text}`: {fault}", spec.name)
+            })?;
+            *text = super::time::rfc3339(time);
+        }
+    }
+    Ok(())
 }
 
 /// An operation without a spec takes anything.
@@ -138,6 +166,23 @@ fn content_of(value: &Value) -> Result<Vec<u8>, String> {
             kind(other)
         )),
     }
+}
+
+/// Fields with the contents of files among them, as JSON gives them; for documents that have no
+/// place beside the fields.
+pub fn with_files(fields: Option<&Value>, files: &[(String, Vec<u8>)]) -> Option<Value> {
+    if files.is_empty() {
+        return fields.cloned();
+    }
+    let mut fields = match fields {
+        Some(Value::Object(fields)) => fields.clone(),
+        _ => Map::new(),
+    };
+    for (name, content) in files {
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, content);
+        fields.insert(name.clone(), json!({ "base64": text }));
+    }
+    Some(Value::Object(fields))
 }
 
 /// What stands for a content in the fields.

@@ -5,8 +5,10 @@ pub mod duration;
 pub mod ids;
 pub mod input;
 pub mod log;
+pub mod moment;
+pub mod rule;
 pub mod task;
 pub mod time;
 pub mod worker;
 
-pub use ids::{MonitorId, OperationId, TaskId, Token, WorkerId};
+pub use ids::{MonitorId, OperationId, ScheduleId, TaskId, Token, WorkerId};

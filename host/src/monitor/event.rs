@@ -2,10 +2,13 @@
 
 use super::cycle::Fetched;
 use crate::{
-    model::{TaskId, WorkerId},
-    store::{CatalogRow, CycleResult, Notification, StoreError, WorkerSave},
+    model::{ScheduleId, TaskId, WorkerId},
+    store::{
+        CatalogRow, CycleResult, Notification, ScheduleRow, ScheduledFire, StoreError, WorkerSave,
+    },
     wire::FromWorker,
 };
+use chrono::{DateTime, Utc};
 use std::os::fd::OwnedFd;
 
 /// Something happened.
@@ -33,6 +36,14 @@ pub(super) enum Event {
     Fetched(TaskId, Result<Fetched, StoreError>),
     /// The contents beside a task's output are stored (or not).
     Stored(TaskId, Result<(), StoreError>),
+    /// Schedules of our domains.
+    Schedules(Result<Vec<ScheduleRow>, StoreError>),
+    /// A run of a schedule has been queued (or not).
+    Fired(ScheduleId, DateTime<Utc>, Result<ScheduledFire, StoreError>),
+    /// Which of our workers somebody wants to end, and whether at once.
+    Asked(Result<Vec<(WorkerId, bool)>, StoreError>),
+    /// Old tasks and workers have been removed: how many.
+    Vacuumed(Result<(i64, u64), StoreError>),
     /// A running task asked for another one.
     Scheduled(WorkerId, Result<i64, String>),
     /// Whether our lease was renewed; false: somebody has declared us lost.

@@ -231,6 +231,37 @@ impl Supervisor {
         }
     }
 
+    /// Tasks of operations that have been paused, and that have not begun, are given back.
+    pub(super) fn release_paused(&mut self) {
+        let catalog = &self.catalog;
+        let is_paused = |held: &Held| {
+            let operation = catalog.operation(held.claimed.operation);
+            operation.is_some_and(|operation| operation.paused)
+        };
+        let paused: Vec<(TaskId, Place, String, i16)> = self
+            .tasks
+            .iter()
+            .filter(|(_, held)| is_paused(held))
+            .map(|(task, held)| {
+                let domain = held.operation.domain.clone();
+                (*task, held.place, domain, held.claimed.rank)
+            })
+            .collect();
+        for (task, place, domain, rank) in paused {
+            let is_free = match place {
+                Place::Waiting => self.pool(&domain).remove(rank, task),
+                Place::Handed(worker) => self.workers.get_mut(&worker).is_some_and(|worker| {
+                    let slot = worker.slot_of(task);
+                    slot.is_some_and(|slot| worker.revoke(slot).is_some())
+                }),
+                Place::Fetching | Place::Ending => false,
+            };
+            if is_free {
+                self.release(task);
+            }
+        }
+    }
+
     /// Tasks that no worker here had time for are given back.
     pub(super) fn release_overdue(&mut self, now: Instant) {
         let overdue: Vec<(String, Vec<(i16, TaskId)>)> = self

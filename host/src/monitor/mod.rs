@@ -6,6 +6,7 @@
 
 mod catalog;
 mod claim;
+mod cron;
 mod cycle;
 mod death;
 mod event;

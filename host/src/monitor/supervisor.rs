@@ -3,6 +3,7 @@
 use super::{
     catalog::Catalog,
     claim::Positions,
+    cron::Cron,
     event::Event,
     output::Lines,
     pages::Pages,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{MonitorId, TaskId, WorkerId},
+    model::{MonitorId, TaskId, WorkerId, duration::human},
     plugin::Cache,
     store::{ConnectOptions, Cycle, Notification, Store, StoreError},
 };
@@ -40,6 +41,8 @@ pub struct Options {
     pub grace: Duration,
     /// How long a task that has asked `cancelled()` may take to end.
     pub kill_grace: Duration,
+    /// Tasks and workers that ended so long ago are removed; `None`: they stay.
+    pub vacuum: Option<Duration>,
     /// Names of environment variables that workers get.
     pub environment: Vec<String>,
 }
@@ -131,6 +134,7 @@ pub(super) struct Supervisor {
     /// There may be something to claim.
     pub(super) look: bool,
     pub(super) upkeep: Upkeep,
+    pub(super) cron: Cron,
     pub(super) phase: Phase,
 }
 
@@ -149,6 +153,7 @@ impl Supervisor {
             "minworkers": pool.min_workers,
             "maxruns": pool.max_runs,
             "maxmem": pool.max_mem,
+            "vacuum": options.vacuum.map_or_else(|| "never".to_owned(), human),
         });
         let monitor = store
             .monitor_start(
@@ -185,6 +190,7 @@ impl Supervisor {
             cycle_number: 0,
             look: true,
             upkeep: Upkeep::new(Instant::now()),
+            cron: Cron::new(Instant::now()),
             phase: Phase::Working,
             store,
             options,
@@ -237,9 +243,13 @@ impl Supervisor {
             Event::Notified(Notification::Ready) => self.look = true,
             Event::Notified(Notification::Abort(_)) => self.upkeep.aborts_due(),
             Event::Notified(Notification::Catalog) => self.refresh_catalog(),
+            Event::Notified(Notification::Worker) => self.upkeep.asked_due(),
+            Event::Notified(Notification::Schedules) => self.cron.reload(Instant::now()),
             Event::Notified(Notification::Reconnected) => {
                 self.look = true;
                 self.upkeep.aborts_due();
+                self.upkeep.asked_due();
+                self.cron.reload(Instant::now());
                 self.refresh_catalog();
             }
             Event::Said(worker, message, descriptors) => self.said(worker, message, descriptors),
@@ -253,6 +263,10 @@ impl Supervisor {
             Event::Fetched(task, files) => self.fetched(task, files),
             Event::Stored(task, stored) => self.stored(task, stored),
             Event::Scheduled(worker, answer) => self.scheduled(worker, answer),
+            Event::Schedules(rows) => self.schedules_arrived(rows),
+            Event::Fired(schedule, time, fired) => self.fired(schedule, time, fired),
+            Event::Asked(asked) => self.asked_arrived(asked),
+            Event::Vacuumed(vacuumed) => self.vacuumed(vacuumed),
             Event::Renewed(sent, renewed) => self.renewed(sent, renewed),
             Event::SleepSaid(said) => self.sleep_said(said),
             Event::Reserved(ids) => self.reserved(ids),

@@ -7,7 +7,7 @@ use super::{
     supervisor::{Phase, Supervisor},
 };
 use crate::{
-    model::{TaskId, WorkerId},
+    model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
     wire::{PluginFile, ToWorker},
@@ -26,6 +26,10 @@ const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(3), Duration::from_mi
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Three full claims in a row: there is a backlog, nobody needs to wake us.
 const BUSY_AFTER: u32 = 3;
+/// After its start a monitor first removes what is old, and then so often.
+const VACUUM_SOON: Duration = Duration::from_secs(1);
+const VACUUM_EVERY: Duration = Duration::from_secs(600);
+
 /// What is due when, and what the database has been told.
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -43,6 +47,10 @@ pub(super) struct Upkeep {
     saying_sleep: bool,
     pub(super) aborts_due: bool,
     pub(super) asking_aborts: bool,
+    asked_due: bool,
+    asking_asked: bool,
+    next_vacuum: Instant,
+    vacuuming: bool,
     asking_catalog: bool,
     catalog_due: bool,
     promoting: bool,
@@ -76,6 +84,10 @@ impl Upkeep {
             saying_sleep: false,
             aborts_due: false,
             asking_aborts: false,
+            asked_due: false,
+            asking_asked: false,
+            next_vacuum: now + VACUUM_SOON,
+            vacuuming: false,
             asking_catalog: false,
             catalog_due: false,
             promoting: false,
@@ -93,6 +105,11 @@ impl Upkeep {
     /// Somebody may want one of our tasks to end.
     pub(super) fn aborts_due(&mut self) {
         self.aborts_due = true;
+    }
+
+    /// Somebody may want one of our workers to end.
+    pub(super) fn asked_due(&mut self) {
+        self.asked_due = true;
     }
 
     /// The database did not answer: said once, tried again with growing pauses.
@@ -182,6 +199,7 @@ impl Supervisor {
         if now >= self.upkeep.next_second {
             self.upkeep.next_second = now + Duration::from_secs(1);
             self.upkeep.aborts_due = true;
+            self.upkeep.asked_due = true;
             self.refresh_catalog();
             self.release_overdue(now);
             self.kill_strays();
@@ -191,7 +209,10 @@ impl Supervisor {
             self.refresh_catalog();
         }
         self.ask_aborts();
+        self.ask_asked();
         self.promote(now);
+        self.fire(now);
+        self.vacuum(now);
         self.heartbeat(now);
         self.reconcile(now);
         self.sample(now);
@@ -207,6 +228,7 @@ impl Supervisor {
             upkeep.retry_at,
             self.next_mark(),
             self.next_limit(),
+            self.next_fire(),
         ];
         let draining = match self.phase {
             Phase::Draining(deadline) if deadline > Instant::now() => Some(deadline),
@@ -260,6 +282,7 @@ impl Supervisor {
         for domain in domains {
             self.pool(&domain);
         }
+        self.release_paused();
         self.look |= before != lanes_of(self);
     }
 
@@ -334,6 +357,81 @@ impl Supervisor {
             Err(error) => self.upkeep.lost(&error),
         }
         self.upkeep.next_promotion = now + pause;
+    }
+
+    /// Asks which of our workers somebody wants to end.
+    fn ask_asked(&mut self) {
+        if !self.upkeep.asked_due || self.upkeep.asking_asked || self.workers.is_empty() {
+            return;
+        }
+        self.upkeep.asked_due = false;
+        self.upkeep.asking_asked = true;
+        let (store, monitor) = (self.store.clone(), self.monitor);
+        self.ask(
+            async move { store.worker_asked(monitor).await },
+            Event::Asked,
+        );
+    }
+
+    pub(super) fn asked_arrived(&mut self, asked: Result<Vec<(WorkerId, bool)>, StoreError>) {
+        self.upkeep.asking_asked = false;
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(error) => return self.upkeep.lost(&error),
+        };
+        for (id, at_once) in asked {
+            let Some(worker) = self.workers.get_mut(&id) else {
+                continue;
+            };
+            let unbegun = worker.revoke_all();
+            if at_once {
+                worker.kill(WorkerCause::Killed);
+            } else {
+                worker.drain(WorkerCause::Shutdown);
+            }
+            for handed in unbegun {
+                self.wait_again(handed.task, handed.rank);
+            }
+        }
+    }
+
+    /// Removes tasks and workers of our domains that ended long ago.
+    fn vacuum(&mut self, now: Instant) {
+        let Some(age) = self.options.vacuum else {
+            return;
+        };
+        if self.upkeep.vacuuming || now < self.upkeep.next_vacuum || self.phase != Phase::Working {
+            return;
+        }
+        self.upkeep.vacuuming = true;
+        self.upkeep.next_vacuum = now + VACUUM_EVERY.min(age.max(VACUUM_SOON));
+        let (store, domains) = (self.store.clone(), self.options.domains.clone());
+        self.ask(
+            async move {
+                let domains: Vec<Option<&str>> = match domains.as_slice() {
+                    [] => vec![None],
+                    some => some.iter().map(|domain| Some(domain.as_str())).collect(),
+                };
+                let (mut tasks, mut workers) = (0, 0);
+                for domain in domains {
+                    tasks += store.task_vacuum(domain, age, false).await?;
+                    workers += store.worker_vacuum(domain, age).await?;
+                }
+                Ok((tasks, workers))
+            },
+            Event::Vacuumed,
+        );
+    }
+
+    pub(super) fn vacuumed(&mut self, vacuumed: Result<(i64, u64), StoreError>) {
+        self.upkeep.vacuuming = false;
+        match vacuumed {
+            Ok((0, 0)) => {}
+            Ok((tasks, workers)) => {
+                tracing::info!("vacuum: deleted {tasks} tasks and {workers} workers");
+            }
+            Err(error) => self.upkeep.lost(&error),
+        }
     }
 
     /// Memory and processor time of each worker, written only where they changed.

@@ -13,6 +13,10 @@ pub enum Notification {
     Abort(Option<TaskId>),
     /// Operations, deployments or lanes changed.
     Catalog,
+    /// Somebody wants a worker to end.
+    Worker,
+    /// Schedules changed.
+    Schedules,
     /// The connection was lost and is back; anything may have happened.
     Reconnected,
 }
@@ -28,7 +32,13 @@ impl Store {
     pub async fn listen(&self) -> Result<Listener> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener
-            .listen_all(["rework_ready", "rework_abort", "rework_catalog"])
+            .listen_all([
+                "rework_ready",
+                "rework_abort",
+                "rework_catalog",
+                "rework_worker",
+                "rework_sched",
+            ])
             .await?;
         Ok(Listener { listener })
     }
@@ -43,6 +53,8 @@ impl Listener {
         Ok(match notification.channel() {
             "rework_abort" => Notification::Abort(notification.payload().parse().ok()),
             "rework_catalog" => Notification::Catalog,
+            "rework_worker" => Notification::Worker,
+            "rework_sched" => Notification::Schedules,
             _ => Notification::Ready,
         })
     }

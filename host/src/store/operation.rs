@@ -108,7 +108,9 @@ impl Store {
             OperationRow,
             r#"select o.id, o.name, o.domain, d.path, d.host, g.hash,
                       p.timeout_ms::float8 / 1000 as timeout, p.max_attempts, p.inputs, p.outputs,
-                      p.description, d.registered, o.paused, p.module
+                      p.description, d.registered, p.module,
+                      o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
+                          as "paused!"
                  from rework.deployment d
                  join rework.operation o on o.id = d.operation
                  join rework.plugin_operation p on p.id = d.plugin_operation
@@ -203,6 +205,56 @@ impl Store {
         Ok(())
     }
 
+    /// Lets the tasks of an operation wait, or run again.
+    pub async fn operation_pause(&self, operation: OperationId, paused: bool) -> Result<()> {
+        sqlx::query!(
+            "with paused_operation as (update rework.operation set paused = $2 where id = $1)
+             select pg_notify('rework_catalog', '')",
+            operation.0,
+            paused
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Lets the tasks of a whole domain wait, or run again; false: there is no such domain.
+    pub async fn domain_pause(&self, domain: &str, paused: bool) -> Result<bool> {
+        let known = sqlx::query_scalar!(
+            r#"select exists (select from rework.operation where domain = $1) as "known!""#,
+            domain
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if !known {
+            return Ok(false);
+        }
+        sqlx::query!(
+            "with resumed as (delete from rework.paused_domain where domain = $1 and not $2),
+                  paused as (insert into rework.paused_domain (domain) select $1 where $2
+                             on conflict do nothing)
+             select pg_notify('rework_catalog', '')",
+            domain,
+            paused
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(true)
+    }
+
+    /// What is paused: whole domains (with no name), and single operations.
+    pub async fn paused_list(&self) -> Result<Vec<(String, Option<String>)>> {
+        let rows = sqlx::query!(
+            r#"select domain as "domain!", null as "name?" from rework.paused_domain
+               union all
+               select domain, name from rework.operation where paused
+               order by 1, 2 nulls first"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.domain, row.name)).collect())
+    }
+
     /// What this host may run of these domains; no domains means all.
     pub async fn operation_catalog(
         &self,
@@ -212,7 +264,9 @@ impl Store {
         let rows = sqlx::query!(
             r#"select o.id, o.name, o.domain, p.domain as declared_domain, p.id as plugin_operation,
                       g.hash, d.path, p.timeout_ms, p.backoff_ms, p.memory_bytes, p.outputs,
-                      p.capture, p.log_level, o.paused,
+                      p.capture, p.log_level,
+                      o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
+                          as "paused!",
                       array(select l.id from rework.lane l
                              where l.operation = o.id and (l.host is null or l.host = $1)
                              order by l.id) as "lanes!"

@@ -1,8 +1,11 @@
 //! Scheduling in full: find the operation, check and complete the input, queue the task. The one
 //! path of every caller that speaks Rust: clients, the command line, and tasks that queue others.
 
-use super::{Enqueue, FileContent, Result, Store, StoreError};
-use crate::model::{TaskId, input};
+use super::{Enqueue, FileContent, Resolved, Result, Store, StoreError};
+use crate::{
+    here,
+    model::{ScheduleId, TaskId, input, moment::Now},
+};
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::Value;
@@ -38,6 +41,33 @@ pub struct ScheduleRequest {
     pub key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares.
     pub max_attempts: Option<i32>,
+    /// The schedule that queues it.
+    #[serde(skip)]
+    pub schedule: Option<ScheduleId>,
+    /// When and where its moments are resolved; otherwise here and now.
+    #[serde(skip)]
+    pub now: Option<Now>,
+}
+
+impl ScheduleRequest {
+    fn now(&self) -> Now {
+        self.now.unwrap_or_else(|| Now {
+            time: Utc::now(),
+            zone: here::zone(),
+        })
+    }
+
+    pub(super) fn given(&self) -> input::Given {
+        input::Given {
+            fields: self.input.clone(),
+            raw: self.input_raw.clone(),
+            files: self
+                .files
+                .iter()
+                .map(|file| (file.name.clone(), file.content.clone()))
+                .collect(),
+        }
+    }
 }
 
 impl Store {
@@ -47,6 +77,34 @@ impl Store {
         request: &ScheduleRequest,
         connection: Option<&mut PgConnection>,
     ) -> Result<TaskId> {
+        let (operation, complete) = self.task_check(request).await?;
+        let task = Enqueue {
+            host: request.host.clone(),
+            input: complete.fields,
+            input_raw: complete.raw,
+            files: complete
+                .files
+                .into_iter()
+                .map(|(name, content)| FileContent { name, content })
+                .collect(),
+            metadata: request.metadata.clone(),
+            priority: request.priority,
+            run_at: run_at(request)?,
+            key: request.key.clone(),
+            max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
+            schedule: request.schedule,
+        };
+        match connection {
+            Some(connection) => self.task_enqueue_in(connection, operation.id, &task).await,
+            None => self.task_enqueue(operation.id, &task).await,
+        }
+    }
+
+    /// Whether a task could be queued: its operation, and its input as it would be stored.
+    pub async fn task_check(
+        &self,
+        request: &ScheduleRequest,
+    ) -> Result<(Resolved, input::Complete)> {
         let operation = self
             .operation_resolve(
                 &request.operation,
@@ -61,37 +119,10 @@ impl Store {
                 )));
             }
         }
-        let given = input::Given {
-            fields: request.input.clone(),
-            raw: request.input_raw.clone(),
-            files: request
-                .files
-                .iter()
-                .map(|file| (file.name.clone(), file.content.clone()))
-                .collect(),
-        };
-        let complete =
-            input::complete(&request.operation, &operation.inputs, given).map_err(refused)?;
-        let run_at = run_at(request)?;
-        let task = Enqueue {
-            host: request.host.clone(),
-            input: complete.fields,
-            input_raw: complete.raw,
-            files: complete
-                .files
-                .into_iter()
-                .map(|(name, content)| FileContent { name, content })
-                .collect(),
-            metadata: request.metadata.clone(),
-            priority: request.priority,
-            run_at,
-            key: request.key.clone(),
-            max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
-        };
-        match connection {
-            Some(connection) => self.task_enqueue_in(connection, operation.id, &task).await,
-            None => self.task_enqueue(operation.id, &task).await,
-        }
+        let given = request.given();
+        let complete = input::complete(&request.operation, &operation.inputs, given, request.now())
+            .map_err(refused)?;
+        Ok((operation, complete))
     }
 }
 
@@ -114,7 +145,7 @@ fn run_at(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
     }
 }
 
-fn refused(message: String) -> StoreError {
+pub(super) fn refused(message: String) -> StoreError {
     StoreError::Refused {
         code: "RW003".to_owned(),
         message,

@@ -1,10 +1,11 @@
 //! Tasks as clients see them: queued, looked at, aborted. Their progress is written by `cycle`.
 
 use super::{FileContent, Store, error::Result};
-use crate::model::{OperationId, TaskId, task::TaskState};
+use crate::model::{OperationId, ScheduleId, TaskId, task::TaskState};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A task to queue, its input already checked against the specs.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +28,8 @@ pub struct Enqueue {
     pub key: Option<String>,
     /// How often it may be tried.
     pub max_attempts: i32,
+    /// The schedule that queues it.
+    pub schedule: Option<ScheduleId>,
 }
 
 /// A raw payload beyond this travels in chunks beside the row.
@@ -195,7 +198,7 @@ impl Store {
             .is_some_and(|raw| raw.len() > RAW_IN_ROW);
         let raw = task.input_raw.as_deref().filter(|_| !large);
         let id = sqlx::query_scalar!(
-            r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as "id!""#,
+            r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) as "id!""#,
             operation.0,
             task.host.as_deref(),
             encoding,
@@ -205,7 +208,8 @@ impl Store {
             task.priority,
             task.run_at,
             task.key.as_deref(),
-            task.max_attempts
+            task.max_attempts,
+            task.schedule.map(|schedule| schedule.0)
         )
         .fetch_one(&mut *connection)
         .await?;
@@ -249,6 +253,51 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         Ok(word.parse().expect("task_abort answers a state"))
+    }
+
+    /// Queues an ended task once more, under its id; the number of the attempt to come.
+    pub async fn task_retry(&self, task: TaskId) -> Result<i32> {
+        let attempt = sqlx::query_scalar!(r#"select rework.task_retry($1) as "attempt!""#, task.0)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(attempt)
+    }
+
+    /// Removes a task, with its log and its files, unless it is running.
+    pub async fn task_delete(&self, task: TaskId) -> Result<()> {
+        sqlx::query!("select rework.task_delete($1)", task.0)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Removes tasks of a domain (`None`: of all): those that ended before `age` ago, or with
+    /// `queued` those that nobody has claimed. In batches, so that nobody waits for long. Answers
+    /// how many.
+    pub async fn task_vacuum(
+        &self,
+        domain: Option<&str>,
+        age: Duration,
+        queued: bool,
+    ) -> Result<i64> {
+        let (mut after, mut deleted) = (0, 0);
+        loop {
+            let row = sqlx::query!(
+                r#"select v.deleted as "deleted!", v.last
+                     from rework.task_vacuum($1, clock_timestamp() - $2 * interval '1 second', $3, $4, 5000) v"#,
+                domain,
+                age.as_secs_f64(),
+                queued,
+                after
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            deleted += i64::from(row.deleted);
+            match row.last {
+                Some(last) => after = last,
+                None => return Ok(deleted),
+            }
+        }
     }
 
     /// The newest tasks that fit.

@@ -4,6 +4,7 @@ use super::{Store, error::Result};
 use crate::model::{MonitorId, WorkerId};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::time::Duration;
 
 /// A worker, as `list-workers` shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -130,6 +131,46 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Asks for the end of a worker: after its task, or (`kill`) at once.
+    pub async fn worker_ask(&self, worker: WorkerId, kill: bool) -> Result<()> {
+        let asked = if kill { "kill" } else { "shutdown" };
+        sqlx::query!("select rework.worker_ask($1, $2)", worker.0, asked)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The living workers of a monitor that somebody wants to end, and whether at once.
+    pub async fn worker_asked(&self, monitor: MonitorId) -> Result<Vec<(WorkerId, bool)>> {
+        let rows = sqlx::query!(
+            r#"select id, asked = 'kill' as "kill!"
+                 from rework.worker
+                where monitor = $1 and state <> 'dead' and asked is not null"#,
+            monitor.0
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (WorkerId(row.id), row.kill))
+            .collect())
+    }
+
+    /// Removes the workers that died before `age` ago; no task goes with them. Answers how many.
+    pub async fn worker_vacuum(&self, domain: Option<&str>, age: Duration) -> Result<u64> {
+        let deleted = sqlx::query!(
+            "delete from rework.worker
+              where state = 'dead'
+                and ($1::text is null or domain = $1)
+                and finished < clock_timestamp() - $2 * interval '1 second'",
+            domain,
+            age.as_secs_f64()
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(deleted.rows_affected())
     }
 
     /// Workers by id; of the dead only those of the last day, unless `all`.

@@ -1,0 +1,93 @@
+//! Schedules: prepare, take back, list, look ahead, export, import.
+
+use super::{
+    args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
+    exit::{Failure, Result},
+    format, output,
+    schedule::read,
+};
+use crate::client::{Client, ScheduleFile};
+use chrono::TimeDelta;
+use std::fs;
+
+pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let mut prepare = client
+        .prepare(&args.name, &args.rule)
+        .timezone(&args.timezone)
+        .catch_up(args.catch_up);
+    if let Some(input) = args.input {
+        prepare = prepare.input(input);
+    }
+    for (field, path) in args.input_file {
+        prepare = prepare.input_file(field, read(&path)?);
+    }
+    if let Some(path) = args.raw_input {
+        prepare = prepare.raw_input(read(&path)?);
+    }
+    if let Some(domain) = args.domain {
+        prepare = prepare.domain(domain);
+    }
+    if let Some(host) = args.host {
+        prepare = prepare.host(host);
+    }
+    if let Some(metadata) = args.metadata {
+        prepare = prepare.metadata(metadata);
+    }
+    if args.every_second {
+        prepare = prepare.every_second();
+    }
+    output::line(&prepare.await?.to_string())
+}
+
+pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let removed = client.unprepare(args.id).await?;
+    output::line(&format!(
+        "{} : removed {removed} prepared operation",
+        args.id
+    ))
+}
+
+pub(super) async fn list(args: ListScheduledArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let rows = client.schedules(args.domain.as_deref()).await?;
+    if args.json {
+        return output::json(&rows);
+    }
+    rows.iter()
+        .try_for_each(|row| output::line(&format::schedule(row)))
+}
+
+pub(super) async fn plan(args: PlanArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let milliseconds = (args.hours * 3_600_000.0).round();
+    let within = TimeDelta::try_milliseconds(milliseconds as i64).unwrap_or(TimeDelta::MAX);
+    let plan = client.scheduled_plan(&args.domain, within).await?;
+    if args.json {
+        return output::json(&plan);
+    }
+    plan.iter()
+        .try_for_each(|run| output::line(&format::planned(run)))
+}
+
+pub(super) async fn export(args: TransferArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let file = client.export_schedules().await?;
+    let text = serde_json::to_string_pretty(&file).map_err(std::io::Error::other)?;
+    let path = args.path.display();
+    fs::write(&args.path, text + "\n")
+        .map_err(|error| Failure::new(format!("could not write {path}: {error}")))?;
+    output::line(&format!("saved {} entries into {path}", file.len()))
+}
+
+pub(super) async fn import(args: TransferArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let path = args.path.display();
+    let text = fs::read_to_string(&args.path)
+        .map_err(|error| Failure::new(format!("could not read {path}: {error}")))?;
+    let file =
+        ScheduleFile::parse(&text).map_err(|fault| Failure::new(format!("{path} {fault}")))?;
+    let count = client.import_schedules(file).await?;
+    output::line(&format!("loaded {count} entries from {path}"))
+}

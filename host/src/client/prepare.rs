@@ -1,0 +1,267 @@
+//! Schedules: preparing an operation to be queued by a rule, looking ahead, taking it back.
+
+use super::{
+    Client,
+    error::{ClientError, Result},
+};
+use crate::{
+    model::{
+        ScheduleId,
+        rule::{CatchUp, Rule},
+    },
+    store::{FileContent, NewSchedule, ScheduleRequest, ScheduleRow},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use std::{future::IntoFuture, pin::Pin};
+
+/// A schedule about to be written; `.await` writes it and answers its id. One that is identical in
+/// operation, host, rule, time zone and input is replaced.
+///
+/// ```no_run
+/// # async fn example(rework: rework::Client) -> Result<(), rework::client::ClientError> {
+/// let schedule = rework
+///     .prepare("import", "0 30 6 * * *")
+///     .timezone("Europe/Paris")
+///     .input(serde_json::json!({"horizon": "(shifted (today) #:days 7)"}))
+///     .await?;
+/// rework.unprepare(schedule).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is prepared until it is awaited"]
+#[derive(Debug)]
+pub struct Prepare {
+    client: Client,
+    schedule: NewSchedule,
+    /// What could not be written as JSON, said when the schedule is written.
+    fault: Option<ClientError>,
+}
+
+impl Client {
+    /// Begins to describe a schedule of the operation of this name. The rule is cron with seconds
+    /// first; without them (five fields) it means second 0.
+    pub fn prepare(&self, operation: impl Into<String>, rule: impl Into<String>) -> Prepare {
+        Prepare {
+            client: self.clone(),
+            schedule: NewSchedule {
+                request: ScheduleRequest {
+                    operation: operation.into(),
+                    ..ScheduleRequest::default()
+                },
+                rule: rule.into(),
+                timezone: "UTC".to_owned(),
+                ..NewSchedule::default()
+            },
+            fault: None,
+        }
+    }
+
+    /// Removes a schedule; the tasks that it queued stay. Answers how many there were.
+    pub async fn unprepare(&self, schedule: ScheduleId) -> Result<u64> {
+        Ok(self.store().sched_unprepare(schedule).await?)
+    }
+
+    /// Lets a schedule wait, or run again; false: there is no such schedule.
+    pub async fn pause_schedule(&self, schedule: ScheduleId, paused: bool) -> Result<bool> {
+        Ok(self.store().sched_pause(schedule, paused).await?)
+    }
+
+    /// Every schedule, of one domain or of all.
+    pub async fn schedules(&self, domain: Option<&str>) -> Result<Vec<ScheduleReport>> {
+        let domains: Vec<String> = domain.map(str::to_owned).into_iter().collect();
+        let now = Utc::now();
+        let mut reports = Vec::new();
+        for row in self.store().sched_list(&domains).await? {
+            let error = match row.error.clone() {
+                Some(error) => Some(error),
+                None => self.store().sched_fault(&row).await?,
+            };
+            reports.push(ScheduleReport::new(row, error, now));
+        }
+        Ok(reports)
+    }
+
+    /// What the schedules of a domain will queue within a time, in order.
+    pub async fn scheduled_plan(&self, domain: &str, within: TimeDelta) -> Result<Vec<PlannedRun>> {
+        let now = Utc::now();
+        let until = now
+            .checked_add_signed(within)
+            .unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let mut plan = Vec::new();
+        for row in self.store().sched_list(&[domain.to_owned()]).await? {
+            let Ok(rule) = Rule::parse(&row.rule, &row.timezone) else {
+                continue;
+            };
+            if !row.paused {
+                plan.extend(rule.between(now, until).map(|time| PlannedRun {
+                    time,
+                    operation: row.operation.clone(),
+                    domain: row.domain.clone(),
+                    schedule: row.id,
+                }));
+            }
+        }
+        plan.sort_by_key(|run| (run.time, run.schedule));
+        Ok(plan)
+    }
+}
+
+impl Prepare {
+    /// The input, checked now and completed each time it fires: moments stay expressions.
+    pub fn input(mut self, input: impl Serialize) -> Self {
+        match serde_json::to_value(input) {
+            Ok(input) => self.schedule.request.input = Some(input),
+            Err(source) => {
+                self.fault = Some(ClientError::Serialize {
+                    what: "input",
+                    source,
+                })
+            }
+        }
+        self
+    }
+
+    /// The input as bytes.
+    pub fn raw_input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.schedule.request.input_raw = Some(bytes.into());
+        self
+    }
+
+    /// The content of a file field of the input.
+    pub fn input_file(mut self, field: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
+        self.schedule.request.files.push(FileContent {
+            name: field.into(),
+            content: content.into(),
+        });
+        self
+    }
+
+    /// The domain, for a name that exists in several.
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.schedule.request.domain = Some(domain.into());
+        self
+    }
+
+    /// Pins its tasks to a host.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.schedule.request.host = Some(host.into());
+        self
+    }
+
+    /// Notes for its tasks; an object.
+    pub fn metadata(mut self, metadata: Value) -> Self {
+        self.schedule.request.metadata = Some(metadata);
+        self
+    }
+
+    /// The time zone of the rule and of the moments; UTC if nothing is said.
+    pub fn timezone(mut self, name: impl Into<String>) -> Self {
+        self.schedule.timezone = name.into();
+        self
+    }
+
+    /// What becomes of runs that no monitor was there for; left out if nothing is said.
+    pub fn catch_up(mut self, policy: CatchUp) -> Self {
+        self.schedule.catch_up = policy;
+        self
+    }
+
+    /// It may fire every second.
+    pub fn every_second(mut self) -> Self {
+        self.schedule.every_second = true;
+        self
+    }
+
+    async fn send(self) -> Result<ScheduleId> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let ids = self.client.store().sched_prepare(&[self.schedule]).await?;
+        Ok(*ids.first().expect("one in, one out"))
+    }
+}
+
+impl IntoFuture for Prepare {
+    type Output = Result<ScheduleId>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// A schedule, as `list-scheduled` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScheduleReport {
+    /// The schedule.
+    pub id: i64,
+    /// The operation's name.
+    pub operation: String,
+    /// The operation's domain.
+    pub domain: String,
+    /// The host its tasks are pinned to.
+    pub host: Option<String>,
+    /// Notes for its tasks.
+    pub metadata: Option<Value>,
+    /// The input as given; bytes by their number.
+    pub input: Option<Value>,
+    /// Cron.
+    pub rule: String,
+    /// The zone in which it is meant.
+    pub timezone: String,
+    /// `skip`, `one` or `all`.
+    pub catch_up: String,
+    /// Whether it only waits.
+    pub paused: bool,
+    /// When it fires next, unless it is paused.
+    #[serde(serialize_with = "crate::model::time::serialize_option")]
+    pub next_run: Option<DateTime<Utc>>,
+    /// The time for which it fired last.
+    #[serde(serialize_with = "crate::model::time::serialize_option")]
+    pub last_run: Option<DateTime<Utc>>,
+    /// Why its operation did not accept the last input, or would not accept the next.
+    pub error: Option<String>,
+}
+
+impl ScheduleReport {
+    fn new(row: ScheduleRow, error: Option<String>, now: DateTime<Utc>) -> Self {
+        let rule = Rule::parse(&row.rule, &row.timezone).ok();
+        let next_run = rule
+            .filter(|_| !row.paused)
+            .and_then(|rule| rule.next_after(now));
+        let bytes = row
+            .input_raw
+            .map(|raw| serde_json::json!({ "bytes": raw.len() }));
+        Self {
+            id: row.id,
+            operation: row.operation,
+            domain: row.domain,
+            host: row.host,
+            metadata: row.metadata,
+            input: bytes.or(row.input),
+            rule: row.rule,
+            timezone: row.timezone,
+            catch_up: row.catch_up,
+            paused: row.paused,
+            next_run,
+            last_run: row.last_run,
+            error,
+        }
+    }
+}
+
+/// A task that a schedule will queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedRun {
+    /// When.
+    #[serde(serialize_with = "crate::model::time::serialize")]
+    pub time: DateTime<Utc>,
+    /// The operation's name.
+    pub operation: String,
+    /// The operation's domain.
+    pub domain: String,
+    /// The schedule.
+    pub schedule: i64,
+}

@@ -1,0 +1,163 @@
+//! Schedules as a file, to keep or to move them: `export-scheduled` and `import-scheduled`.
+//! The format is described in `docs/schedules.md`.
+
+use super::{
+    Client,
+    error::{ClientError, Result},
+};
+use crate::store::{NewSchedule, ScheduleRequest, ScheduleRow};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+const FORMAT: &str = "rework schedules";
+const VERSION: u32 = 1;
+
+/// Schedules as a document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleFile {
+    /// `rework schedules`.
+    format: String,
+    /// 1.
+    version: u32,
+    /// One after the other.
+    schedules: Vec<Entry>,
+}
+
+/// One schedule in a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    operation: String,
+    domain: String,
+    rule: String,
+    #[serde(default = "utc")]
+    timezone: String,
+    #[serde(default = "skip")]
+    catch_up: String,
+    #[serde(default)]
+    every_second: bool,
+    #[serde(default)]
+    paused: bool,
+    #[serde(default)]
+    host: Option<String>,
+    #[serde(default)]
+    metadata: Option<Value>,
+    /// As it was given.
+    #[serde(default)]
+    input: Option<Value>,
+    /// Bytes, in base64, instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    raw_input: Option<String>,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn skip() -> String {
+    "skip".to_owned()
+}
+
+impl ScheduleFile {
+    /// How many schedules it holds.
+    pub fn len(&self) -> usize {
+        self.schedules.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.schedules.is_empty()
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, or one of a later version.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let head: Head = serde_json::from_str(text)
+            .map_err(|error| format!("is no file of schedules: {error}"))?;
+        if head.format != FORMAT {
+            return Err(format!("is no file of schedules, but of `{}`", head.format));
+        }
+        if head.version > VERSION {
+            return Err(format!(
+                "has version {} of the format; this rework knows {VERSION}",
+                head.version
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))
+    }
+}
+
+impl Client {
+    /// Every schedule.
+    pub async fn export_schedules(&self) -> Result<ScheduleFile> {
+        let rows = self.store().sched_list(&[]).await?;
+        Ok(ScheduleFile {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            schedules: rows.into_iter().map(exported).collect(),
+        })
+    }
+
+    /// Writes every schedule of a file, or none if one of them is refused; identical ones are
+    /// replaced. Answers how many.
+    pub async fn import_schedules(&self, file: ScheduleFile) -> Result<usize> {
+        let schedules: Vec<NewSchedule> = file
+            .schedules
+            .into_iter()
+            .map(imported)
+            .collect::<Result<_, String>>()
+            .map_err(ClientError::Input)?;
+        Ok(self.store().sched_prepare(&schedules).await?.len())
+    }
+}
+
+fn exported(row: ScheduleRow) -> Entry {
+    Entry {
+        operation: row.operation,
+        domain: row.domain,
+        rule: row.rule,
+        timezone: row.timezone,
+        catch_up: row.catch_up,
+        every_second: row.every_second,
+        paused: row.paused,
+        host: row.host,
+        metadata: row.metadata,
+        input: row.input,
+        raw_input: row.input_raw.map(|raw| STANDARD.encode(raw)),
+    }
+}
+
+fn imported(entry: Entry) -> Result<NewSchedule, String> {
+    let input_raw = match &entry.raw_input {
+        Some(text) => Some(STANDARD.decode(text).map_err(|error| {
+            format!("raw_input of `{}` is not base64: {error}", entry.operation)
+        })?),
+        None => None,
+    };
+    Ok(NewSchedule {
+        catch_up: entry.catch_up.parse()?,
+        rule: entry.rule,
+        timezone: entry.timezone,
+        every_second: entry.every_second,
+        paused: entry.paused,
+        request: ScheduleRequest {
+            operation: entry.operation,
+            domain: Some(entry.domain),
+            host: entry.host,
+            metadata: entry.metadata,
+            input: entry.input,
+            input_raw,
+            ..ScheduleRequest::default()
+        },
+    })
+}

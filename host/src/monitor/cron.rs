@@ -1,0 +1,296 @@
+//! Schedules fire here: every monitor plans those of its domains, and `Store::sched_fire` sees to it
+//! that each run is queued once, however many monitors there are.
+
+use super::{
+    event::Event,
+    supervisor::{Phase, Supervisor},
+};
+use crate::{
+    model::{
+        ScheduleId,
+        rule::{CatchUp, Rule},
+    },
+    store::{ScheduleRow, ScheduledFire, StoreError},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// Notifications tell of changes at once; this makes it right.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// A run that is this late counts as missed.
+const LATE: TimeDelta = TimeDelta::seconds(15);
+/// So many runs are queued at a time, so that the other work of the monitor goes on.
+const AT_ONCE: usize = 2;
+
+/// A schedule, and how far it has been dealt with.
+#[derive(Debug)]
+struct Planned {
+    rule: Rule,
+    /// Its rule, zone and policy as text, to see whether they have changed.
+    said: (String, String, String),
+    catch_up: CatchUp,
+    /// Runs up to here are done with.
+    done_until: DateTime<Utc>,
+}
+
+impl Planned {
+    /// The run to queue next. Of those that were missed, the policy decides which.
+    fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let next = self.rule.next_after(self.done_until)?;
+        if next >= now - LATE {
+            return Some(next);
+        }
+        match self.catch_up {
+            CatchUp::All => Some(next),
+            CatchUp::One => self.rule.last_until(now),
+            CatchUp::Skip => self.rule.next_after(now - LATE),
+        }
+    }
+}
+
+/// The schedules of a monitor's domains.
+#[derive(Debug)]
+pub(super) struct Cron {
+    started: DateTime<Utc>,
+    planned: BTreeMap<ScheduleId, Planned>,
+    /// When each of them is due, the earliest first; those that are being queued are not here.
+    due: BTreeSet<(DateTime<Utc>, ScheduleId)>,
+    firing: usize,
+    asking: bool,
+    reload_at: Instant,
+}
+
+impl Cron {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: Utc::now(),
+            planned: BTreeMap::new(),
+            due: BTreeSet::new(),
+            firing: 0,
+            asking: false,
+            reload_at: now,
+        }
+    }
+
+    /// Something about schedules has changed.
+    pub(super) fn reload(&mut self, now: Instant) {
+        self.reload_at = now;
+    }
+
+    /// When there is something to do next.
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let due = self.due.first().filter(|_| self.firing < AT_ONCE);
+        let wait = due.map(|(time, _)| (*time - Utc::now()).to_std().unwrap_or_default());
+        wait.map_or(self.reload_at, |wait| self.reload_at.min(now + wait))
+    }
+
+    /// Takes over what the database says. A schedule that is new here, or changed, is followed from
+    /// where it has got to; one that leaves missed runs out, from when this monitor came.
+    fn update(&mut self, rows: Vec<ScheduleRow>, now: DateTime<Utc>) {
+        let mut planned = BTreeMap::new();
+        for row in rows.into_iter().filter(|row| !row.paused) {
+            let id = ScheduleId(row.id);
+            let said = (row.rule, row.timezone, row.catch_up);
+            let got_to = row.last_run.map_or(row.since, |last| last.max(row.since));
+            let known = self.planned.remove(&id).filter(|known| known.said == said);
+            let plan = match known {
+                Some(known) => Planned {
+                    done_until: known.done_until.max(got_to),
+                    ..known
+                },
+                None => match Rule::parse(&said.0, &said.1) {
+                    Ok(rule) => {
+                        let catch_up = said.2.parse().unwrap_or_default();
+                        let done_until = match catch_up {
+                            CatchUp::Skip => got_to.max(self.started),
+                            CatchUp::One | CatchUp::All => got_to,
+                        };
+                        Planned {
+                            rule,
+                            said,
+                            catch_up,
+                            done_until,
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!("schedule {id} does not fire: {error}");
+                        continue;
+                    }
+                },
+            };
+            planned.insert(id, plan);
+        }
+        self.planned = planned;
+        // What is being queued now comes back with an answer, and a second run of the same time
+        // finds it done.
+        self.due = self
+            .planned
+            .iter()
+            .filter_map(|(id, plan)| Some((plan.next(now)?, *id)))
+            .collect();
+    }
+
+    /// The next run that is due, if there may be one more at a time.
+    fn take_due(&mut self, now: DateTime<Utc>) -> Option<(ScheduleId, DateTime<Utc>)> {
+        while self.firing < AT_ONCE {
+            let (time, id) = *self.due.first().filter(|(time, _)| *time <= now)?;
+            self.due.pop_first();
+            // It may have become late while nobody looked, as on a machine that was asleep.
+            match self.planned.get(&id).and_then(|plan| plan.next(now)) {
+                Some(next) if next != time => drop(self.due.insert((next, id))),
+                Some(_) => {
+                    self.firing += 1;
+                    return Some((id, time));
+                }
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// A run has been dealt with; what comes next?
+    fn done(&mut self, id: ScheduleId, time: DateTime<Utc>, now: DateTime<Utc>) {
+        if let Some(plan) = self.planned.get_mut(&id) {
+            plan.done_until = plan.done_until.max(time);
+            self.due.retain(|(_, other)| *other != id);
+            self.due.extend(plan.next(now).map(|next| (next, id)));
+        }
+    }
+}
+
+impl Supervisor {
+    /// Queues the tasks of the schedules that are due.
+    pub(super) fn fire(&mut self, now: Instant) {
+        if self.phase != Phase::Working || self.upkeep.is_backing_off(now) {
+            return;
+        }
+        if now >= self.cron.reload_at && !self.cron.asking {
+            self.cron.asking = true;
+            self.cron.reload_at = now + RELOAD_EVERY;
+            let (store, domains) = (self.store.clone(), self.options.domains.clone());
+            self.ask(
+                async move { store.sched_list(&domains).await },
+                Event::Schedules,
+            );
+        }
+        while let Some((schedule, time)) = self.cron.take_due(Utc::now()) {
+            let store = self.store.clone();
+            self.ask(
+                async move { store.sched_fire(schedule, time).await },
+                move |fired| Event::Fired(schedule, time, fired),
+            );
+        }
+    }
+
+    /// When there is something to do next.
+    pub(super) fn next_fire(&self) -> Option<Instant> {
+        (self.phase == Phase::Working).then(|| self.cron.next_wake())
+    }
+
+    pub(super) fn schedules_arrived(&mut self, rows: Result<Vec<ScheduleRow>, StoreError>) {
+        self.cron.asking = false;
+        match rows {
+            Ok(rows) => self.cron.update(rows, Utc::now()),
+            Err(error) => self.upkeep.lost(&error),
+        }
+    }
+
+    pub(super) fn fired(
+        &mut self,
+        schedule: ScheduleId,
+        time: DateTime<Utc>,
+        fired: Result<ScheduledFire, StoreError>,
+    ) {
+        self.cron.firing -= 1;
+        match fired {
+            Ok(ScheduledFire::Queued(task)) => {
+                tracing::debug!(task.id = %task, "schedule {schedule} queued task {task}");
+                self.look = true;
+            }
+            Ok(ScheduledFire::Elsewhere) => {}
+            Ok(ScheduledFire::Refused(fault)) => {
+                tracing::error!("schedule {schedule} could not queue its task: {fault}");
+            }
+            Err(error) => {
+                // Not done: it is tried again.
+                self.upkeep.lost(&error);
+                self.cron.due.insert((time, schedule));
+                return;
+            }
+        }
+        self.cron.done(schedule, time, Utc::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-05-01T{text}Z").parse().unwrap()
+    }
+
+    fn row(catch_up: &str, last_run: Option<&str>) -> ScheduleRow {
+        ScheduleRow {
+            id: 1,
+            operation: "o".to_owned(),
+            domain: "d".to_owned(),
+            host: None,
+            metadata: None,
+            input: None,
+            input_raw: None,
+            rule: "0 * * * * *".to_owned(),
+            timezone: "UTC".to_owned(),
+            catch_up: catch_up.to_owned(),
+            every_second: false,
+            paused: false,
+            since: at("08:00:30"),
+            last_run: last_run.map(at),
+            error: None,
+        }
+    }
+
+    /// What a monitor queues that starts at 09:00:30 and looks at 09:00:40, and at 09:02:01.
+    fn runs(catch_up: &str, last_run: Option<&str>) -> Vec<String> {
+        let mut cron = Cron::new(Instant::now());
+        cron.started = at("09:00:30");
+        cron.update(vec![row(catch_up, last_run)], at("09:00:40"));
+        let mut runs = Vec::new();
+        for now in [at("09:00:40"), at("09:02:01")] {
+            while let Some((id, time)) = cron.take_due(now) {
+                runs.push(time.format("%H:%M:%S").to_string());
+                cron.firing -= 1;
+                cron.done(id, time, now);
+            }
+        }
+        runs
+    }
+
+    #[test]
+    fn missed_runs_are_left_out_made_up_for_once_or_all() {
+        assert_eq!(runs("skip", Some("08:55:00")), ["09:02:00"]);
+        assert_eq!(runs("one", Some("08:55:00")), ["09:00:00", "09:02:00"]);
+        assert_eq!(
+            runs("all", Some("08:57:00")),
+            ["08:58:00", "08:59:00", "09:00:00", "09:01:00", "09:02:00"]
+        );
+        assert_eq!(runs("all", None).len(), 62, "from when it was prepared");
+    }
+
+    #[test]
+    fn a_schedule_that_is_read_again_is_not_fired_again() {
+        let mut cron = Cron::new(Instant::now());
+        cron.started = at("09:00:30");
+        let now = at("09:01:00");
+        cron.update(vec![row("skip", None)], now);
+        assert_eq!(cron.take_due(now), Some((ScheduleId(1), at("09:01:00"))));
+        cron.firing -= 1;
+        cron.done(ScheduleId(1), at("09:01:00"), now);
+        cron.update(vec![row("skip", None)], now);
+        assert_eq!(cron.take_due(now), None);
+    }
+}

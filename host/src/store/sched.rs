@@ -1,0 +1,291 @@
+//! Schedules: prepared operations, and the one place where they fire.
+
+use super::{ScheduleRequest, Store, StoreError, error::Result, schedule::refused};
+use crate::model::{
+    OperationId, ScheduleId, TaskId, input,
+    moment::Now,
+    rule::{CatchUp, Rule},
+};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+/// A schedule to be written.
+#[derive(Debug, Clone, Default)]
+pub struct NewSchedule {
+    /// The operation, its host, the input as given, the notes.
+    pub request: ScheduleRequest,
+    /// Cron, five or six fields.
+    pub rule: String,
+    /// The zone in which it is meant.
+    pub timezone: String,
+    /// What becomes of missed runs.
+    pub catch_up: CatchUp,
+    /// Whether it may fire every second.
+    pub every_second: bool,
+    /// Whether it only waits.
+    pub paused: bool,
+}
+
+/// A schedule.
+#[derive(Debug, Clone)]
+pub struct ScheduleRow {
+    /// The schedule.
+    pub id: i64,
+    /// The operation's name.
+    pub operation: String,
+    /// The operation's domain.
+    pub domain: String,
+    /// The host its tasks are pinned to.
+    pub host: Option<String>,
+    /// Notes for its tasks.
+    pub metadata: Option<Value>,
+    /// The input as given: moments are expressions, files are text or base64.
+    pub input: Option<Value>,
+    /// The input as bytes, instead.
+    pub input_raw: Option<Vec<u8>>,
+    /// Cron, five or six fields.
+    pub rule: String,
+    /// The zone in which it is meant.
+    pub timezone: String,
+    /// `skip`, `one` or `all`.
+    pub catch_up: String,
+    /// Whether it may fire every second.
+    pub every_second: bool,
+    /// Whether it only waits.
+    pub paused: bool,
+    /// When it was prepared, or resumed: earlier runs are not made up for.
+    pub since: DateTime<Utc>,
+    /// The time for which it fired last.
+    pub last_run: Option<DateTime<Utc>>,
+    /// Why the last run queued no task.
+    pub error: Option<String>,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduledFire {
+    /// It queued this task.
+    Queued(TaskId),
+    /// Somebody else did, or the schedule is gone or paused.
+    Elsewhere,
+    /// Its operation does not accept it; the schedule says why.
+    Refused(String),
+}
+
+impl ScheduleRow {
+    /// The task that it queues at this time.
+    fn request(&self, time: DateTime<Utc>) -> Result<ScheduleRequest> {
+        let rule =
+            Rule::parse(&self.rule, &self.timezone).map_err(|error| refused(error.to_string()))?;
+        Ok(ScheduleRequest {
+            operation: self.operation.clone(),
+            domain: Some(self.domain.clone()),
+            host: self.host.clone(),
+            input: self.input.clone(),
+            input_raw: self.input_raw.clone(),
+            metadata: self.metadata.clone(),
+            at: Some(time),
+            schedule: Some(ScheduleId(self.id)),
+            now: Some(Now {
+                time,
+                zone: rule.zone(),
+            }),
+            ..ScheduleRequest::default()
+        })
+    }
+}
+
+impl NewSchedule {
+    /// Whether it says what can be meant: its rule, and how often that fires.
+    fn rule(&self) -> Result<Rule> {
+        let rule =
+            Rule::parse(&self.rule, &self.timezone).map_err(|error| refused(error.to_string()))?;
+        if rule.fires_every_second() && !self.every_second {
+            return Err(StoreError::Refused {
+                code: "RW003".to_owned(),
+                message: format!("`{}` fires every second", self.rule),
+                hint: Some("say so with --every-second if that is what you mean".to_owned()),
+            });
+        }
+        Ok(rule)
+    }
+}
+
+impl Store {
+    /// Writes schedules, all or none; an identical one (operation, host, rule, zone, input) is
+    /// replaced and keeps its id. Each input is checked as if a task were queued now.
+    pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
+        let mut transaction = self.pool.begin().await?;
+        let mut ids = Vec::new();
+        for schedule in schedules {
+            let zone = schedule.rule()?.zone();
+            let mut request = schedule.request.clone();
+            request.now.get_or_insert(Now {
+                time: Utc::now(),
+                zone,
+            });
+            let (operation, _) = self.task_check(&request).await?;
+            if let Some(other) = request.metadata.as_ref().filter(|value| !value.is_object()) {
+                return Err(refused(format!("metadata must be an object, not {other}")));
+            }
+            ids.push(
+                self.sched_insert(&mut transaction, operation.id, schedule)
+                    .await?,
+            );
+        }
+        sqlx::query!("select pg_notify('rework_sched', '')")
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(ids)
+    }
+
+    async fn sched_insert(
+        &self,
+        connection: &mut PgConnection,
+        operation: OperationId,
+        schedule: &NewSchedule,
+    ) -> Result<ScheduleId> {
+        let request = &schedule.request;
+        // A row keeps one document: files given beside it become part of it.
+        let input = input::with_files(request.input.as_ref(), &request.given().files);
+        let id = sqlx::query_scalar!(
+            r#"insert into rework.sched
+                   (operation, host, rule, timezone, input, input_raw, metadata, catch_up, every_second, paused)
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+               on conflict (operation, rule, timezone, coalesce(host, ''),
+                            md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')))
+               do update set metadata = excluded.metadata, catch_up = excluded.catch_up,
+                             every_second = excluded.every_second, paused = excluded.paused, error = null
+               returning id"#,
+            operation.0,
+            request.host.as_deref(),
+            schedule.rule.trim(),
+            schedule.timezone.trim(),
+            input,
+            request.input_raw.as_deref(),
+            request.metadata,
+            schedule.catch_up.as_str(),
+            schedule.every_second,
+            schedule.paused
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok(ScheduleId(id))
+    }
+
+    /// Removes a schedule; what it has queued stays. Answers how many there were.
+    pub async fn sched_unprepare(&self, schedule: ScheduleId) -> Result<u64> {
+        let removed = sqlx::query_scalar!(
+            r#"with removed as (delete from rework.sched where id = $1 returning id),
+                    told as (select pg_notify('rework_sched', '') from removed)
+               select count(*) as "count!" from removed left join told on true"#,
+            schedule.0
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(removed.cast_unsigned())
+    }
+
+    /// Lets a schedule wait, or run again; false: there is no such schedule.
+    pub async fn sched_pause(&self, schedule: ScheduleId, paused: bool) -> Result<bool> {
+        let found = sqlx::query_scalar!(
+            r#"with updated as (update rework.sched
+                                  set paused = $2,
+                                      since = case when paused and not $2 then clock_timestamp() else since end
+                                where id = $1
+                               returning id),
+                    told as (select pg_notify('rework_sched', '') from updated)
+               select count(*) as "count!" from updated left join told on true"#,
+            schedule.0,
+            paused
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(found > 0)
+    }
+
+    /// Schedules of these domains (none given: of all), by id.
+    pub async fn sched_list(&self, domains: &[String]) -> Result<Vec<ScheduleRow>> {
+        let rows = sqlx::query_as!(
+            ScheduleRow,
+            r#"select s.id, o.name as operation, o.domain, s.host, s.metadata, s.input, s.input_raw,
+                      s.rule, s.timezone, s.catch_up, s.every_second, s.paused, s.since,
+                      s.last_run, s.error
+                 from rework.sched s
+                 join rework.operation o on o.id = s.operation
+                where cardinality($1::text[]) = 0 or o.domain = any($1)
+                order by s.id"#,
+            domains
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Queues the task of a schedule for this time, unless that has been done: whoever locks the
+    /// schedule first fires it, and it only ever fires for later times than before.
+    pub async fn sched_fire(
+        &self,
+        schedule: ScheduleId,
+        time: DateTime<Utc>,
+    ) -> Result<ScheduledFire> {
+        let mut transaction = self.pool.begin().await?;
+        let row = sqlx::query_as!(
+            ScheduleRow,
+            r#"with fired as (
+                   update rework.sched set last_run = $2, error = null
+                    where id = $1 and not paused and (last_run is null or last_run < $2)
+                   returning *
+               )
+               select f.id as "id!", o.name as operation, o.domain, f.host, f.metadata, f.input,
+                      f.input_raw, f.rule as "rule!", f.timezone as "timezone!",
+                      f.catch_up as "catch_up!", f.every_second as "every_second!",
+                      f.paused as "paused!", f.since as "since!", f.last_run, f.error
+                 from fired f
+                 join rework.operation o on o.id = f.operation"#,
+            schedule.0,
+            time
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(row) = row else {
+            return Ok(ScheduledFire::Elsewhere);
+        };
+        let queued = match row.request(time) {
+            Ok(request) => self.task_schedule(&request, Some(&mut *transaction)).await,
+            Err(error) => Err(error),
+        };
+        let fire = match queued {
+            Ok(task) => ScheduledFire::Queued(task),
+            // The refusals of our own checks, not of the server: the transaction is in order.
+            Err(StoreError::Refused { message, .. }) => {
+                sqlx::query!(
+                    "update rework.sched set error = $2 where id = $1",
+                    schedule.0,
+                    message
+                )
+                .execute(&mut *transaction)
+                .await?;
+                ScheduledFire::Refused(message)
+            }
+            Err(error) => return Err(error),
+        };
+        transaction.commit().await?;
+        Ok(fire)
+    }
+
+    /// Why the operation would refuse the next task of a schedule, if it would.
+    pub async fn sched_fault(&self, row: &ScheduleRow) -> Result<Option<String>> {
+        let checked = match row.request(Utc::now()) {
+            Ok(request) => self.task_check(&request).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(()) => Ok(None),
+            Err(StoreError::Refused { message, .. }) => Ok(Some(message)),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What operators do: try again, delete, end workers, pause, vacuum.
+
+use crate::harness::{Rework, hello, misbehaving, until};
+use serde_json::{Value, json};
+
+#[test]
+fn a_retried_task_keeps_its_id_and_its_history() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.misbehave("error");
+    rework.wait(&id, &["failed"]);
+    assert_eq!(
+        rework.ok(&["retry-task", &id]),
+        format!("task {id} is queued again, attempt 2")
+    );
+    let task = until(
+        "the second attempt to fail",
+        || rework.task(&id),
+        |task| task["attempt"] == 2 && task["state"] == "failed",
+    );
+    assert_eq!(task["attempts"].as_array().unwrap().len(), 1);
+    assert_eq!(task["attempts"][0]["attempt"], 1);
+    assert_eq!(task["attempts"][0]["cause"], "error");
+    let lines = rework.log(&id);
+    assert_eq!(lines.len(), 2, "both attempts are in the log: {lines:?}");
+
+    let done = rework.misbehave("ok");
+    rework.wait(&done, &["done"]);
+    monitor.interrupt();
+    rework.ok(&["retry-task", &done]);
+    let task = rework.task(&done);
+    assert_eq!(
+        (&task["state"], &task["output"]),
+        (&json!("queued"), &Value::Null)
+    );
+    assert_eq!(task["finished"], Value::Null);
+    let refusal = rework.fails(1, &["retry-task", &done]);
+    assert!(
+        refusal.contains(&format!("task {done} has not ended: it is queued")),
+        "{refusal}"
+    );
+    assert!(
+        rework
+            .fails(1, &["retry-task", "999"])
+            .contains("no task 999")
+    );
+}
+
+#[test]
+fn a_deleted_task_is_gone_with_its_log_and_a_running_one_is_not_deleted() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let queued = rework.misbehave("ok");
+    assert_eq!(
+        rework.ok(&["delete-task", &queued]),
+        format!("task {queued} is deleted, with its log")
+    );
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let done = rework.misbehave("ok");
+    rework.wait(&done, &["done"]);
+    let running = rework.misbehave("hang");
+    rework.wait(&running, &["running"]);
+    rework.ok(&["delete-task", &done]);
+    let refusal = rework.fails(1, &["delete-task", &running]);
+    assert!(
+        refusal.contains(&format!("task {running} has not ended: it is running")),
+        "{refusal}"
+    );
+    assert!(
+        refusal.contains(&format!("hint: `rework abort-task {running}` ends it")),
+        "{refusal}"
+    );
+    let refusal = rework.fails(1, &["retry-task", &running]);
+    assert!(refusal.contains("it is running"), "{refusal}");
+    for gone in [&queued, &done] {
+        assert!(
+            rework
+                .fails(1, &["show-task", gone])
+                .contains(&format!("no task {gone}"))
+        );
+        let left = rework.database.psql(&format!(
+            "select count(*) from rework.log where task = {gone}"
+        ));
+        assert_eq!(left, "0");
+    }
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.ready"),
+        "0"
+    );
+    assert_eq!(rework.task(&running)["state"], "running");
+    rework.ok(&["abort-task", &running]);
+}
+
+fn workers(rework: &Rework) -> Vec<Value> {
+    rework.json(&["list-workers"]).as_array().unwrap().clone()
+}
+
+#[test]
+fn a_worker_is_shut_down_after_its_task_or_killed_with_it() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let input = json!({"mode": "hang", "seconds": 1.0}).to_string();
+    let id = rework.schedule(&["misbehave", "--input", &input]);
+    let worker = rework.wait(&id, &["running"])["worker"].to_string();
+    assert_eq!(
+        rework.ok(&["shutdown-worker", &worker]),
+        format!("worker {worker} will end after its task")
+    );
+    assert_eq!(
+        rework.wait(&id, &["done", "aborted"])["state"],
+        "done",
+        "its task was not harmed"
+    );
+    let dead = until(
+        "the worker to end",
+        || workers(&rework)[0].clone(),
+        |worker| worker["state"] == "dead",
+    );
+    assert_eq!(dead["cause"], "shutdown");
+    assert_ne!(dead["finished"], Value::Null);
+
+    let id = rework.misbehave("hang");
+    let worker = rework.wait(&id, &["running"])["worker"].to_string();
+    assert_eq!(
+        rework.ok(&["kill-worker", &worker]),
+        format!("worker {worker} is being killed")
+    );
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!(task["cause"], "worker killed");
+    let dead = until(
+        "the worker to be dead",
+        || {
+            workers(&rework)
+                .into_iter()
+                .find(|row| row["id"].to_string() == worker)
+                .unwrap()
+        },
+        |worker| worker["state"] == "dead",
+    );
+    assert_eq!(dead["cause"], "killed");
+    let refusal = rework.fails(1, &["kill-worker", &worker]);
+    assert!(
+        refusal.contains(&format!("worker {worker} is dead already: killed")),
+        "{refusal}"
+    );
+    assert!(
+        rework
+            .fails(1, &["shutdown-worker", "999"])
+            .contains("no worker 999")
+    );
+    // Another one takes its place.
+    rework.wait(&rework.misbehave("ok"), &["done"]);
+}
+
+#[test]
+fn what_is_paused_waits_and_the_rest_goes_on() {
+    let rework = Rework::with_plugins(&[misbehaving(), hello()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    assert_eq!(
+        rework.ok(&["pause", "--domain", "misbehaving"]),
+        "paused: domain misbehaving"
+    );
+    assert_eq!(
+        rework.ok(&["pause", "--operation", "add"]),
+        "paused: operation `add` maths\npaused: domain misbehaving"
+    );
+    let waiting = rework.misbehave("ok");
+    let adding = rework.schedule(&["add", "--input", r#"{"a": 1}"#]);
+    // The monitor has heard of it when the next task of another operation has run.
+    let other = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&other, &["done"]);
+    let paused = rework.json(&["list-operations"]);
+    let is_paused = |name: &str| {
+        let rows = paused.as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap()["paused"].clone()
+    };
+    assert_eq!(is_paused("misbehave"), true);
+    assert_eq!(is_paused("add"), true);
+    assert_eq!(is_paused("my_first_task"), false);
+    assert_eq!(rework.task(&waiting)["state"], "queued");
+    assert_eq!(
+        rework.ok(&["resume", "--operation", "add"]),
+        "paused: domain misbehaving"
+    );
+    rework.wait(&adding, &["done"]);
+    assert_eq!(rework.task(&waiting)["state"], "queued");
+    assert_eq!(
+        rework.ok(&["resume", "--domain", "misbehaving"]),
+        "nothing is paused"
+    );
+    rework.wait(&waiting, &["done"]);
+    assert!(
+        rework
+            .fails(1, &["pause", "--domain", "x"])
+            .contains("no operation is in domain `x`")
+    );
+    assert!(
+        rework
+            .fails(1, &["pause", "--operation", "x"])
+            .contains("no operation `x`")
+    );
+    assert!(
+        rework
+            .fails(1, &["pause", "--schedule", "7"])
+            .contains("no schedule 7")
+    );
+    assert!(rework.fails(2, &["pause"]).contains("say what to pause"));
+}
+
+#[test]
+fn vacuum_deletes_what_it_is_told_and_nothing_else() {
+    let rework = Rework::with_plugins(&[misbehaving(), hello()]);
+    let monitor = rework.monitor(&["--all-domains"]);
+    let done = rework.misbehave("ok");
+    let other = rework.schedule(&["my_first_task", "--input", "1"]);
+    for id in [&done, &other] {
+        rework.wait(id, &["done"]);
+    }
+    monitor.interrupt();
+    let queued = rework.misbehave("ok");
+    let later = rework.schedule(&["misbehave", "--input", r#"{"mode": "ok"}"#, "--in", "1h"]);
+    assert_eq!(
+        rework.ok(&["vacuum", "--tasks", "--days", "1"]),
+        "deleted 0 tasks"
+    );
+    assert_eq!(
+        rework.ok(&["vacuum", "--workers", "--domain", "default"]),
+        "deleted 1 workers"
+    );
+    assert_eq!(rework.ok(&["vacuum", "--workers"]), "deleted 2 workers");
+    // Tasks do not go with their workers.
+    assert_eq!(rework.task(&done)["state"], "done");
+    assert_eq!(
+        rework.ok(&["vacuum", "--tasks", "--domain", "misbehaving"]),
+        "deleted 1 tasks"
+    );
+    assert_eq!(rework.task(&other)["state"], "done");
+    assert_eq!(rework.task(&queued)["state"], "queued");
+    assert_eq!(
+        rework.ok(&["vacuum", "--tasks", "--queued"]),
+        "deleted 2 tasks"
+    );
+    assert!(rework.fails(1, &["show-task", &later]).contains("no task"));
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.ready"),
+        "0"
+    );
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.delayed"),
+        "0"
+    );
+    assert_eq!(rework.task(&other)["state"], "done");
+    assert_eq!(
+        rework
+            .database
+            .psql("select count(*) from rework.log where task not in (select id from rework.task)"),
+        "0"
+    );
+    for wrong in [
+        ["vacuum"].as_slice(),
+        &["vacuum", "--tasks", "--workers"],
+        &["vacuum", "--workers", "--queued"],
+    ] {
+        rework.fails(2, wrong);
+    }
+}
+
+#[test]
+fn a_monitor_vacuums_by_itself() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let monitor = rework.monitor(&[]);
+    let old = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&old, &["done"]);
+    assert_eq!(monitor.interrupt(), Some(0));
+    rework.database.psql(
+        "update rework.task set finished = finished - interval '25 hours', started = started - interval '25 hours';
+         update rework.worker set finished = finished - interval '25 hours'",
+    );
+    let _monitor = rework.monitor(&["--vacuum", "P1D"]);
+    let fresh = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&fresh, &["done"]);
+    until(
+        "the old task to be deleted",
+        || {
+            rework
+                .database
+                .psql("select string_agg(id::text, ',') from rework.task")
+        },
+        |ids| *ids == fresh,
+    );
+    let options = rework.json(&["list-monitors"])[0]["options"].clone();
+    assert_eq!(options["vacuum"], "24h");
+}

@@ -1,0 +1,489 @@
+//! Schedules: prepared from the command line and from Rust, fired once however many monitors there
+//! are, caught up with after a pause, moved through a file.
+
+use crate::harness::{Rework, hello, misbehaving, standalone, until};
+use chrono::{DateTime, Utc};
+use rework::{Client, model::rule::CatchUp};
+use serde_json::{Value, json};
+use std::{fs, time::Duration};
+
+fn prepared() -> Rework {
+    Rework::with_plugins(&[misbehaving(), hello()])
+}
+
+/// A schedule of `misbehave` in mode `ok`; its id.
+fn prepare(rework: &Rework, arguments: &[&str]) -> String {
+    let common = ["prepare", "misbehave", "--input", r#"{"mode": "ok"}"#];
+    rework.ok(&[&common, arguments].concat())
+}
+
+fn tasks_of(rework: &Rework, schedule: &str) -> Vec<Value> {
+    let tasks = rework.json(&["list-tasks", "--domain", "misbehaving"]);
+    let of_schedule = |task: &&Value| task["schedule"].to_string() == schedule;
+    tasks
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(of_schedule)
+        .cloned()
+        .collect()
+}
+
+fn time(value: &Value) -> DateTime<Utc> {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_schedule_fires_once_with_two_monitors_and_at_its_times() {
+    let rework = prepared();
+    let _one = rework.monitor(&["--domain", "misbehaving"]);
+    let _two = rework.monitor(&["--domain", "misbehaving"]);
+    let _other = rework.monitor(&["--domain", "default"]);
+    // Monitors that run already learn of it at once.
+    let id = prepare(
+        &rework,
+        &[
+            "--rule",
+            "* * * * * *",
+            "--every-second",
+            "--metadata",
+            r#"{"by": "cron"}"#,
+        ],
+    );
+    let tasks = until(
+        "four runs to be done",
+        || tasks_of(&rework, &id),
+        |tasks| tasks.iter().filter(|task| task["state"] == "done").count() >= 4,
+    );
+    assert_eq!(
+        rework.ok(&["unprepare", &id]),
+        format!("{id} : removed 1 prepared operation")
+    );
+    let times: Vec<_> = tasks
+        .iter()
+        .rev()
+        .map(|task| time(&task["run_at"]))
+        .collect();
+    for pair in times.windows(2) {
+        assert_eq!((pair[1] - pair[0]).num_milliseconds(), 1000, "{times:?}");
+    }
+    for task in &tasks {
+        assert_eq!(task["metadata"], json!({"by": "cron"}));
+        assert_eq!(time(&task["run_at"]).timestamp_subsec_micros(), 0);
+        let late = time(&task["queued"]) - time(&task["run_at"]);
+        assert!(
+            late.num_milliseconds() < 900,
+            "queued {late} after its time"
+        );
+    }
+    assert_eq!(
+        rework.ok(&["unprepare", &id]),
+        format!("{id} : removed 0 prepared operation")
+    );
+    assert_eq!(rework.ok(&["list-scheduled"]), "");
+    // What it has queued stays.
+    assert!(tasks_of(&rework, &id).len() >= 4);
+}
+
+#[test]
+fn an_identical_schedule_is_replaced() {
+    let rework = prepared();
+    let rule = "0 30 6 * * mon-fri";
+    let id = prepare(&rework, &["--rule", rule]);
+    assert_eq!(
+        prepare(
+            &rework,
+            &[
+                "--rule",
+                rule,
+                "--catch-up",
+                "all",
+                "--metadata",
+                r#"{"a": 1}"#
+            ]
+        ),
+        id
+    );
+    let other = prepare(
+        &rework,
+        &[
+            "--rule",
+            rule,
+            "--timezone",
+            "Europe/Paris",
+            "--host",
+            "testhost",
+        ],
+    );
+    assert_ne!(other, id);
+    let rows = rework.json(&["list-scheduled"]);
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!(rows[0]["catch_up"], "all");
+    assert_eq!(rows[0]["metadata"], json!({"a": 1}));
+    assert_eq!(rows[0]["input"], json!({"mode": "ok"}));
+    assert_eq!(rows[0]["last_run"], Value::Null);
+    assert_eq!(rows[0]["paused"], false);
+    assert_eq!(rows[1]["timezone"], "Europe/Paris");
+    let (utc, paris) = (time(&rows[0]["next_run"]), time(&rows[1]["next_run"]));
+    assert_eq!(utc.format("%H:%M:%S").to_string(), "06:30:00");
+    assert!(["04:30:00", "05:30:00"].contains(&paris.format("%H:%M:%S").to_string().as_str()));
+    assert_eq!(
+        rework.ok(&["list-scheduled"]),
+        format!(
+            "{id} `misbehave` misbehaving `no host` `{{\"a\":1}}` \"{rule}\"\n\
+             {other} `misbehave` misbehaving `testhost` `no meta` \"{rule}\" Europe/Paris"
+        )
+    );
+}
+
+#[test]
+fn the_plan_is_in_order() {
+    let rework = prepared();
+    let two = prepare(&rework, &["--rule", "0 */30 * * * *"]);
+    let one = prepare(&rework, &["--rule", "0 0 * * * *"]);
+    rework.ok(&[
+        "prepare",
+        "my_first_task",
+        "--rule",
+        "0 * * * * *",
+        "--input",
+        "1",
+    ]);
+    let plan = rework.json(&["scheduled-plan", "misbehaving", "--hours", "2"]);
+    let plan = plan.as_array().unwrap();
+    assert_eq!(plan.len(), 6, "{plan:?}");
+    assert!(plan.is_sorted_by_key(|run| time(&run["time"])));
+    let by = |id: &str| {
+        plan.iter()
+            .filter(|run| run["schedule"].to_string() == id)
+            .count()
+    };
+    assert_eq!((by(&one), by(&two)), (2, 4));
+    let lines = rework.ok(&["scheduled-plan", "misbehaving"]);
+    assert_eq!(lines.lines().count(), 3);
+    assert!(
+        lines.lines().all(|line| line.ends_with("UTC misbehave")),
+        "{lines}"
+    );
+    rework.ok(&["pause", "--schedule", &two]);
+    assert_eq!(
+        rework
+            .ok(&["scheduled-plan", "misbehaving"])
+            .lines()
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn missed_runs_are_caught_up_with_as_asked() {
+    let rework = prepared();
+    // The same hours, written differently, or they would be one schedule.
+    let policies = [
+        ("skip", "0 0 * * * *"),
+        ("one", "0 * * * *"),
+        ("all", "00 00 * * * *"),
+    ];
+    let ids = policies.map(|(policy, rule)| {
+        let id = prepare(&rework, &["--rule", rule, "--catch-up", policy]);
+        // Nobody was there for the last five hours.
+        rework.database.psql(&format!(
+            "update rework.sched set since = now() - interval '5 hours' where id = {id}"
+        ));
+        id
+    });
+    let [skip, one, all] = &ids;
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let made_up = until(
+        "all five runs to be made up for",
+        || tasks_of(&rework, all),
+        |tasks| tasks.len() >= 5 && tasks.iter().all(|task| task["state"] == "done"),
+    );
+    assert_eq!(made_up.len(), 5);
+    let latest = tasks_of(&rework, one);
+    assert_eq!(latest.len(), 1);
+    assert_eq!(
+        latest[0]["run_at"], made_up[0]["run_at"],
+        "the last of them"
+    );
+    assert_eq!(tasks_of(&rework, skip), [] as [Value; 0]);
+}
+
+#[test]
+fn a_paused_schedule_waits_and_does_not_make_up_for_it() {
+    let rework = prepared();
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = prepare(
+        &rework,
+        &[
+            "--rule",
+            "* * * * * *",
+            "--every-second",
+            "--catch-up",
+            "all",
+        ],
+    );
+    until(
+        "a first run",
+        || tasks_of(&rework, &id).len(),
+        |count| *count >= 1,
+    );
+    assert_eq!(
+        rework.ok(&["pause", "--schedule", &id]),
+        format!("paused: schedule {id} (`misbehave` misbehaving)")
+    );
+    let before = rework.json(&["list-scheduled"]);
+    assert_eq!(before[0]["paused"], true);
+    assert_eq!(before[0]["next_run"], Value::Null);
+    let count = tasks_of(&rework, &id).len();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(tasks_of(&rework, &id).len(), count);
+    assert_eq!(
+        rework.ok(&["resume", "--schedule", &id]),
+        "nothing is paused"
+    );
+    let tasks = until(
+        "another run",
+        || tasks_of(&rework, &id),
+        |tasks| tasks.len() > count,
+    );
+    let gap = time(&tasks[tasks.len() - count - 1]["run_at"])
+        - time(&tasks[tasks.len() - count]["run_at"]);
+    assert!(gap.num_seconds() >= 2, "{tasks:?}");
+    rework.ok(&["unprepare", &id]);
+}
+
+#[test]
+fn schedules_move_through_a_file() {
+    let rework = prepared();
+    prepare(
+        &rework,
+        &[
+            "--rule",
+            "0 30 6 * * *",
+            "--timezone",
+            "Asia/Tokyo",
+            "--catch-up",
+            "one",
+        ],
+    );
+    prepare(
+        &rework,
+        &[
+            "--rule",
+            "* * * * * *",
+            "--every-second",
+            "--metadata",
+            r#"{"a": 1}"#,
+        ],
+    );
+    assert_eq!(
+        rework.ok(&["export-scheduled"]),
+        "saved 2 entries into rework.sched"
+    );
+    let file = rework.directory().join("rework.sched");
+    let document: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["schedules"][0]["timezone"], "Asia/Tokyo");
+    let listed = |rework: &Rework| {
+        let mut rows = rework.json(&["list-scheduled"]);
+        for row in rows.as_array_mut().unwrap() {
+            row["id"] = Value::Null;
+            row["next_run"] = Value::Null;
+        }
+        rows
+    };
+
+    let other = prepared();
+    let path = file.to_str().unwrap();
+    assert_eq!(
+        other.ok(&["import-scheduled", "--path", path]),
+        format!("loaded 2 entries from {path}")
+    );
+    assert_eq!(listed(&other), listed(&rework));
+    // Again: identical ones are replaced.
+    other.ok(&["import-scheduled", "--path", path]);
+    assert_eq!(listed(&other), listed(&rework));
+
+    // All or none.
+    let mut broken = document.clone();
+    broken["schedules"][0]["rule"] = "1 2 3 4 5 6".into();
+    broken["schedules"][1]["input"] = json!({"mode": "dance"});
+    fs::write(&file, broken.to_string()).unwrap();
+    let refusal = other.fails(1, &["import-scheduled", "--path", path]);
+    assert!(refusal.contains("input `mode` must be one of"), "{refusal}");
+    assert_eq!(listed(&other), listed(&rework));
+    broken["version"] = 2.into();
+    fs::write(&file, broken.to_string()).unwrap();
+    let refusal = other.fails(1, &["import-scheduled", "--path", path]);
+    assert!(
+        refusal.contains("version 2 of the format; this rework knows 1"),
+        "{refusal}"
+    );
+    fs::write(&file, "0 0 * * *").unwrap();
+    let refusal = other.fails(1, &["import-scheduled", "--path", path]);
+    assert!(refusal.contains("is no file of schedules"), "{refusal}");
+    assert!(
+        other
+            .fails(1, &["import-scheduled", "--path", "nowhere"])
+            .contains("nowhere")
+    );
+}
+
+#[test]
+fn what_cannot_be_prepared_is_refused() {
+    let rework = prepared();
+    let input = r#"{"mode": "ok"}"#;
+    for (code, arguments, words) in [
+        (
+            2,
+            ["--rule", "* * *", "--input", input].as_slice(),
+            "it has 3 fields",
+        ),
+        (
+            2,
+            &["--rule", "0 0 0 30 2 *", "--input", input],
+            "never fires",
+        ),
+        (
+            2,
+            &["--rule", "61 * * * * *", "--input", input],
+            "is not a cron rule",
+        ),
+        (
+            2,
+            &["--rule", "0 0 * * * *", "--timezone", "Mars/Olympus"],
+            "is not a time zone",
+        ),
+        (
+            2,
+            &["--rule", "0 0 * * * *", "--catch-up", "some"],
+            "is none of: skip, one, all",
+        ),
+        (
+            2,
+            &["--rule", "0 0 * * * *", "--input", "{"],
+            "it is not JSON",
+        ),
+        (
+            1,
+            &["--rule", "* * * * * *", "--input", input],
+            "fires every second",
+        ),
+        (
+            1,
+            &["--rule", "*/1 * * * * *", "--input", input],
+            "fires every second",
+        ),
+        (
+            1,
+            &["--rule", "0 0 * * * *"],
+            "missing required input `mode`",
+        ),
+        (
+            1,
+            &["--rule", "0 0 * * * *", "--input", r#"{"mood": "ok"}"#],
+            "unknown input `mood`",
+        ),
+        (
+            1,
+            &["--rule", "0 0 * * * *", "--input", input, "--domain", "x"],
+            "in domain `x`",
+        ),
+        (
+            1,
+            &["--rule", "0 0 * * * *", "--input", input, "--metadata", "3"],
+            "metadata must be an object",
+        ),
+    ] {
+        let refusal = rework.fails(code, &[&["prepare", "misbehave"], arguments].concat());
+        assert!(refusal.contains(words), "{arguments:?}: {refusal}");
+    }
+    let refusal = rework.fails(1, &["prepare", "nothing", "--rule", "0 0 * * * *"]);
+    assert!(refusal.contains("no operation `nothing`"), "{refusal}");
+    assert_eq!(rework.ok(&["list-scheduled"]), "");
+}
+
+#[test]
+fn moments_are_resolved_when_a_schedule_fires_in_its_zone() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let input = r#"{"horizon": "(shifted (monthstart (today)) #:hour 0 #:minute 0 #:second 0)"}"#;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let id = runtime.block_on(async {
+        let client = Client::connect(&rework.database.url()).await.unwrap();
+        client
+            .prepare("plan", "0 0 * * * *")
+            .timezone("Asia/Tokyo")
+            .catch_up(CatchUp::One)
+            .input(serde_json::from_str::<Value>(input).unwrap())
+            .await
+            .unwrap()
+    });
+    // The expression stays in the schedule.
+    let row = &rework.json(&["list-scheduled"])[0];
+    assert!(
+        row["input"]["horizon"]
+            .as_str()
+            .unwrap()
+            .starts_with("(shifted")
+    );
+    rework
+        .database
+        .psql("update rework.sched set since = now() - interval '2 hours'");
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let tasks = until(
+        "its run",
+        || rework.json(&["list-tasks"]),
+        |tasks| tasks[0]["state"] == "done",
+    );
+    assert_eq!(tasks[0]["schedule"], id.0);
+    let task = rework.task(&tasks[0]["id"].to_string());
+    let horizon = task["input"]["horizon"].as_str().unwrap();
+    assert!(
+        horizon.ends_with("T15:00:00Z"),
+        "midnight in Tokyo: {horizon}"
+    );
+    assert_eq!(task["output"], horizon, "the operation saw the same");
+}
+
+#[test]
+fn an_input_that_a_new_version_does_not_accept_is_marked() {
+    let rework = prepared();
+    let id = prepare(&rework, &["--rule", "0 0 * * * *", "--catch-up", "one"]);
+    // As if another version had come that knows no mode `ok`.
+    rework.database.psql(
+        "update rework.plugin_operation
+            set inputs = jsonb_set(inputs, '{0,choices}', '[\"dance\"]') where name = 'misbehave'",
+    );
+    let row = rework.json(&["list-scheduled"])[0].clone();
+    assert!(
+        row["error"]
+            .as_str()
+            .unwrap()
+            .contains("must be one of \"dance\""),
+        "{row}"
+    );
+    assert!(
+        rework
+            .ok(&["list-scheduled"])
+            .contains("refused: input `mode` must be one of")
+    );
+    rework.database.psql(&format!(
+        "update rework.sched set since = now() - interval '90 minutes' where id = {id}"
+    ));
+    let monitor = rework.monitor(&["--domain", "misbehaving"]);
+    until(
+        "the run to be refused",
+        || rework.json(&["list-scheduled"])[0].clone(),
+        |row| row["last_run"] != Value::Null,
+    );
+    assert_eq!(tasks_of(&rework, &id), [] as [Value; 0]);
+    assert!(
+        monitor
+            .log()
+            .contains(&format!("schedule {id} could not queue its task"))
+    );
+}
