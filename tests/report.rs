@@ -1,6 +1,6 @@
 //! Report: what became of a task, exactly once, also when things go wrong on the way.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -114,6 +114,27 @@ fn an_output_that_postgres_cannot_store_fails_its_task_alone() {
     assert_eq!(task["cause"], "bad output");
     assert!(task["error"].as_str().unwrap().contains("NUL"), "{task:#}");
     rework.wait(&good, &["done"]);
+}
+
+#[test]
+fn an_output_that_is_not_what_was_declared_fails_its_task() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let input = r#"{"a file.txt": "x", "number": -1}"#;
+    let id = rework.schedule(&["mirror", "--input", input]);
+    let task = rework.wait(&id, &["failed", "done"]);
+    assert_eq!(task["cause"], "bad output");
+    assert_eq!(
+        task["error"],
+        r#"output `size` must be one of "small", "large", not "negative""#
+    );
+    let operations = rework.json(&["list-operations"]);
+    let operations = operations.as_array().unwrap();
+    let mirror = operations.iter().find(|row| row["name"] == "mirror");
+    let outputs = mirror.unwrap()["outputs"].as_array().unwrap();
+    assert_eq!(outputs.len(), 8);
+    assert_eq!(outputs[7]["default"], "nobody");
+    assert_eq!(outputs[4]["choices"], serde_json::json!(["small", "large"]));
 }
 
 #[test]

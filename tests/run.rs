@@ -141,6 +141,29 @@ fn a_flood_is_cut_visibly_and_harms_nobody() {
 }
 
 #[test]
+fn an_operation_chooses_what_is_kept() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains", "--maxworkers", "1"]);
+    for (operation, kept) in [
+        (
+            "choosy",
+            &[
+                "standalone::capture:warn:a warning in the first scope",
+                "stdout:info:printed in the second scope",
+                "standalone::capture:debug:a detail in the second scope",
+            ][..],
+        ),
+        ("records_only", &["standalone::capture:info:logged"]),
+        ("discreet", &[]),
+    ] {
+        let id = rework.schedule(&[operation]);
+        let task = rework.wait(&id, &["done", "failed"]);
+        assert_eq!(task["state"], "done", "{task:#}");
+        assert_eq!(rework.log(&id), kept);
+    }
+}
+
+#[test]
 fn watch_follows_a_log_live_and_ends_with_the_task() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);

@@ -7,6 +7,7 @@ use crate::{
     },
     io::Output,
     logging, panic,
+    spec::{self, Spec},
 };
 use abi_stable::{
     library::{CheckTypeLayout, RootModule, RootModuleResult},
@@ -148,6 +149,14 @@ impl<T: Output, E: Into<Error>> Returned for std::result::Result<T, E> {
     fn save(self, task: &mut Task) -> Result<()> {
         Output::save(self.map_err(Into::into)?, task)
     }
+}
+
+/// Saves the fields of an output struct, completed by their defaults, if they are what it declares.
+pub fn save_fields(specs: &str, fields: &Map<String, Value>, task: &mut Task) -> Result<()> {
+    let specs: Vec<Spec> = serde_json::from_str(specs).expect("the macro writes specs");
+    let complete = spec::check_fields("output", &specs, fields)
+        .map_err(|fault| Error::bad_output(fault.to_string()))?;
+    task.save_output(&complete)
 }
 
 /// Runs an `async fn` operation to its end, on a runtime of this plugin.

@@ -104,7 +104,7 @@ pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Checks fields against specs and completes them by the defaults. A moment stays an expression,
+/// Checks inputs against specs and completes them by the defaults. A moment stays an expression,
 /// and a file stays whatever stands for it.
 ///
 /// # Errors
@@ -112,6 +112,15 @@ pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
 /// The first field that is unknown, missing, of another type or not among its choices; the message
 /// names it.
 pub fn validate(
+    specs: &[Spec],
+    fields: &Map<String, Value>,
+) -> Result<Map<String, Value>, SpecError> {
+    check_fields("input", specs, fields)
+}
+
+/// As [`validate`], for fields that messages call `word` (`input`, `output`).
+pub(crate) fn check_fields(
+    word: &str,
     specs: &[Spec],
     fields: &Map<String, Value>,
 ) -> Result<Map<String, Value>, SpecError> {
@@ -131,7 +140,7 @@ pub fn validate(
         };
         return Err(fault(
             unknown,
-            format!("unknown input `{unknown}` ({known})"),
+            format!("unknown {word} `{unknown}` ({known})"),
         ));
     }
     let mut complete = Map::new();
@@ -141,11 +150,11 @@ pub fn validate(
         match given.or(spec.default.as_ref()) {
             Some(value) => {
                 let value = checked(spec, value)
-                    .map_err(|why| fault(name, format!("input `{name}` {why}")))?;
+                    .map_err(|why| fault(name, format!("{word} `{name}` {why}")))?;
                 complete.insert(name.clone(), value);
             }
             None if spec.required => {
-                return Err(fault(name, format!("missing required input `{name}`")));
+                return Err(fault(name, format!("missing required {word} `{name}`")));
             }
             None => {}
         }

@@ -40,11 +40,7 @@ pub(crate) fn inputs(item: TokenStream) -> Result<TokenStream> {
         let field = as_field(kind);
         specs.push(field_parts(name, &field, Some(limits)));
         takes.push(quote!(#ident: #field::take(#name, fields, task)?));
-        checks.extend(limits.literals().map(|literal| {
-            let given = literal.kind;
-            quote_spanned!(literal.span=>
-                const _: () = ::rework_plugin::export::check_literal(#given, #field::KIND);)
-        }));
+        checks.extend(literal_checks(limits, &field));
     }
     let ident = &item.ident;
     let spec = joined(&specs);
@@ -67,14 +63,18 @@ pub(crate) fn inputs(item: TokenStream) -> Result<TokenStream> {
 pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = syn::parse2(item)?;
     let fields = fields(&item, "Outputs", "output")?;
-    let (mut specs, mut puts) = (Vec::new(), Vec::new());
+    let (mut specs, mut puts, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     for Named {
-        ident, kind, name, ..
+        ident,
+        kind,
+        name,
+        limits,
     } in &fields
     {
         let field = quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::OutputField>);
-        specs.push(field_parts(name, &field, None));
+        specs.push(field_parts(name, &field, Some(limits)));
         puts.push(quote!(#field::put(self.#ident, #name, &mut fields, task)?;));
+        checks.extend(literal_checks(limits, &field));
     }
     let ident = &item.ident;
     let spec = joined(&specs);
@@ -85,10 +85,21 @@ pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
             fn save(self, task: &mut ::rework_plugin::Task) -> ::rework_plugin::Result<()> {
                 let mut fields = ::rework_plugin::export::serde_json::Map::new();
                 #(#puts)*
-                task.save_output(&fields)
+                ::rework_plugin::export::save_fields(Self::SPEC, &fields, task)
             }
         }
+        #(#checks)*
     })
+}
+
+/// Whether choices and default are of the type of their field, asked when it is compiled.
+fn literal_checks(limits: &Limits, field: &TokenStream) -> Vec<TokenStream> {
+    let check = |literal: &Literal| {
+        let given = literal.kind;
+        quote_spanned!(literal.span=>
+            const _: () = ::rework_plugin::export::check_literal(#given, #field::KIND);)
+    };
+    limits.literals().map(check).collect()
 }
 
 /// The fields of a struct, each with a name of its own.
@@ -151,7 +162,7 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
                 .unwrap_or_default();
             match name.as_str() {
                 "name" => said.name = Some(meta.value()?.parse::<LitStr>()?.value()),
-                "choices" if word == "input" => {
+                "choices" => {
                     let list: syn::ExprArray = meta.value()?.parse()?;
                     if list.elems.is_empty() {
                         return fault(list.span(), "without a choice there is no value");
@@ -159,16 +170,12 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
                     let choices = list.elems.iter().map(Literal::read);
                     said.limits.choices = Some(choices.collect::<Result<_>>()?);
                 }
-                "default" if word == "input" => {
+                "default" => {
                     said.limits.default = Some(Literal::read(&meta.value()?.parse::<Expr>()?)?);
                 }
                 _ => {
-                    let known = if word == "input" {
-                        "name, choices, default"
-                    } else {
-                        "name"
-                    };
-                    let message = format!("unknown attribute `{name}` (known: {known})");
+                    let message =
+                        format!("unknown attribute `{name}` (known: name, choices, default)");
                     return Err(syn::Error::new(meta.path.span(), message));
                 }
             }
