@@ -14,6 +14,8 @@
 //! | [`worker`] | loads plugins, runs one task at a time |
 //! | [`postgres`] | an embedded cluster |
 //! | [`cli`] | the command line |
+//! | [`testing`] | a whole installation for the length of a test |
+//! | [`program`] | which of these a process is, by its arguments |
 
 pub mod cli;
 pub mod client;
@@ -23,8 +25,10 @@ pub mod model;
 pub mod monitor;
 pub mod plugin;
 pub mod postgres;
+pub mod program;
 pub mod store;
 pub mod telemetry;
+pub mod testing;
 pub mod wire;
 pub mod worker;
 

@@ -1,21 +1,7 @@
-//! The `rework` binary. Three hidden subcommands are the children of the others; everything else
-//! is the command line.
+//! The `rework` binary.
 
-use std::{env, ffi::OsString, path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    rework::postgres::allow_keeper();
-    let arguments: Vec<OsString> = env::args_os().collect();
-    let hidden = (
-        arguments.get(1).and_then(|word| word.to_str()),
-        arguments.get(2),
-    );
-    match hidden {
-        (Some("new-worker"), _) => rework::worker::main(),
-        (Some("probe"), Some(file)) => rework::plugin::probe_child(Path::new(file)),
-        (Some("embedded-keeper"), Some(directory)) => {
-            rework::postgres::keeper(Path::new(directory))
-        }
-        _ => rework::cli::main(arguments),
-    }
+    rework::program::main(std::env::args_os().collect())
 }

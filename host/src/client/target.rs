@@ -14,48 +14,45 @@ use std::{
 #[derive(Debug)]
 pub struct Target {
     options: ConnectOptions,
-    _lease: Option<Lease>,
+    embedded: Option<(Cluster, Lease)>,
 }
 
 impl Target {
     /// Finds out what a `DB` argument means, and starts the server if it is an embedded one.
     pub fn resolve(database: &str) -> Result<Self> {
-        if let Some(cluster) = embedded_cluster(database)? {
-            let (options, lease) = running(&cluster)?;
-            return Ok(Self {
-                options,
-                _lease: Some(lease),
-            });
+        let is_direct = database.contains("://") || embedded_cluster(database)?.is_some();
+        let url = if is_direct {
+            database.to_owned()
+        } else {
+            alias(database)?
+        };
+        match embedded_cluster(&url)? {
+            Some(cluster) => {
+                let lease = cluster.ensure_running()?;
+                Ok(Self {
+                    options: cluster.url().parse()?,
+                    embedded: Some((cluster, lease)),
+                })
+            }
+            None => Ok(Self {
+                options: url.parse()?,
+                embedded: None,
+            }),
         }
-        if database.contains("://") {
-            return Ok(Self {
-                options: database.parse()?,
-                _lease: None,
-            });
-        }
-        let url = alias(database)?;
-        if let Some(cluster) = embedded_cluster(&url)? {
-            let (options, lease) = running(&cluster)?;
-            return Ok(Self {
-                options,
-                _lease: Some(lease),
-            });
-        }
-        Ok(Self {
-            options: url.parse()?,
-            _lease: None,
-        })
     }
 
     /// How to connect.
     pub fn options(&self) -> &ConnectOptions {
         &self.options
     }
-}
 
-fn running(cluster: &Cluster) -> Result<(ConnectOptions, Lease)> {
-    let lease = cluster.ensure_running()?;
-    Ok((cluster.url().parse()?, lease))
+    /// The URL of a database of an embedded cluster; `None` for any other server.
+    pub(crate) fn embedded_url(&self, database: &str) -> Option<String> {
+        let (cluster, _) = self.embedded.as_ref()?;
+        let url = cluster.url();
+        let server = url.strip_suffix("/postgres")?;
+        Some(format!("{server}/{database}"))
+    }
 }
 
 /// The cluster that `embedded` or `embedded:/some/dir` names; `None` for anything else.

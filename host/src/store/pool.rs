@@ -92,6 +92,26 @@ impl Store {
         self.options.place()
     }
 
+    /// Makes a database beside the one that this is connected to; `name` is one of ours, a plain
+    /// word.
+    pub async fn database_create(&self, name: &str) -> Result<()> {
+        self.run(format!("create database \"{name}\"")).await
+    }
+
+    /// Drops a database, whoever is connected to it.
+    pub async fn database_drop(&self, name: &str) -> Result<()> {
+        self.run(format!("drop database if exists \"{name}\" with (force)"))
+            .await
+    }
+
+    /// Runs a statement whose names no parameter can stand for.
+    async fn run(&self, statement: String) -> Result<()> {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Ends every connection.
     pub async fn close(&self) {
         self.pool.close().await;
