@@ -1,5 +1,5 @@
--- What operators ask for: schedules, pauses, the end of a worker, another attempt of a task, and the
--- removal of what nobody needs any more.
+-- What operators and applications ask for: schedules, pauses, the end of a worker, another attempt of
+-- a task, many tasks at once, word of their ends, and the removal of what nobody needs any more.
 
 -- ------------------------------------------------------------------------------------ schedules
 
@@ -64,6 +64,389 @@ begin
 end
 $$;
 
+-- --------------------------------------------------------------------------------------- inputs
+
+-- A datetime as the client reads it: a date, or a date and a time; without an offset it is UTC. Null:
+-- it is none. (A cast alone takes `now`, `infinity` and `(today)` as well, and the session's zone.)
+create function rework.datetime(said text)
+returns timestamptz
+language plpgsql immutable
+as $$
+begin
+    if said ~* '^\s*\d{4}-\d\d?-\d\d?([t ]\d\d?:\d\d(:\d\d(\.\d+)?)?)?\s*$' then
+        return said::timestamp at time zone 'UTC';
+    elsif said ~* '^\s*\d{4}-\d\d?-\d\d?[t ]\d\d?:\d\d(:\d\d(\.\d+)?)?\s*(z|[+-]\d\d:?\d\d)\s*$' then
+        return said::timestamptz;
+    end if;
+    return null;
+exception when others then
+    -- The thirtieth of February.
+    return null;
+end
+$$;
+
+-- As before (0002), but for datetimes.
+create or replace function rework.input_fault(spec jsonb, value jsonb)
+returns text
+language plpgsql stable
+as $$
+declare
+    wanted text := spec->>'type';
+    given text := jsonb_typeof(value);
+    said text := value #>> '{}';
+begin
+    case wanted
+        when 'number', 'boolean', 'string' then
+            if given <> wanted then return format('must be a %s, not %s', wanted, given); end if;
+        when 'file' then
+            return 'is a file, and the content of files cannot be given in SQL: use `rework schedule --input-file` or the Rust client';
+        when 'datetime' then
+            if given <> 'string' then return format('must be a datetime, not %s', given); end if;
+            if rework.datetime(said) is null then return format('is not a datetime: `%s`', said); end if;
+        when 'moment' then
+            if given <> 'string' then return format('must be a datetime, not %s', given); end if;
+            if rework.datetime(said) is null then
+                return format('must be a datetime in SQL, not the expression `%s`: use `rework schedule` or the Rust client for moment expressions', said);
+            end if;
+        else
+            return format('has the unknown type `%s`', wanted);
+    end case;
+    if jsonb_typeof(spec->'choices') = 'array' and not spec->'choices' @> jsonb_build_array(value) then
+        return format('must be one of %s', spec->>'choices');
+    end if;
+    return null;
+end
+$$;
+
+-- As before (0002), but for datetimes.
+create or replace function rework.input_complete(operation_name text, specs jsonb, input jsonb)
+returns jsonb
+language plpgsql stable
+as $$
+declare
+    spec jsonb;
+    field text;
+    fault text;
+    complete jsonb;
+begin
+    if specs is null or jsonb_typeof(specs) = 'null' then
+        return input;
+    end if;
+    if jsonb_typeof(coalesce(input, '{}')) not in ('object', 'null') then
+        raise exception 'the input of `%` must be an object of fields, not %', operation_name, jsonb_typeof(input)
+            using errcode = 'RW003';
+    end if;
+    complete := coalesce(nullif(input, 'null'), '{}');
+    for field in select key from jsonb_object_keys(complete) key loop
+        if not exists (select from jsonb_array_elements(specs) s where s->>'name' = field) then
+            raise exception 'unknown input `%` of `%`', field, operation_name
+                using errcode = 'RW003', hint = format('its inputs are: %s',
+                    coalesce((select string_agg(s->>'name', ', ') from jsonb_array_elements(specs) s), 'none'));
+        end if;
+    end loop;
+    for spec in select * from jsonb_array_elements(specs) loop
+        field := spec->>'name';
+        if complete->field is null or jsonb_typeof(complete->field) = 'null' then
+            if jsonb_typeof(coalesce(spec->'default', 'null')) <> 'null' then
+                complete := jsonb_set(complete, array[field], spec->'default');
+            elsif (spec->>'required')::boolean then
+                raise exception 'missing required input `%` of `%`', field, operation_name
+                    using errcode = 'RW003';
+            else
+                complete := complete - field;
+            end if;
+        else
+            fault := rework.input_fault(spec, complete->field);
+            if fault is not null then
+                raise exception 'input `%` of `%` %', field, operation_name, fault
+                    using errcode = 'RW003';
+            end if;
+            if spec->>'type' in ('datetime', 'moment') then
+                complete := jsonb_set(complete, array[field],
+                    to_jsonb(rework.rfc3339(rework.datetime(complete->>field))));
+            end if;
+        end if;
+    end loop;
+    return complete;
+end
+$$;
+
+-- --------------------------------------------------------------------------- word of what happened
+
+-- Clients that wait for tasks. While there are any, whoever changes the state of tasks says of which.
+-- Without them nothing is said, for notifications serialise commits.
+create table rework.waiter (
+    id    bigint generated always as identity primary key,
+    until timestamptz not null                     -- a client that has died is not told for long
+) with (fillfactor = 50);
+
+-- Tells those who wait that these tasks have begun, ended or gone.
+create function rework.task_tell(ids bigint[])
+returns void
+language plpgsql volatile
+as $$
+declare
+    payload text;
+begin
+    if cardinality(ids) > 0 and exists (select from rework.waiter where until > clock_timestamp()) then
+        payload := array_to_string(ids, ',');
+        -- A payload has less than 8000 bytes; an empty one says: look at all that you wait for.
+        perform pg_notify('rework_task', case when length(payload) < 8000 then payload else '' end);
+    end if;
+end
+$$;
+
+-- As before (0002), and says so.
+create or replace function rework.task_abort(id bigint, message text default null)
+returns text
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    t record;
+begin
+    select lane, -priority as rank into t from rework.task where task.id = task_abort.id;
+    if not found then
+        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
+    end if;
+    -- The queue's row first, as claims do: the other order would deadlock with them.
+    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_abort.id;
+    delete from rework.delayed d where d.id = task_abort.id;
+    select status, outcome, token into t from rework.task where task.id = task_abort.id for update;
+    if t.status = 'done' then
+        raise exception 'task % has ended already: it is %', id, t.outcome using errcode = 'RW004';
+    elsif t.token is null then
+        update rework.task
+           set status = 'done', outcome = 'aborted', cause = 'abort', error = task_abort.message,
+               finished = clock_timestamp()
+         where task.id = task_abort.id;
+        perform rework.task_tell(array[id]);
+        return 'aborted';
+    end if;
+    insert into rework.abort_request (task, message) values (id, message) on conflict do nothing;
+    perform pg_notify('rework_abort', id::text);
+    return 'aborting';
+end
+$$;
+
+-- ------------------------------------------------------------------------------- many, and somewhere
+
+-- While versions of an operation with different inputs are deployed (a rolling upgrade), a task may
+-- fit some of them only. Its lane then names the inputs that accept it, and only hosts with them
+-- claim from it.
+alter table rework.lane add accepts text;          -- MD5 of the inputs' specs; null: all do
+drop index rework.lane_operation_host;
+create unique index lane_identity on rework.lane (operation, coalesce(host, ''), coalesce(accepts, ''));
+
+-- What `lane.accepts` names.
+create function rework.inputs_digest(inputs jsonb)
+returns text
+language sql immutable
+as $$ select md5(coalesce(inputs::text, '')) $$;
+
+-- The lane of an operation, a pinned host and inputs; made if there is none.
+create function rework.lane_make(operation int, host text, accepts text)
+returns int
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    lane_id int;
+begin
+    for attempt in 1..2 loop
+        select l.id into lane_id from rework.lane l
+         where l.operation = lane_make.operation
+           and coalesce(l.host, '') = coalesce(lane_make.host, '')
+           and coalesce(l.accepts, '') = coalesce(lane_make.accepts, '');
+        exit when lane_id is not null;
+        insert into rework.lane (operation, host, accepts)
+        values (lane_make.operation, lane_make.host, lane_make.accepts) on conflict do nothing;
+        perform pg_notify('rework_catalog', '');
+    end loop;
+    return lane_id;
+end
+$$;
+
+-- Refuses what no task can have.
+create function rework.task_check(priority int, max_attempts int, metadata jsonb)
+returns void
+language plpgsql immutable
+as $$
+begin
+    if priority not between -32767 and 32767 then
+        raise exception 'priority % is out of range', priority
+            using errcode = 'RW003', hint = 'use a number from -32767 to 32767';
+    elsif max_attempts < 1 then
+        raise exception 'max_attempts must be at least 1, not %', max_attempts using errcode = 'RW003';
+    elsif jsonb_typeof(metadata) <> 'object' then
+        raise exception 'metadata must be an object, not %', jsonb_typeof(metadata) using errcode = 'RW003';
+    end if;
+end
+$$;
+
+-- Wakes monitors that sleep. A notification in every transaction would serialise commits; a monitor
+-- that is awake looks anyway.
+create function rework.ready_tell()
+returns void
+language plpgsql volatile
+as $$
+begin
+    if exists (select from rework.monitor where asleep) then
+        perform pg_notify('rework_ready', '');
+    end if;
+end
+$$;
+
+-- One task; the same, without the cost of arrays. As before (0002), but for `accepts`.
+drop function rework.task_enqueue(int, text, text, jsonb, bytea, jsonb, int, timestamptz, text, int, bigint);
+create function rework.task_enqueue(
+    operation int, host text, input_encoding text, input jsonb, input_raw bytea, metadata jsonb,
+    priority int, run_at timestamptz, key text, max_attempts int, schedule bigint default null,
+    accepts text default null)
+returns bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    lane_id int;
+    task_id bigint;
+    due timestamptz := coalesce(run_at, clock_timestamp());
+begin
+    perform rework.task_check(priority, max_attempts, metadata);
+    select l.id into lane_id from rework.lane l
+     where l.operation = task_enqueue.operation
+       and coalesce(l.host, '') = coalesce(task_enqueue.host, '')
+       and coalesce(l.accepts, '') = coalesce(task_enqueue.accepts, '');
+    if lane_id is null then
+        lane_id := rework.lane_make(operation, host, accepts);
+    end if;
+    insert into rework.task as t (operation, lane, host, priority, run_at, max_attempts, key, schedule,
+                                  metadata, input_encoding, input, input_raw)
+    values (task_enqueue.operation, lane_id, task_enqueue.host, coalesce(task_enqueue.priority, 0), due,
+            coalesce(task_enqueue.max_attempts, 1), task_enqueue.key, task_enqueue.schedule,
+            task_enqueue.metadata, task_enqueue.input_encoding, task_enqueue.input, task_enqueue.input_raw)
+    on conflict (key) where t.key is not null do nothing
+    returning t.id into task_id;
+    if task_id is null then
+        select t.id into task_id from rework.task t where t.key = task_enqueue.key;
+        return task_id;
+    end if;
+    if due > clock_timestamp() then
+        insert into rework.delayed (run_at, id, lane, rank)
+        values (due, task_id, lane_id, -coalesce(task_enqueue.priority, 0));
+    else
+        insert into rework.ready (lane, rank, id)
+        values (lane_id, -coalesce(task_enqueue.priority, 0), task_id);
+    end if;
+    perform rework.ready_tell();
+    return task_id;
+end
+$$;
+
+-- Queues tasks of known operations, their inputs already checked, in this order; answers their ids.
+create function rework.task_enqueue_many(
+    operations int[], hosts text[], accepts text[], input_encodings text[], inputs jsonb[], inputs_raw bytea[],
+    metadatas jsonb[], priorities int[], run_ats timestamptz[], max_attempts int[])
+returns setof bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+begin
+    perform rework.task_check(g.priority, g.attempts, g.metadata)
+       from unnest(priorities, max_attempts, metadatas) as g (priority, attempts, metadata);
+    return query
+    with lane as materialized (
+        select l.operation, l.host, l.accepts, rework.lane_make(l.operation, l.host, l.accepts) as id
+          from (select distinct g.operation, g.host, g.accepts
+                  from unnest(operations, hosts, accepts) as g (operation, host, accepts)) l
+    ), queued_task as (
+        insert into rework.task as t (operation, lane, host, priority, run_at, max_attempts, metadata,
+                                      input_encoding, input, input_raw)
+        select g.operation, lane.id, g.host, coalesce(g.priority, 0), coalesce(g.run_at, clock_timestamp()),
+               coalesce(g.attempts, 1), g.metadata, g.input_encoding, g.input, g.input_raw
+          from unnest(operations, hosts, accepts, input_encodings, inputs, inputs_raw, metadatas, priorities,
+                      run_ats, max_attempts)
+               with ordinality
+               as g (operation, host, accepts, input_encoding, input, input_raw, metadata, priority, run_at,
+                     attempts, place)
+          join lane on lane.operation = g.operation
+                   and lane.host is not distinct from g.host
+                   and lane.accepts is not distinct from g.accepts
+         order by g.place
+        returning t.id, t.lane, t.priority, t.run_at
+    ), delayed_task as (
+        insert into rework.delayed (run_at, id, lane, rank)
+        select run_at, id, lane, -priority from queued_task where run_at > clock_timestamp()
+        returning id
+    ), ready_task as (
+        insert into rework.ready (lane, rank, id)
+        select lane, -priority, id from queued_task where id not in (select id from delayed_task)
+    )
+    -- Ids are given in the order of the insertion.
+    select id from queued_task order by id;
+    perform rework.ready_tell();
+end
+$$;
+
+-- As before (0002), but where versions with different inputs are deployed, for one that accepts it.
+create or replace function rework.schedule(
+    operation text, input jsonb default null, domain text default null, host text default null,
+    metadata jsonb default null, priority int default null, run_at timestamptz default null,
+    key text default null, max_attempts int default null)
+returns bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    operation_id int := rework.operation_resolve(operation, domain, host);
+    version record;
+    attempts int;
+    complete jsonb;
+    accepted_by jsonb;
+    is_accepted boolean := false;
+    accepts text;
+    refusal text;
+    hint text;
+begin
+    for version in
+        select p.inputs, (array_agg(p.max_attempts order by d.registered desc))[1] as max_attempts
+          from rework.deployment d
+          join rework.plugin_operation p on p.id = d.plugin_operation
+         where d.operation = operation_id and d.retired is null
+           and (schedule.host is null or d.host = schedule.host)
+         group by p.inputs
+         order by max(d.registered) desc
+    loop
+        begin
+            if not is_accepted then
+                complete := rework.input_complete(schedule.operation, version.inputs, input);
+                is_accepted := true;
+                accepted_by := version.inputs;
+                attempts := version.max_attempts;
+                -- A newer version has refused it.
+                accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
+            elsif rework.input_complete(schedule.operation, version.inputs, complete) is distinct from complete then
+                accepts := rework.inputs_digest(accepted_by);
+            end if;
+        exception when sqlstate 'RW003' then
+            if is_accepted then
+                accepts := rework.inputs_digest(accepted_by);
+            elsif refusal is null then
+                get stacked diagnostics refusal = message_text, hint = pg_exception_hint;
+            end if;
+        end;
+    end loop;
+    if not is_accepted and hint <> '' then
+        raise exception '%', refusal using errcode = 'RW003', hint = hint;
+    elsif not is_accepted then
+        raise exception '%', refusal using errcode = 'RW003';
+    end if;
+    return rework.task_enqueue(
+        operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
+        coalesce(priority, 0), run_at, key, coalesce(schedule.max_attempts, attempts), null, accepts);
+end
+$$;
+
 -- ---------------------------------------------------------------------------------------- tasks
 
 -- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
@@ -105,6 +488,7 @@ create function rework.task_purge(ids bigint[])
 returns void
 language sql volatile
 as $$
+    select rework.task_tell(ids);
     delete from rework.log where task = any(ids);
     delete from rework.attempt where task = any(ids);
     delete from rework.task_file where task = any(ids);

@@ -21,3 +21,4 @@ mod register;
 mod report;
 mod run;
 mod schedule;
+mod wait;

@@ -131,7 +131,7 @@ fn a_worker_is_shut_down_after_its_task_or_killed_with_it() {
         || {
             workers(&rework)
                 .into_iter()
-                .find(|row| row["id"].to_string() == worker)
+                .find(|row| row["id"] == json!(worker.parse::<i64>().unwrap()))
                 .unwrap()
         },
         |worker| worker["state"] == "dead",

@@ -19,7 +19,7 @@ fn prepare(rework: &Rework, arguments: &[&str]) -> String {
 
 fn tasks_of(rework: &Rework, schedule: &str) -> Vec<Value> {
     let tasks = rework.json(&["list-tasks", "--domain", "misbehaving"]);
-    let of_schedule = |task: &&Value| task["schedule"].to_string() == schedule;
+    let of_schedule = |task: &&Value| task["schedule"] == json!(schedule.parse::<i64>().unwrap());
     tasks
         .as_array()
         .unwrap()
@@ -155,7 +155,7 @@ fn the_plan_is_in_order() {
     assert!(plan.is_sorted_by_key(|run| time(&run["time"])));
     let by = |id: &str| {
         plan.iter()
-            .filter(|run| run["schedule"].to_string() == id)
+            .filter(|run| run["schedule"] == json!(id.parse::<i64>().unwrap()))
             .count()
     };
     assert_eq!((by(&one), by(&two)), (2, 4));

@@ -1,7 +1,7 @@
 //! Schedule: from the command line, from Rust, from SQL; what does not fit is refused before
 //! anything is queued.
 
-use crate::harness::{Rework, hello, report, standalone};
+use crate::harness::{Rework, hello, report, standalone, until};
 use rework::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -245,6 +245,252 @@ fn a_running_task_queues_another() {
         panic!("{other}")
     };
     assert_eq!(rework.wait(&other.to_string(), &["done"])["output"], "ok");
+}
+
+#[test]
+fn every_type_goes_in_and_out() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let path = rework.directory().join("content");
+    std::fs::write(&path, [0, 255, 10]).unwrap();
+    let file = format!("a file.txt={}", path.display());
+    let input = json!({
+        "number": 1.5, "flag": true, "text": "hé", "size": "large",
+        "time": "2026-05-01 09:00", "moment": "(shifted (date \"2024-1-31\") #:months 1)",
+    });
+    let output = rework.ok(&[
+        "schedule",
+        "mirror",
+        "--input",
+        &input.to_string(),
+        "--input-file",
+        &file,
+        "--wait",
+    ]);
+    let output: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(
+        output,
+        json!({
+            "a file.txt": {
+                "bytes": 3,
+                "sha256": "712450d3c4a79eea9509e75dc1dacdeff58034df538536cfae2da882bd8a0c50",
+            },
+            "number": 1.5, "flag": true, "text": "hé", "size": "large",
+            "time": "2026-05-01T09:00:00Z", "moment": "2024-02-29T00:00:00Z", "by": "nobody",
+        })
+    );
+    let stored = rework.task("1");
+    assert_eq!(
+        stored["input"]["moment"], "2024-02-29T00:00:00Z",
+        "resolved once, when it was queued"
+    );
+    // Without the optional ones, a file as text or base64.
+    for content in [json!("abc"), json!({"base64": "YWJj"})] {
+        let input = json!({"a file.txt": content, "number": 2}).to_string();
+        let id = rework.schedule(&["mirror", "--input", &input]);
+        let task = rework.wait(&id, &["done", "failed"]);
+        assert_eq!(task["output"]["size"], "small", "{task:#}");
+        assert_eq!(task["output"].get("flag"), None);
+        assert_eq!(
+            rework.ok(&["get-output", &id, "--field", "a file.txt"]),
+            "abc"
+        );
+        assert_eq!(rework.ok(&["get-input", &id, "--field", "number"]), "2");
+    }
+}
+
+#[test]
+fn moments_are_refused_where_they_cannot_be_meant() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    for (horizon, fault) in [
+        ("(tomorrow)", "`tomorrow` is unknown"),
+        ("(shifted (today) #:moons 1)", "#:moons is unknown"),
+        ("next week", "expected `(`"),
+    ] {
+        let input = json!({ "horizon": horizon }).to_string();
+        let refusal = rework.fails(1, &["schedule", "plan", "--input", &input]);
+        assert!(
+            refusal.contains("input `horizon` is not a moment") && refusal.contains(fault),
+            "{refusal}"
+        );
+    }
+    let refusal = rework
+        .database
+        .psql_error("select rework.schedule('plan', '{\"horizon\": \"(today)\"}')");
+    assert!(
+        refusal.contains(
+            "must be a datetime in SQL, not the expression `(today)`: use `rework schedule`"
+        ),
+        "{refusal}"
+    );
+    assert_eq!(rework.ok(&["list-tasks"]), "");
+    // In the caller's zone, where nothing else is said.
+    let input = json!({"horizon": "(date \"2026-07-01 09:00\")"}).to_string();
+    let zoned = rework
+        .command(&["schedule", "plan", "--input", &input])
+        .env("TZ", "Europe/Paris")
+        .output()
+        .unwrap();
+    let id = String::from_utf8(zoned.stdout).unwrap();
+    assert_eq!(
+        rework.task(id.trim())["input"]["horizon"],
+        "2026-07-01T07:00:00Z"
+    );
+    // In SQL as elsewhere: UTC unless they say otherwise, whatever the session's zone.
+    let given = [
+        ("2026-07-01", "2026-07-01T00:00:00Z"),
+        ("2026-07-01 09:30", "2026-07-01T09:30:00Z"),
+        ("2026-07-01T09:30:00.25-01:00", "2026-07-01T10:30:00.25Z"),
+    ];
+    for (horizon, stored) in given {
+        let id = rework.database.psql(&format!(
+            "set timezone = 'Asia/Tokyo'; select rework.schedule('plan', '{{\"horizon\": \"{horizon}\"}}')"
+        ));
+        assert_eq!(rework.task(&id)["input"]["horizon"], stored);
+    }
+    for horizon in ["infinity", "now", "2026-02-30", "2026-07-01 +02", "12:00"] {
+        let refusal = rework.database.psql_error(&format!(
+            "select rework.schedule('plan', '{{\"horizon\": \"{horizon}\"}}')"
+        ));
+        assert!(refusal.contains("must be a datetime in SQL"), "{refusal}");
+    }
+}
+
+#[test]
+fn many_are_queued_in_order_all_or_none() {
+    let rework = Rework::with_plugins(&[hello()]);
+    runtime().block_on(async {
+        let client = Client::connect(&rework.database.url()).await.unwrap();
+        let double = |n: i64| client.schedule("my_first_task").input(n);
+        let tasks = client
+            .schedule_many((1..=500).map(|n| match n {
+                7 => double(n).priority(3).metadata(json!({"lucky": true})),
+                8 => double(n).key("eight"),
+                9 => client.schedule("my_first_task").raw_input(vec![9; 100_000]),
+                10 => double(n).delay(Duration::from_secs(3600)),
+                11 => client.schedule("add").input(json!({"a": 11})),
+                n => double(n),
+            }))
+            .await
+            .unwrap();
+        assert_eq!(tasks.len(), 500);
+        for (place, n) in [(0, 1), (5, 6), (7, 8), (11, 12), (499, 500)] {
+            assert_eq!(tasks[place].input::<i64>().await.unwrap(), Some(n));
+        }
+        assert_eq!(tasks[6].metadata().await.unwrap(), json!({"lucky": true}));
+        assert_eq!(tasks[8].raw_input().await.unwrap().unwrap().len(), 100_000);
+        assert_eq!(tasks[10].row().await.unwrap().domain, "maths");
+        let again = client
+            .schedule_many([double(1).key("eight"), double(2)])
+            .await
+            .unwrap();
+        assert_eq!(
+            again[0].id(),
+            tasks[7].id(),
+            "while the task exists, the key answers it"
+        );
+
+        let refusal = client
+            .schedule_many([double(1), client.schedule("add"), double(3)])
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "task 2 of 3: missing required input `a` of `add`"
+        );
+        assert!(client.schedule_many([]).await.unwrap().is_empty());
+    });
+    let count = |statement: &str| rework.database.psql(statement);
+    assert_eq!(count("select count(*) from rework.task"), "501");
+    assert_eq!(count("select count(*) from rework.ready"), "500");
+    assert_eq!(count("select count(*) from rework.delayed"), "1");
+    let _monitor = rework.monitor(&["--all-domains"]);
+    until(
+        "all but the delayed one to end",
+        || count("select count(*) from rework.task where status <> 'done'"),
+        |left| left == "1",
+    );
+}
+
+#[test]
+fn what_is_stored_is_not_read_as_something_else() {
+    let rework = Rework::with_plugins(&[hello(), standalone()]);
+    runtime().block_on(async {
+        let client = Client::connect(&rework.database.url()).await.unwrap();
+        let fields = client
+            .schedule("my_first_task")
+            .input("text")
+            .await
+            .unwrap();
+        let raw = client.schedule("echo").raw_input(*b"raw").await.unwrap();
+        let told = |error: rework::client::ClientError| error.to_string();
+        assert_eq!(
+            told(fields.raw_input().await.unwrap_err()),
+            format!("the input of task {} is fields, not raw", fields.id())
+        );
+        assert_eq!(
+            told(raw.input::<String>().await.unwrap_err()),
+            format!("the input of task {} is raw, not fields", raw.id())
+        );
+        assert_eq!(
+            told(fields.input::<i64>().await.unwrap_err()),
+            format!(
+                "the input of task {} is not of the type asked for",
+                fields.id()
+            )
+        );
+        assert_eq!(raw.raw_input().await.unwrap().as_deref(), Some(&b"raw"[..]));
+        assert_eq!(raw.raw_output().await.unwrap(), None);
+        assert_eq!(
+            told(client.task(999).state().await.unwrap_err()),
+            "no task 999"
+        );
+    });
+}
+
+/// Two versions of an operation, the newer one on another host.
+#[test]
+fn during_a_rolling_upgrade_a_task_goes_to_who_accepts_it() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "with plugin as (
+             insert into rework.plugin (hash, name, version, sdk, abi, rustc, target, panic, size)
+             select repeat('0', 64), name, '9.0.0', sdk, abi, rustc, target, panic, size
+               from rework.plugin returning id
+         ), operation as (
+             insert into rework.plugin_operation (plugin, name, domain, inputs)
+             select plugin.id, 'add', 'maths', jsonb_set(inputs, '{0,name}', '\"first\"')
+               from rework.plugin_operation, plugin where name = 'add' returning id
+         )
+         insert into rework.deployment (operation, host, plugin_operation, path)
+         select o.id, 'otherhost', operation.id, '/elsewhere'
+           from operation, rework.operation o where o.name = 'add'",
+    );
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let old = rework.schedule(&["add", "--input", r#"{"a": 1}"#]);
+    let old_in_sql = rework
+        .database
+        .psql("select rework.schedule('add', '{\"a\": 2}')");
+    let new = rework.schedule(&["add", "--input", r#"{"first": 1}"#]);
+    let new_in_sql = rework
+        .database
+        .psql("select rework.schedule('add', '{\"first\": 2}')");
+    let refusal = rework.fails(1, &["schedule", "add", "--input", r#"{"b": 1}"#]);
+    assert!(
+        refusal.contains("missing required input `first`"),
+        "{refusal}"
+    );
+    assert_eq!(rework.wait(&old, &["done", "failed"])["output"], 1);
+    assert_eq!(rework.wait(&old_in_sql, &["done", "failed"])["output"], 2);
+    for id in [&new, &new_in_sql] {
+        assert_eq!(rework.task(id)["state"], "queued", "nobody here accepts it");
+    }
+    // Once nobody has that version any more, others may try, and say why they cannot.
+    rework
+        .database
+        .psql("update rework.deployment set retired = now() where host = 'otherhost'");
+    let task = rework.wait(&new, &["failed"]);
+    assert_eq!(task["error"], "missing required input `a`");
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -8,8 +8,8 @@ use crate::{
 
 impl Client {
     /// The handle of a task; it is looked for when it is used.
-    pub fn task(&self, id: TaskId) -> Task {
-        Task::new(self.clone(), id)
+    pub fn task(&self, id: impl Into<TaskId>) -> Task {
+        Task::new(self.clone(), id.into())
     }
 
     /// Every operation on every host.

@@ -48,6 +48,32 @@ impl Client {
             connection: None,
         }
     }
+
+    /// Queues many tasks at once, in this order: all of them, or none if one is refused. Several
+    /// thousand in a call are fine; each goes its own way afterwards.
+    ///
+    /// ```no_run
+    /// # async fn example(rework: rework::Client) -> Result<(), rework::client::ClientError> {
+    /// let tasks = rework
+    ///     .schedule_many((1..=1000).map(|n| rework.schedule("my_first_task").input(n)))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn schedule_many(
+        &self,
+        tasks: impl IntoIterator<Item = Schedule<'static>>,
+    ) -> Result<Vec<Task>> {
+        let requests = tasks
+            .into_iter()
+            .map(|task| match task.fault {
+                Some(fault) => Err(fault),
+                None => Ok(task.request),
+            })
+            .collect::<Result<Vec<ScheduleRequest>>>()?;
+        let ids = self.store().task_schedule_many(&requests).await?;
+        Ok(ids.into_iter().map(|id| self.task(id)).collect())
+    }
 }
 
 impl<'t> Schedule<'t> {

@@ -28,26 +28,49 @@ pub struct Complete {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
+/// An input that at least one version of its operation accepts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// What is stored.
+    pub complete: Complete,
+    /// The version that it was completed for, where others would not take it, or not like this;
+    /// `None`: all of them do.
+    pub only_by: Option<usize>,
+}
+
 /// Checks an input against the versions of an operation that are deployed (`None`: one without a
 /// spec), and completes it by the first that accepts it; otherwise says why the latest does not.
 /// Moments that are written as expressions are resolved.
 pub fn complete(
     operation: &str,
     versions: &[Option<Value>],
-    given: Given,
+    given: &Given,
     now: Now,
-) -> Result<Complete, String> {
+) -> Result<Accepted, String> {
     if given.raw.is_some() && (given.fields.is_some() || !given.files.is_empty()) {
         return Err("a task has either fields or raw input, not both".to_owned());
     }
-    let mut fault = None;
-    for specs in versions {
-        match complete_version(operation, specs.as_ref(), given.clone(), now) {
-            Ok(complete) => return Ok(complete),
-            Err(message) => fault = fault.or(Some(message)),
-        }
+    let checks: Vec<Result<Complete, String>> = versions
+        .iter()
+        .map(|specs| complete_version(operation, specs.as_ref(), given.clone(), now))
+        .collect();
+    match checks
+        .iter()
+        .enumerate()
+        .find_map(|(place, check)| Some((place, check.as_ref().ok()?)))
+    {
+        Some((place, complete)) => Ok(Accepted {
+            complete: complete.clone(),
+            only_by: checks
+                .iter()
+                .any(|check| check.as_ref() != Ok(complete))
+                .then_some(place),
+        }),
+        None => Err(checks
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| format!("`{operation}` is deployed nowhere"))),
     }
-    Err(fault.unwrap_or_else(|| format!("`{operation}` is deployed nowhere")))
 }
 
 fn complete_version(

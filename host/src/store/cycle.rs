@@ -321,6 +321,9 @@ impl Store {
                  where t.id = m.id
                    and t.status <> 'done'
                 returning t.id
+            ), told as (
+                select rework.task_tell(array(select id from ended_task where fate = 'end'
+                                              union all select id from marked_task))
             ), kept_log as (
                 insert into rework.log (task, attempt, first, lines)
                 select * from unnest($28::bigint[], $29::int[], $30::bigint[], $31::jsonb[])
@@ -381,6 +384,10 @@ impl Store {
               left join rework.task t on t.id = e.id
              where t.token is distinct from e.token
                 or (t.status = 'done' and not (t.outcome = 'aborted' and t.cause = 'monitor lost'))
+            union all
+            -- What nobody reads is not done.
+            select 'told', 0, null, null, null, null, null, null, null, null, null, null, null
+              from told
             union all
             select 'claimed', c.id, c.lane, c.rank, c.operation, c.attempt, c.max_attempts,
                    c.input_encoding, c.input, c.input_raw, c.metadata,
@@ -453,6 +460,7 @@ impl Store {
                 "reported" => result.reported.push(TaskId(row.id)),
                 "marked" => result.marked.push(TaskId(row.id)),
                 "moved" => result.moved.push(TaskId(row.id)),
+                "told" => {}
                 _ => {
                     let claimed = "a claimed row has all its columns";
                     result.claimed.push(Claimed {

@@ -3,9 +3,11 @@
 
 mod claim;
 mod cycle;
+mod enqueue;
 mod error;
 mod file;
 mod listen;
+mod listing;
 mod log;
 mod monitor;
 mod operation;
@@ -18,9 +20,11 @@ mod task;
 mod worker;
 
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
+pub use enqueue::Enqueue;
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
-pub use listen::{Listener, Notification};
+pub use listen::{Bell, Listener, Notification};
+pub use listing::{TaskFilter, TaskRow};
 pub use log::LogRow;
 pub use monitor::{LostMonitor, MonitorRow};
 pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
@@ -28,5 +32,5 @@ pub use plugin::{NewOperation, NewPlugin, Registered};
 pub use pool::{ConnectOptions, Store};
 pub use sched::{NewSchedule, ScheduleRow, ScheduledFire};
 pub use schedule::ScheduleRequest;
-pub use task::{AttemptRow, Enqueue, InputRow, OutputRow, TaskDetail, TaskFilter, TaskRow};
+pub use task::{AttemptRow, InputRow, OutputRow, TaskDetail};
 pub use worker::{WorkerRow, WorkerSave};

@@ -47,6 +47,8 @@ pub struct Resolved {
     pub id: OperationId,
     /// Specs of each version now deployed, the latest first; `None`: that version has no spec.
     pub inputs: Vec<Option<Value>>,
+    /// What a lane calls each of them.
+    pub digests: Vec<String>,
     /// Of the latest version.
     pub max_attempts: i32,
 }
@@ -134,7 +136,7 @@ impl Store {
     ) -> Result<Resolved> {
         let rows = sqlx::query!(
             r#"with resolved as materialized (select rework.operation_resolve($1, $2, $3) as id)
-               select r.id as "id!", p.inputs, p.max_attempts
+               select r.id as "id!", p.inputs, rework.inputs_digest(p.inputs) as "digest!", p.max_attempts
                  from resolved r
                  join rework.deployment d on d.operation = r.id and d.retired is null
                  join rework.plugin_operation p on p.id = d.plugin_operation
@@ -150,11 +152,13 @@ impl Store {
         let mut resolved = Resolved {
             id: OperationId(latest.id),
             inputs: Vec::new(),
+            digests: Vec::new(),
             max_attempts: latest.max_attempts,
         };
         for row in rows {
             if !resolved.inputs.contains(&row.inputs) {
                 resolved.inputs.push(row.inputs);
+                resolved.digests.push(row.digest);
             }
         }
         Ok(resolved)
@@ -268,7 +272,16 @@ impl Store {
                       o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
                           as "paused!",
                       array(select l.id from rework.lane l
-                             where l.operation = o.id and (l.host is null or l.host = $1)
+                             where l.operation = o.id
+                               and (l.host is null or l.host = $1)
+                               and (l.accepts is null
+                                    or l.accepts = rework.inputs_digest(p.inputs)
+                                    -- Nobody has that version any more; this one may know better.
+                                    or not exists (
+                                        select from rework.deployment other
+                                          join rework.plugin_operation q on q.id = other.plugin_operation
+                                         where other.operation = o.id and other.retired is null
+                                           and rework.inputs_digest(q.inputs) = l.accepts))
                              order by l.id) as "lanes!"
                  from rework.deployment d
                  join rework.operation o on o.id = d.operation

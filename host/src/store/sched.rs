@@ -116,8 +116,8 @@ impl Store {
     /// Writes schedules, all or none; an identical one (operation, host, rule, zone, input) is
     /// replaced and keeps its id. Each input is checked as if a task were queued now.
     pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
-        let mut transaction = self.pool.begin().await?;
-        let mut ids = Vec::new();
+        // All checks before the transaction: it holds a connection, and they need one.
+        let mut operations = Vec::new();
         for schedule in schedules {
             let zone = schedule.rule()?.zone();
             let mut request = schedule.request.clone();
@@ -125,12 +125,13 @@ impl Store {
                 time: Utc::now(),
                 zone,
             });
-            let (operation, _) = self.task_check(&request).await?;
-            if let Some(other) = request.metadata.as_ref().filter(|value| !value.is_object()) {
-                return Err(refused(format!("metadata must be an object, not {other}")));
-            }
+            operations.push(self.task_check(&request).await?.id);
+        }
+        let mut transaction = self.pool.begin().await?;
+        let mut ids = Vec::new();
+        for (schedule, operation) in schedules.iter().zip(operations) {
             ids.push(
-                self.sched_insert(&mut transaction, operation.id, schedule)
+                self.sched_insert(&mut transaction, operation, schedule)
                     .await?,
             );
         }
@@ -279,7 +280,7 @@ impl Store {
     /// Why the operation would refuse the next task of a schedule, if it would.
     pub async fn sched_fault(&self, row: &ScheduleRow) -> Result<Option<String>> {
         let checked = match row.request(Utc::now()) {
-            Ok(request) => self.task_check(&request).await.map(|_| ()),
+            Ok(request) => self.task_check(&request).await.map(drop),
             Err(error) => Err(error),
         };
         match checked {

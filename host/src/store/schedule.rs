@@ -10,6 +10,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgConnection;
+use std::collections::{HashMap, hash_map::Entry};
 
 /// A task that somebody wants. Also what a running task says when it queues another one.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -77,53 +78,103 @@ impl Store {
         request: &ScheduleRequest,
         connection: Option<&mut PgConnection>,
     ) -> Result<TaskId> {
-        let (operation, complete) = self.task_check(request).await?;
-        let task = Enqueue {
-            host: request.host.clone(),
-            input: complete.fields,
-            input_raw: complete.raw,
-            files: complete
-                .files
-                .into_iter()
-                .map(|(name, content)| FileContent { name, content })
-                .collect(),
-            metadata: request.metadata.clone(),
-            priority: request.priority,
-            run_at: run_at(request)?,
-            key: request.key.clone(),
-            max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
-            schedule: request.schedule,
-        };
+        let operation = self.task_operation(request).await?;
+        let task = checked(request, &operation)?;
         match connection {
             Some(connection) => self.task_enqueue_in(connection, operation.id, &task).await,
             None => self.task_enqueue(operation.id, &task).await,
         }
     }
 
-    /// Whether a task could be queued: its operation, and its input as it would be stored.
-    pub async fn task_check(
-        &self,
-        request: &ScheduleRequest,
-    ) -> Result<(Resolved, input::Complete)> {
-        let operation = self
-            .operation_resolve(
-                &request.operation,
-                request.domain.as_deref(),
-                request.host.as_deref(),
-            )
-            .await?;
-        for (what, value) in [("input", &request.input), ("metadata", &request.metadata)] {
-            if value.as_ref().is_some_and(input::has_nul) {
-                return Err(refused(format!(
-                    "the {what} holds a NUL character, which Postgres cannot store"
-                )));
-            }
+    /// Queues many tasks, all or none, in this order.
+    pub async fn task_schedule_many(&self, requests: &[ScheduleRequest]) -> Result<Vec<TaskId>> {
+        let mut operations = HashMap::new();
+        let mut tasks = Vec::with_capacity(requests.len());
+        for (place, request) in requests.iter().enumerate() {
+            let of_place = |error| match error {
+                StoreError::Refused {
+                    code,
+                    message,
+                    hint,
+                } => StoreError::Refused {
+                    code,
+                    message: format!("task {} of {}: {message}", place + 1, requests.len()),
+                    hint,
+                },
+                other => other,
+            };
+            let name = (&request.operation, &request.domain, &request.host);
+            let operation = match operations.entry(name) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(self.task_operation(request).await.map_err(of_place)?)
+                }
+            };
+            tasks.push((operation.id, checked(request, operation).map_err(of_place)?));
         }
-        let given = request.given();
-        let complete = input::complete(&request.operation, &operation.inputs, given, request.now())
-            .map_err(refused)?;
-        Ok((operation, complete))
+        let mut transaction = self.pool.begin().await?;
+        let ids = self.task_enqueue_many_in(&mut transaction, &tasks).await?;
+        transaction.commit().await?;
+        Ok(ids)
     }
+
+    /// Whether a task could be queued now; its operation.
+    pub async fn task_check(&self, request: &ScheduleRequest) -> Result<Resolved> {
+        let operation = self.task_operation(request).await?;
+        checked(request, &operation)?;
+        Ok(operation)
+    }
+
+    async fn task_operation(&self, request: &ScheduleRequest) -> Result<Resolved> {
+        self.operation_resolve(
+            &request.operation,
+            request.domain.as_deref(),
+            request.host.as_deref(),
+        )
+        .await
+    }
+}
+
+/// A request as it is queued: its input checked and completed.
+fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
+    for (what, value) in [("input", &request.input), ("metadata", &request.metadata)] {
+        if value.as_ref().is_some_and(input::has_nul) {
+            return Err(refused(format!(
+                "the {what} holds a NUL character, which Postgres cannot store"
+            )));
+        }
+    }
+    if let Some(other) = request.metadata.as_ref().filter(|value| !value.is_object()) {
+        let kind = rework_plugin::spec::kind(other);
+        return Err(refused(format!("metadata must be an object, not {kind}")));
+    }
+    let accepted = input::complete(
+        &request.operation,
+        &operation.inputs,
+        &request.given(),
+        request.now(),
+    )
+    .map_err(refused)?;
+    let complete = accepted.complete;
+    Ok(Enqueue {
+        host: request.host.clone(),
+        input: complete.fields,
+        input_raw: complete.raw,
+        files: complete
+            .files
+            .into_iter()
+            .map(|(name, content)| FileContent { name, content })
+            .collect(),
+        metadata: request.metadata.clone(),
+        priority: request.priority,
+        run_at: run_at(request)?,
+        key: request.key.clone(),
+        max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
+        schedule: request.schedule,
+        accepts: accepted
+            .only_by
+            .map(|version| operation.digests[version].clone()),
+    })
 }
 
 /// When a task may run at the earliest; dates beyond what people mean are refused.

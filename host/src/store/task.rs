@@ -1,90 +1,12 @@
-//! Tasks as clients see them: queued, looked at, aborted. Their progress is written by `cycle`.
+//! Tasks as clients see them: looked at, ended, tried again, removed. They are queued by `enqueue`,
+//! and their progress is written by `cycle`.
 
-use super::{FileContent, Store, error::Result};
-use crate::model::{OperationId, ScheduleId, TaskId, task::TaskState};
+use super::{Store, error::Result};
+use crate::model::{TaskId, task::TaskState};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
-
-/// A task to queue, its input already checked against the specs.
-#[derive(Debug, Clone, Default)]
-pub struct Enqueue {
-    /// The host it is pinned to.
-    pub host: Option<String>,
-    /// Fields, if that is the input's encoding.
-    pub input: Option<Value>,
-    /// Bytes, if that is the input's encoding.
-    pub input_raw: Option<Vec<u8>>,
-    /// The contents of file fields.
-    pub files: Vec<FileContent>,
-    /// The caller's notes.
-    pub metadata: Option<Value>,
-    /// Higher runs first.
-    pub priority: i32,
-    /// Not before.
-    pub run_at: Option<DateTime<Utc>>,
-    /// While a task with this key exists, it is that task.
-    pub key: Option<String>,
-    /// How often it may be tried.
-    pub max_attempts: i32,
-    /// The schedule that queues it.
-    pub schedule: Option<ScheduleId>,
-}
-
-/// A raw payload beyond this travels in chunks beside the row.
-const RAW_IN_ROW: usize = 64 * 1024;
-
-/// A task, as `list-tasks` shows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct TaskRow {
-    /// The task.
-    pub id: i64,
-    /// The operation's name.
-    pub operation: String,
-    /// The operation's domain.
-    pub domain: String,
-    /// The host it is pinned to.
-    pub host: Option<String>,
-    /// One of the six states.
-    pub state: String,
-    /// Why it did not end well.
-    pub cause: Option<String>,
-    /// The cause in words.
-    pub error: Option<String>,
-    /// Higher runs first.
-    pub priority: i32,
-    /// Of the last run; 0 before the first.
-    pub attempt: i32,
-    /// How often it may be tried.
-    pub max_attempts: i32,
-    /// The caller's notes.
-    pub metadata: Option<Value>,
-    /// The caller's idempotency key.
-    pub key: Option<String>,
-    /// The schedule that queued it.
-    pub schedule: Option<i64>,
-    /// The worker that runs or ran it.
-    pub worker: Option<i64>,
-    /// When it was queued.
-    #[serde(serialize_with = "crate::model::time::serialize")]
-    pub queued: DateTime<Utc>,
-    /// Not before.
-    #[serde(serialize_with = "crate::model::time::serialize")]
-    pub run_at: DateTime<Utc>,
-    /// When its last attempt began.
-    #[serde(serialize_with = "crate::model::time::serialize_option")]
-    pub started: Option<DateTime<Utc>>,
-    /// When it ended.
-    #[serde(serialize_with = "crate::model::time::serialize_option")]
-    pub finished: Option<DateTime<Utc>>,
-    /// How many lines it has written; only where asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_lines: Option<i64>,
-    /// The backtrace of a panic; only where asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backtrace: Option<String>,
-}
 
 /// What `show-task` knows beyond the row.
 #[derive(Debug, Clone)]
@@ -150,98 +72,7 @@ pub struct OutputRow {
     pub payload: InputRow,
 }
 
-/// Which tasks to list.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// Only of this domain.
-    pub domain: Option<String>,
-    /// Only of operations of this name.
-    pub operation: Option<String>,
-    /// Only in this state.
-    pub state: Option<TaskState>,
-    /// Only before this id.
-    pub before: Option<i64>,
-    /// At most so many.
-    pub limit: i64,
-    /// Also count log lines.
-    pub log_count: bool,
-    /// Also fetch backtraces.
-    pub backtraces: bool,
-}
-
 impl Store {
-    /// Queues a task in a transaction of its own.
-    pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<TaskId> {
-        let mut transaction = self.pool.begin().await?;
-        let id = self
-            .task_enqueue_in(&mut transaction, operation, task)
-            .await?;
-        transaction.commit().await?;
-        Ok(id)
-    }
-
-    /// Queues a task in the caller's transaction.
-    pub async fn task_enqueue_in(
-        &self,
-        connection: &mut sqlx::PgConnection,
-        operation: OperationId,
-        task: &Enqueue,
-    ) -> Result<TaskId> {
-        let encoding = if task.input_raw.is_some() {
-            Some("raw")
-        } else {
-            task.input.as_ref().map(|_| "fields")
-        };
-        let large = task
-            .input_raw
-            .as_ref()
-            .is_some_and(|raw| raw.len() > RAW_IN_ROW);
-        let raw = task.input_raw.as_deref().filter(|_| !large);
-        let id = sqlx::query_scalar!(
-            r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) as "id!""#,
-            operation.0,
-            task.host.as_deref(),
-            encoding,
-            task.input,
-            raw,
-            task.metadata,
-            task.priority,
-            task.run_at,
-            task.key.as_deref(),
-            task.max_attempts,
-            task.schedule.map(|schedule| schedule.0)
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        let id = TaskId(id);
-        let mut files = task.files.clone();
-        if large && let Some(raw) = &task.input_raw {
-            files.push(FileContent {
-                name: String::new(),
-                content: raw.clone(),
-            });
-        }
-        if !files.is_empty() && self.file_count_in(connection, id).await? == 0 {
-            self.file_save(connection, id, "input", &files).await?;
-        }
-        Ok(id)
-    }
-
-    /// Input files that a task has already: those of a known key are not replaced.
-    async fn file_count_in(
-        &self,
-        connection: &mut sqlx::PgConnection,
-        task: TaskId,
-    ) -> Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from rework.task_file where task = $1 and direction = 'input'"#,
-            task.0
-        )
-        .fetch_one(connection)
-        .await?;
-        Ok(count)
-    }
-
     /// Ends a queued task at once (answers `aborted`), asks for the end of a running one
     /// (`aborting`).
     pub async fn task_abort(&self, task: TaskId, message: Option<&str>) -> Result<TaskState> {
@@ -298,50 +129,6 @@ impl Store {
                 None => return Ok(deleted),
             }
         }
-    }
-
-    /// The newest tasks that fit.
-    pub async fn task_list(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
-        let rows = sqlx::query_as!(
-            TaskRow,
-            r#"select v.id as "id!", v.operation as "operation!", v.domain as "domain!", v.host,
-                      v.state as "state!", v.cause, v.error, v.priority as "priority!",
-                      v.attempt as "attempt!", v.max_attempts as "max_attempts!", v.metadata, v.key,
-                      v.schedule, v.worker, v.queued as "queued!", v.run_at as "run_at!", v.started,
-                      v.finished,
-                      case when $6 then (select coalesce(sum(jsonb_array_length(l.lines)), 0)::bigint
-                                           from rework.log l where l.task = v.id) end as log_lines,
-                      case when $7 then (select t.backtrace from rework.task t where t.id = v.id) end
-                          as backtrace
-                 from rework.task_view v
-                where ($1::text is null or v.domain = $1)
-                  and ($2::text is null or v.operation = $2)
-                  and ($3::text is null or v.state = $3)
-                  and ($4::bigint is null or v.id < $4)
-                order by v.id desc
-                limit $5"#,
-            filter.domain,
-            filter.operation,
-            filter.state.map(TaskState::as_str),
-            filter.before,
-            filter.limit,
-            filter.log_count,
-            filter.backtraces
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows)
-    }
-
-    /// One task.
-    pub async fn task_row(&self, task: TaskId) -> Result<Option<TaskRow>> {
-        let filter = TaskFilter {
-            before: Some(task.0 + 1),
-            limit: 1,
-            ..TaskFilter::default()
-        };
-        let row = self.task_list(&filter).await?.pop();
-        Ok(row.filter(|row| row.id == task.0))
     }
 
     /// What is known of a task beyond its row.
@@ -430,23 +217,6 @@ impl Store {
                 raw: row.raw,
             },
         }))
-    }
-
-    /// Queues so many tasks of an operation that takes no input, in one statement.
-    pub async fn task_enqueue_copies(
-        &self,
-        operation: OperationId,
-        count: u32,
-    ) -> Result<Vec<i64>> {
-        let ids = sqlx::query_scalar!(
-            r#"select rework.task_enqueue($1, null, null, null, null, null, 0, null, null, 1) as "id!"
-                 from generate_series(1, $2)"#,
-            operation.0,
-            count.cast_signed()
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(ids)
     }
 
     /// How many of these tasks have not ended.

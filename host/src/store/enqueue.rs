@@ -1,0 +1,189 @@
+//! Queuing tasks whose input has been checked: one, or many in one statement.
+
+use super::{FileContent, Store, error::Result};
+use crate::model::{OperationId, ScheduleId, TaskId};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+/// A task to queue, its input already checked against the specs.
+#[derive(Debug, Clone, Default)]
+pub struct Enqueue {
+    /// The host it is pinned to.
+    pub host: Option<String>,
+    /// Fields, if that is the input's encoding.
+    pub input: Option<Value>,
+    /// Bytes, if that is the input's encoding.
+    pub input_raw: Option<Vec<u8>>,
+    /// The contents of file fields.
+    pub files: Vec<FileContent>,
+    /// The caller's notes.
+    pub metadata: Option<Value>,
+    /// Higher runs first.
+    pub priority: i32,
+    /// Not before.
+    pub run_at: Option<DateTime<Utc>>,
+    /// While a task with this key exists, it is that task.
+    pub key: Option<String>,
+    /// How often it may be tried.
+    pub max_attempts: i32,
+    /// The schedule that queues it.
+    pub schedule: Option<ScheduleId>,
+    /// The inputs that accept it, as a lane names them; `None`: those of every version.
+    pub accepts: Option<String>,
+}
+
+/// A raw payload beyond this travels in chunks beside the row.
+const RAW_IN_ROW: usize = 64 * 1024;
+
+impl Enqueue {
+    fn encoding(&self) -> Option<&'static str> {
+        match (&self.input_raw, &self.input) {
+            (Some(_), _) => Some("raw"),
+            (None, Some(_)) => Some("fields"),
+            (None, None) => None,
+        }
+    }
+
+    fn raw_in_row(&self) -> Option<&[u8]> {
+        let raw = self.input_raw.as_deref();
+        raw.filter(|raw| raw.len() <= RAW_IN_ROW)
+    }
+
+    /// What goes beside the row.
+    fn contents(&self) -> Vec<FileContent> {
+        let mut files = self.files.clone();
+        if let Some(raw) = &self.input_raw
+            && raw.len() > RAW_IN_ROW
+        {
+            files.push(FileContent {
+                name: String::new(),
+                content: raw.clone(),
+            });
+        }
+        files
+    }
+}
+
+impl Store {
+    /// Queues a task in a transaction of its own.
+    pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<TaskId> {
+        let mut transaction = self.pool.begin().await?;
+        let id = self
+            .task_enqueue_in(&mut transaction, operation, task)
+            .await?;
+        transaction.commit().await?;
+        Ok(id)
+    }
+
+    /// Queues a task in the caller's transaction.
+    pub async fn task_enqueue_in(
+        &self,
+        connection: &mut PgConnection,
+        operation: OperationId,
+        task: &Enqueue,
+    ) -> Result<TaskId> {
+        let id = sqlx::query_scalar!(
+            r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) as "id!""#,
+            operation.0,
+            task.host.as_deref(),
+            task.encoding(),
+            task.input,
+            task.raw_in_row(),
+            task.metadata,
+            task.priority,
+            task.run_at,
+            task.key.as_deref(),
+            task.max_attempts,
+            task.schedule.map(|schedule| schedule.0),
+            task.accepts.as_deref()
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let id = TaskId(id);
+        let files = task.contents();
+        if !files.is_empty() && self.file_count_in(connection, id).await? == 0 {
+            self.file_save(connection, id, "input", &files).await?;
+        }
+        Ok(id)
+    }
+
+    /// Input files that a task has already: those of a known key are not replaced.
+    async fn file_count_in(&self, connection: &mut PgConnection, task: TaskId) -> Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from rework.task_file where task = $1 and direction = 'input'"#,
+            task.0
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok(count)
+    }
+
+    /// Queues many tasks, in this order, in the caller's transaction; those without keys in one
+    /// statement.
+    pub async fn task_enqueue_many_in(
+        &self,
+        connection: &mut PgConnection,
+        tasks: &[(OperationId, Enqueue)],
+    ) -> Result<Vec<TaskId>> {
+        fn column<'t, T>(
+            tasks: &'t [&(OperationId, Enqueue)],
+            of: impl Fn(&'t Enqueue) -> T,
+        ) -> Vec<T> {
+            tasks.iter().map(|(_, task)| of(task)).collect()
+        }
+        let plain: Vec<_> = tasks
+            .iter()
+            .filter(|(_, task)| task.key.is_none())
+            .collect();
+        let operations: Vec<i32> = plain.iter().map(|(operation, _)| operation.0).collect();
+        let ids = sqlx::query_scalar!(
+            r#"select id as "id!"
+                 from rework.task_enqueue_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as id"#,
+            &operations,
+            &column(&plain, |t| t.host.as_deref()) as &[Option<&str>],
+            &column(&plain, |t| t.accepts.as_deref()) as &[Option<&str>],
+            &column(&plain, Enqueue::encoding) as &[Option<&str>],
+            &column(&plain, |t| t.input.clone()) as &[Option<Value>],
+            &column(&plain, Enqueue::raw_in_row) as &[Option<&[u8]>],
+            &column(&plain, |t| t.metadata.clone()) as &[Option<Value>],
+            &column(&plain, |t| t.priority),
+            &column(&plain, |t| t.run_at) as &[Option<DateTime<Utc>>],
+            &column(&plain, |t| t.max_attempts),
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut ids = ids.into_iter().map(TaskId);
+        let mut queued = Vec::with_capacity(tasks.len());
+        for (operation, task) in tasks {
+            if task.key.is_some() {
+                queued.push(self.task_enqueue_in(connection, *operation, task).await?);
+                continue;
+            }
+            let id = ids.next().expect("each plain task has got an id");
+            let contents = task.contents();
+            if !contents.is_empty() {
+                self.file_save(connection, id, "input", &contents).await?;
+            }
+            queued.push(id);
+        }
+        Ok(queued)
+    }
+
+    /// Queues so many tasks of an operation that takes no input, in one statement.
+    pub async fn task_enqueue_copies(
+        &self,
+        operation: OperationId,
+        count: u32,
+    ) -> Result<Vec<i64>> {
+        let ids = sqlx::query_scalar!(
+            r#"select rework.task_enqueue($1, null, null, null, null, null, 0, null, null, 1) as "id!"
+                 from generate_series(1, $2)"#,
+            operation.0,
+            count.cast_signed()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(ids)
+    }
+}
