@@ -289,6 +289,14 @@ impl Lines {
         chunks
     }
 
+    /// Takes one chunk.
+    pub(super) fn take_one(&mut self) -> Vec<LogChunk> {
+        let mut chunks = self.take();
+        let rest = chunks.split_off(chunks.len().min(1));
+        self.put_back(rest);
+        chunks
+    }
+
     /// Chunks that could not be written wait again, in front.
     pub(super) fn put_back(&mut self, chunks: Vec<LogChunk>) {
         for chunk in chunks {
