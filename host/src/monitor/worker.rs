@@ -340,14 +340,14 @@ impl Worker {
     /// Reads one of its outputs.
     pub(super) fn read(&mut self, pipe: u64, lines: &mut Vec<TaskLine>) {
         if let Some(open) = self.pipes.get_mut(&pipe) {
-            open.read(false, lines);
+            open.read_turn(lines);
         }
     }
 
     /// Reads every output until nothing is there.
     pub(super) fn read_all(&mut self, lines: &mut Vec<TaskLine>) {
         for pipe in self.pipes.values_mut() {
-            pipe.read(true, lines);
+            pipe.read_all(lines);
         }
     }
 
