@@ -25,7 +25,8 @@ create table rework.sched (
 );
 -- What makes two schedules the same one.
 create unique index sched_identity on rework.sched (
-    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')));
+    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
+    md5(coalesce(metadata::text, '')));
 
 -- --------------------------------------------------------------------------------------- pauses
 

@@ -84,11 +84,12 @@ fn retries_keep_their_attempts_and_their_logs() {
     let task = rework.wait(&id, &["done", "failed"]);
     assert_eq!(task["output"], 3, "{task:#}");
     let attempts = task["attempts"].as_array().unwrap();
-    let errors: Vec<&str> = attempts
-        .iter()
-        .map(|one| one["error"].as_str().unwrap())
-        .collect();
-    assert_eq!(errors, ["attempt 1 fails", "attempt 2 fails"]);
+    let errors: Vec<Option<&str>> = attempts.iter().map(|one| one["error"].as_str()).collect();
+    assert_eq!(
+        errors,
+        [Some("attempt 1 fails"), Some("attempt 2 fails"), None]
+    );
+    assert_eq!(attempts[2]["state"], "done");
     let lines: Vec<String> = rework
         .log(&id)
         .into_iter()
