@@ -158,3 +158,20 @@ fn with_grace_running_tasks_may_end() {
     assert_eq!(monitor.interrupt(), Some(0));
     assert_eq!(rework.task(&id)["state"], "done");
 }
+
+/// Its worker lives on, and nothing happens to it or to the task when the time is up.
+#[test]
+fn a_task_that_has_ended_is_beyond_its_timeout() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "update rework.plugin_operation set timeout_ms = 300, domain = domain where name = 'my_first_task'",
+    );
+    let _monitor = rework.monitor(&["--maxworkers", "1"]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    let worker = rework.wait(&first, &["done"])["worker"].clone();
+    // Another task of the same worker, when the first one's time is long up.
+    let later = rework.schedule(&["my_first_task", "--input", "2", "--in", "700ms"]);
+    let task = rework.wait(&later, &["done", "aborted"]);
+    assert_eq!((&task["state"], &task["worker"]), (&"done".into(), &worker));
+    assert_eq!(rework.task(&first)["state"], "done");
+}

@@ -277,3 +277,35 @@ fn check_plugin_needs_no_database() {
     assert_eq!(document["abi"], "1.0");
     assert_eq!(document["operations"].as_array().unwrap().len(), 3);
 }
+
+/// What a registration leaves alone: every task, log and schedule of its operations.
+#[test]
+fn registering_again_deletes_nothing() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let monitor = rework.monitor(&[]);
+    let done = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&done, &["done"]);
+    monitor.interrupt();
+    let queued = rework.schedule(&["my_first_task", "--input", "2"]);
+    let rule = ["--rule", "0 30 6 * * *", "--input", "3"];
+    rework.ok(&[&["prepare", "my_first_task"], &rule[..]].concat());
+    let seen = || {
+        (
+            rework.json(&["list-tasks"]),
+            rework.log(&done),
+            rework.json(&["list-scheduled"]),
+        )
+    };
+    let before = seen();
+    let hello = hello();
+    let path = hello.to_str().unwrap();
+    rework.ok(&["register-operations", path]);
+    rework.ok(&["unregister-operation", "my_first_task", "--no-confirm"]);
+    rework.ok(&["register-operations", path]);
+    let (tasks, log, mut schedules) = seen();
+    assert_eq!((tasks, log), (before.0, before.1));
+    schedules[0]["next_run"] = before.2[0]["next_run"].clone();
+    assert_eq!(schedules, before.2);
+    let _monitor = rework.monitor(&[]);
+    assert_eq!(rework.wait(&queued, &["done", "failed"])["output"], 4);
+}

@@ -258,6 +258,76 @@ fn a_timeout_that_a_task_obeys_is_retried_like_any_other() {
     );
 }
 
+/// A host that is gone says nothing: its lease expires, and any other monitor sees to its tasks.
+#[test]
+fn the_tasks_of_a_lost_host_follow_the_delivery_rule() {
+    let rework = Rework::with_plugins(&[misbehaving(), hello()]);
+    let once = rework.misbehave("ok");
+    let again = rework.schedule(&[
+        "misbehave",
+        "--input",
+        r#"{"mode": "ok"}"#,
+        "--max-attempts",
+        "2",
+    ]);
+    rework.database.psql(&format!(
+        "insert into rework.monitor (host, pid, domains, pages, last_seen)
+         values ('elsewhere', 1, '{{misbehaving}}', '/nowhere', now() - interval '1 minute');
+         insert into rework.claim select id, 1, array[{once}, {again}] from rework.monitor;
+         insert into rework.worker (host, pid, domain, monitor, state, task, started)
+         select 'elsewhere', 2, 'misbehaving', id, 'running', {once}, now() from rework.monitor;
+         update rework.task
+            set token = (select id << 36 | 1 from rework.monitor), attempt = 1, status = 'running', started = now()
+          where id in ({once}, {again});
+         delete from rework.ready"
+    ));
+    assert_eq!(rework.json(&["list-monitors"])[0]["stale"], true);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let task = rework.wait(&once, &["aborted"]);
+    assert_eq!(task["cause"], "monitor lost");
+    assert_eq!(task["error"], "the monitor on host elsewhere was lost");
+    let task = rework.wait(&again, &["done", "aborted"]);
+    assert_eq!(
+        (&task["state"], &task["attempt"]),
+        (&"done".into(), &2.into())
+    );
+    assert_eq!(task["attempts"][0]["cause"], "monitor lost");
+    let workers = rework.json(&["list-workers"]);
+    let dead = workers
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["host"] == "elsewhere");
+    assert_eq!(dead.unwrap()["cause"], "monitor lost");
+}
+
+/// Figures are written when they change, not every second.
+#[test]
+fn an_idle_installation_writes_next_to_nothing() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&id, &["done"]);
+    let writes = || -> i64 {
+        rework
+            .database
+            .psql(
+                "select pg_stat_clear_snapshot();
+                 select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables
+                  where schemaname = 'rework' and relname <> 'monitor'",
+            )
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    // What was written about the task is counted a little later.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let before = writes();
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let written = writes() - before;
+    assert!(written <= 3, "{written} rows in five seconds");
+}
+
 /// Processor time of a process, in seconds.
 fn processor_seconds(pid: nix::unistd::Pid) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -163,6 +163,16 @@ fn an_operation_chooses_what_is_kept() {
     }
 }
 
+/// A plugin is loaded once by each worker, not once a task.
+#[test]
+fn a_worker_keeps_what_its_plugin_keeps() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains", "--maxworkers", "1"]);
+    for expected in ["1", "2", "3"] {
+        assert_eq!(rework.ok(&["schedule", "how_often", "--wait"]), expected);
+    }
+}
+
 /// A pipe holds 64 kB: the monitor has to go on reading while one line is written.
 #[test]
 fn lines_of_megabytes_are_cut_and_block_nobody() {

@@ -142,6 +142,21 @@ fn a_name_in_several_domains_has_to_be_told_apart() {
     );
     let id = rework.schedule(&["my_first_task", "--input", "1", "--domain", "mine"]);
     assert_eq!(rework.task(&id)["domain"], "mine");
+    let rule = [
+        "prepare",
+        "my_first_task",
+        "--rule",
+        "0 0 * * * *",
+        "--input",
+        "1",
+    ];
+    let refusal = rework.fails(1, &rule);
+    assert!(
+        refusal.contains("exists in several domains: default, mine"),
+        "{refusal}"
+    );
+    rework.ok(&[&rule[..], &["--domain", "mine"]].concat());
+    assert_eq!(rework.json(&["list-scheduled"])[0]["domain"], "mine");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Waiting, without keeping a thread busy.
 
 use rework_plugin::prelude::*;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 /// Waits for two timers at once, on a runtime of the plugin's own.
 #[operation(domain = "standalone")]
@@ -28,6 +31,13 @@ fn until_cancelled(task: &mut Task) -> Result<()> {
     }
     println!("attempt {} was cancelled", task.attempt());
     Ok(())
+}
+
+/// How often this process has run it.
+#[operation(domain = "standalone")]
+fn how_often() -> usize {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    RUNS.fetch_add(1, Relaxed) + 1
 }
 
 /// Leaves something behind that keeps its process from ending.
