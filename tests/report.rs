@@ -2,6 +2,7 @@
 
 use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use nix::sys::signal::Signal;
+use std::fs;
 
 #[test]
 fn an_error_fails_the_task_with_its_place() {
@@ -226,4 +227,55 @@ fn a_monitor_that_is_killed_leaves_no_process_and_no_task_behind() {
     let next = rework.misbehave("ok");
     rework.wait(&next, &["done"]);
     assert_eq!(rework.json(&["list-monitors"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_path_in_the_database_is_not_what_a_recovery_removes() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let precious = rework.directory().join("monitor-of-a-stranger");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("letter"), "dear reader").unwrap();
+    rework.database.psql(&format!(
+        "insert into rework.monitor (host, pid, domains, pages, last_seen)
+         values ('testhost', 1, '{{}}', '{}', now() - interval '1 hour')",
+        precious.display()
+    ));
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    until(
+        "the lost monitor to be buried",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.monitor where pid = 1")
+        },
+        |count| count == "0",
+    );
+    assert_eq!(
+        fs::read_to_string(precious.join("letter")).unwrap(),
+        "dear reader"
+    );
+    assert_eq!(fs::read_dir(&precious).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_done_is_logged_with_its_cause() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--minworkers", "0"]);
+    let id = rework.misbehave("ok");
+    rework.wait(&id, &["done"]);
+    // Its workers' pages have nowhere to be.
+    let pages = rework.directory().join("pages");
+    fs::remove_dir_all(&pages).unwrap();
+    rework.database.psql("select pg_notify('rework_ready', '')");
+    let worker = rework.task(&id)["worker"].to_string();
+    rework.ok(&["kill-worker", &worker]);
+    rework.misbehave("ok");
+    until(
+        "the next worker to be impossible",
+        || monitor.log(),
+        |log| {
+            log.contains("could not start a worker of domain misbehaving")
+                && log.contains("No such file or directory")
+        },
+    );
 }

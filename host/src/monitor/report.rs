@@ -20,6 +20,8 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use crate::causes::chain;
+
 /// Where a claimed task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -210,17 +212,6 @@ pub(super) fn signal_name(number: i32) -> String {
     }
 }
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Postgres stores no NUL in a text.
 pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') {
@@ -278,9 +269,7 @@ pub(super) fn saved(
 }
 
 fn unpacked(bytes: Bytes, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>, String> {
-    bytes
-        .into_vec(descriptors)
-        .map_err(|error| error.to_string())
+    bytes.into_vec(descriptors).map_err(|error| chain(&error))
 }
 
 /// Fields as JSON text that jsonb accepts, each file shown by its size and hash, or why there is

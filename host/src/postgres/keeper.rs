@@ -2,7 +2,7 @@
 //! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
 
 use super::{Cluster, Error, cluster::as_user, user::ServerUser};
-use crate::descendants;
+use crate::descendants::Processes;
 use nix::{
     fcntl::FlockArg,
     sys::signal::{Signal, kill},
@@ -134,8 +134,9 @@ pub(super) fn dismiss(directory: &Path) {
 /// Whether somebody is connected who holds no lock: the server gives each client a process whose
 /// title names user, database and place.
 fn has_clients(server: i32) -> bool {
-    descendants::children_of(Pid::from_raw(server))
-        .into_iter()
+    Processes::look()
+        .children_of(Pid::from_raw(server))
+        .iter()
         .any(|child| {
             let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&title).contains("[local]")
