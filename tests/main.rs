@@ -21,4 +21,5 @@ mod register;
 mod report;
 mod run;
 mod schedule;
+mod secrets;
 mod wait;
