@@ -16,6 +16,7 @@ mod embedded;
 mod inspect;
 mod layers;
 mod operate;
+mod pool;
 mod prepare;
 mod register;
 mod report;

@@ -2,6 +2,7 @@
 //! each ends as it should, and that nobody else is harmed.
 
 mod descriptors;
+mod loading;
 mod native;
 mod panics;
 

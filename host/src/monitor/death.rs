@@ -118,8 +118,7 @@ impl Supervisor {
             self.lines.close(handed.task);
         }
         let end = worker_end(&worker, &exit, killed, fault);
-        let by_itself = matches!(killed, None | Some(WorkerCause::StartTimeout));
-        if worker.started.is_none() && by_itself {
+        if worker.started.is_none() && killed.is_none() {
             let domain = worker.domain.clone();
             tracing::error!(
                 worker.id = %id,
