@@ -23,4 +23,5 @@ mod report;
 mod run;
 mod schedule;
 mod secrets;
+mod states;
 mod wait;
