@@ -161,3 +161,30 @@ fn with_grace_running_tasks_may_end() {
     assert_eq!(monitor.interrupt(), Some(0));
     assert_eq!(rework.task(&id)["state"], "done");
 }
+
+#[test]
+fn whoever_forks_faster_than_it_can_be_killed_does_not_hold_up_the_monitor() {
+    use nix::{
+        sys::signal::{Signal, killpg},
+        unistd::Pid,
+    };
+    use std::{os::unix::process::CommandExt, process::Command};
+    // Unlike a worker it is not stopped first.
+    let mut bomb = Command::new("/bin/sh")
+        .args(["-c", "while :; do sleep 60 & done"])
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(bomb.id().cast_signed());
+    until(
+        "it to fork",
+        || rework::descendants::of(pid).len(),
+        |count| *count > 0,
+    );
+    let begun = Instant::now();
+    rework::descendants::kill_all(pid, Duration::from_millis(100));
+    let took = begun.elapsed();
+    killpg(pid, Signal::SIGKILL).unwrap();
+    bomb.wait().unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}

@@ -279,3 +279,33 @@ fn what_cannot_be_done_is_logged_with_its_cause() {
         },
     );
 }
+
+#[test]
+fn a_claim_that_was_made_unnoticed_goes_back_to_the_queue() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let monitor = rework.monitor(&[]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    rework.ok(&["pause", "--operation", "my_first_task"]);
+    let id = rework.schedule(&["my_first_task", "--input", "2"]);
+    // What a connection that was lost during a commit leaves: the claim is made, in a cycle of this
+    // monitor, and it has not heard of it. Then its connection is lost indeed.
+    rework.database.psql(&format!(
+        "lock table rework.monitor in access exclusive mode;
+         delete from rework.ready where id = {id};
+         update rework.task set token = m.id << 36, attempt = 1 from rework.monitor m where task.id = {id};
+         insert into rework.claim (monitor, cycle, tasks) select id, 0, '{{{id}}}' from rework.monitor;
+         select pg_sleep(6);
+         select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
+    ));
+    rework.ok(&["resume", "--operation", "my_first_task"]);
+    let task = rework.wait(&id, &["done"]);
+    assert_eq!(task["attempt"], 1, "as if it had never been claimed");
+    let log = monitor.log();
+    assert!(
+        log.contains(&format!(
+            "task {id} was claimed unnoticed: back to the queue"
+        )),
+        "{log}"
+    );
+}
