@@ -25,7 +25,8 @@ create table rework.sched (
 );
 -- What makes two schedules the same one.
 create unique index sched_identity on rework.sched (
-    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')));
+    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
+    md5(coalesce(metadata::text, '')));
 
 -- --------------------------------------------------------------------------------------- pauses
 
@@ -220,6 +221,8 @@ begin
            set status = 'done', outcome = 'aborted', cause = 'abort', error = task_abort.message,
                finished = clock_timestamp()
          where task.id = task_abort.id;
+        -- Of a claim that was given back before anybody saw to it.
+        delete from rework.abort_request a where a.task = task_abort.id;
         perform rework.task_tell(array[id]);
         return 'aborted';
     end if;
@@ -449,6 +452,13 @@ $$;
 
 -- ---------------------------------------------------------------------------------------- tasks
 
+-- Whether an input is fetched when its turn comes, instead of with the claim. What is stored may be
+-- compressed.
+create function rework.is_large(input jsonb)
+returns boolean
+language sql immutable
+as $$ select pg_column_size(input) > 65536 or octet_length(input::text) > 262144 $$;
+
 -- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
 -- rework.attempt; its log stays.
 create function rework.task_retry(id bigint)
@@ -470,6 +480,7 @@ begin
     values (t.id, t.attempt, t.outcome, t.cause, t.error, t.worker, t.started, t.finished)
         on conflict do nothing;
     delete from rework.task_file f where f.task = t.id and f.direction = 'output';
+    delete from rework.abort_request a where a.task = t.id;
     update rework.task
        set status = 'queued', outcome = null, cause = null, error = null, location = null, backtrace = null,
            exit_code = null, signal = null, peak_memory = null, cpu_seconds = null, token = null, worker = null,

@@ -1,6 +1,6 @@
 //! Claim: in batches, in order, each task by one monitor.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{Rework, hello, misbehaving, standalone, until};
 
 #[test]
 fn a_backlog_is_run_each_task_once_by_two_monitors() {
@@ -133,5 +133,137 @@ fn a_short_task_is_not_trapped_behind_a_long_one() {
                 .psql("select count(*) from rework.task where status <> 'done'")
         },
         |count| count == "1",
+    );
+}
+
+/// A row of the queue can outlive what it stands for: its task was aborted while it moved from the
+/// delayed ones, or was given back.
+#[test]
+fn a_stale_row_of_the_queue_runs_nothing() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let aborted = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.ok(&["abort-task", &aborted]);
+    let deleted = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.ok(&["delete-task", &deleted]);
+    rework.database.psql(&format!(
+        "insert into rework.ready (lane, rank, id) values (1, 0, {aborted}), (1, 0, {deleted})"
+    ));
+    let twice = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.database.psql(&format!(
+        "insert into rework.ready (lane, rank, id) values (1, 0, {twice})"
+    ));
+    let _monitor = rework.monitor(&[]);
+    rework.wait(&twice, &["done"]);
+    until(
+        "the queue to be empty",
+        || rework.database.psql("select count(*) from rework.ready"),
+        |count| count == "0",
+    );
+    assert_eq!(rework.task(&aborted)["state"], "aborted");
+    assert_eq!(rework.log(&aborted), [] as [String; 0]);
+    assert_eq!(rework.log(&twice).len(), 2, "it ran once");
+}
+
+#[test]
+fn what_waits_behind_a_long_task_stays_in_the_queue() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let short = |count: u32| {
+        rework.database.psql(&format!(
+            "select count(rework.schedule('misbehave', '{{\"mode\": \"ok\"}}')) from generate_series(1, {count})"
+        ));
+    };
+    let open = || {
+        rework
+            .database
+            .psql("select count(*) from rework.task where status <> 'done'")
+    };
+    // Short ones, so that the worker is given many at a time.
+    short(300);
+    until("the short ones to end", open, |count| count == "0");
+    let long = rework.misbehave("hang");
+    rework.wait(&long, &["running"]);
+    short(50);
+    let claimed = || {
+        rework
+            .database
+            .psql("select count(*) from rework.task where status = 'queued' and token is not null")
+    };
+    until("nothing to be claimed in vain", claimed, |count| {
+        count == "0"
+    });
+    let writes = || {
+        rework
+            .database
+            .psql("select sum(attempt) from rework.task where status = 'queued'")
+    };
+    assert_eq!(writes(), "0");
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.ready"),
+        "50"
+    );
+    rework.ok(&["abort-task", &long]);
+    until("the rest to end", open, |count| count == "0");
+}
+
+#[test]
+fn thousands_that_fall_due_at_once_all_run_at_once() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    rework.database.psql(
+        "select count(rework.schedule('noop', run_at => now() + interval '1.5 seconds'))
+           from generate_series(1, 5500)",
+    );
+    until(
+        "all of them to end",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status <> 'done'")
+        },
+        |count| count == "0",
+    );
+    let late = rework
+        .database
+        .psql("select extract(epoch from max(started) - min(started)) from rework.task");
+    // A thousand a second would take more than five.
+    assert!(late.parse::<f64>().unwrap() < 4.0, "over {late} s");
+}
+
+#[test]
+fn large_inputs_are_fetched_when_a_worker_has_room() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    rework.database.psql(
+        "create table given as select rework.operation_resolve('echo', null, null) as id;
+         insert into rework.task_file (task, direction, name, size, sha256)
+         select rework.task_enqueue(id, null, 'raw', null, null, null, 0, null, null, 1),
+                'input', '', 8 * 1048576, '' from given, generate_series(1, 60);
+         insert into rework.task_file_chunk
+         select f.id, n, decode(repeat('ab', 1048576), 'hex')
+           from rework.task_file f, generate_series(0, 7) n",
+    );
+    let monitor = rework.monitor(&["--all-domains"]);
+    until(
+        "all of them to end",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status <> 'done'")
+        },
+        |count| count == "0",
+    );
+    let status = std::fs::read_to_string(format!("/proc/{}/status", monitor.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|kilobytes| kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap();
+    // All of them together are 480 MB, twice: in and out.
+    assert!(peak < 240 * 1024, "the monitor has held {peak} kB");
+    assert_eq!(
+        rework.database.psql(
+            "select count(*) from rework.task_file where direction = 'output' and size = 8388608"
+        ),
+        "60"
     );
 }

@@ -80,6 +80,78 @@ fn wrong_databases_are_named_without_their_password() {
     }
 }
 
+/// A database that stands where something else is missing is not repeated with its password.
+#[test]
+fn a_misplaced_database_is_not_shown_with_its_password() {
+    let rework = Rework::new();
+    for (code, arguments) in [
+        (2, &["schedule", "postgres://u:sekret@127.0.0.1:1/x"][..]),
+        (2, &["show-task", "postgres://u:sekret@127.0.0.1:1/x"]),
+        (2, &["scheduled-plan", "postgres://u:sekret@127.0.0.1:1/x"]),
+        (
+            2,
+            &[
+                "list-tasks",
+                "postgres://127.0.0.1:1/x",
+                "postgres://u:sekret@h/x",
+            ],
+        ),
+        (1, &["list-tasks", "postgres:/u:sekret@h/x"]),
+        (1, &["schedule", "postgresql:/u:sekret@h/x"]),
+    ] {
+        let complaint = rework.fails(code, arguments);
+        assert!(!complaint.contains("sekret"), "{complaint}");
+    }
+    let complaint = rework.fails(2, &["schedule", "postgres://h/x"]);
+    assert!(
+        complaint.contains("<NAME>"),
+        "what is missing is named: {complaint}"
+    );
+}
+
+#[test]
+fn what_was_typed_does_not_come_back_at_any_length() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let deep = "[".repeat(100_000);
+    let complaint = rework.fails(2, &["schedule", "my_first_task", "--input", &deep]);
+    assert!(complaint.len() < 5000, "{} bytes", complaint.len());
+}
+
+#[test]
+fn a_mistyped_cluster_is_not_made() {
+    let rework = Rework::without_schema();
+    let path = rework.directory().join("nowhere");
+    let database = format!("embedded:{}", path.display());
+    let complaint = rework.fails(1, &["list-tasks", &database]);
+    assert!(
+        complaint.contains("there is no cluster in ") && complaint.contains("rework init-db"),
+        "{complaint}"
+    );
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_no_panic() {
+    let rework = Rework::with_plugins(&[hello()]);
+    for arguments in [
+        &["completions", "bash"][..],
+        &["--help"],
+        &["list-operations"],
+    ] {
+        let output = rework
+            .command(arguments)
+            .stdout(std::fs::File::create("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {complaint}");
+        assert!(
+            complaint.starts_with("error: could not write"),
+            "{complaint}"
+        );
+    }
+}
+
 #[test]
 fn aliases_come_from_the_configuration_file() {
     let rework = Rework::new();
@@ -112,6 +184,32 @@ fn a_wrong_command_line_exits_with_2() {
         &["monitor", "--minworkers", "5"],
         &["nonsense"],
         &["schedule"],
+        &[
+            "schedule",
+            "my_first_task",
+            "--input-file",
+            "f=a",
+            "--input-file",
+            "f=b",
+        ],
+        &[
+            "schedule",
+            "my_first_task",
+            "--input-file",
+            "f=a",
+            "--input",
+            r#"{"f": 1}"#,
+        ],
+        &[
+            "prepare",
+            "my_first_task",
+            "--rule",
+            "0 0 * * * *",
+            "--input-file",
+            "f=a",
+            "--input-file",
+            "f=b",
+        ],
     ] {
         let complaint = rework.fails(2, arguments);
         assert!(!complaint.contains("RUST_BACKTRACE"), "{complaint}");

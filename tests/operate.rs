@@ -1,6 +1,6 @@
 //! What operators do: try again, delete, end workers, pause, vacuum.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -18,9 +18,11 @@ fn a_retried_task_keeps_its_id_and_its_history() {
         || rework.task(&id),
         |task| task["attempt"] == 2 && task["state"] == "failed",
     );
-    assert_eq!(task["attempts"].as_array().unwrap().len(), 1);
-    assert_eq!(task["attempts"][0]["attempt"], 1);
-    assert_eq!(task["attempts"][0]["cause"], "error");
+    assert_eq!(task["attempts"].as_array().unwrap().len(), 2);
+    for place in [0, 1] {
+        assert_eq!(task["attempts"][place]["attempt"], place + 1);
+        assert_eq!(task["attempts"][place]["cause"], "error");
+    }
     let lines = rework.log(&id);
     assert_eq!(lines.len(), 2, "both attempts are in the log: {lines:?}");
 
@@ -149,6 +151,47 @@ fn a_worker_is_shut_down_after_its_task_or_killed_with_it() {
     );
     // Another one takes its place.
     rework.wait(&rework.misbehave("ok"), &["done"]);
+}
+
+#[test]
+fn a_worker_that_does_not_end_when_it_is_told_to_is_killed() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let monitor = rework.monitor(&["--all-domains", "--maxworkers", "1"]);
+    let id = rework.schedule(&["slow_goodbye"]);
+    let worker = rework.wait(&id, &["done"])["worker"].to_string();
+    rework.ok(&["shutdown-worker", &worker]);
+    let dead = until(
+        "the worker to be dead",
+        || workers(&rework)[0].clone(),
+        |worker| worker["state"] == "dead",
+    );
+    assert_eq!(dead["cause"], "shutdown");
+    assert!(
+        monitor.log().contains("has nothing to do and does not end"),
+        "{}",
+        monitor.log()
+    );
+}
+
+/// An abort that was asked for and not seen to, because the task was given back.
+#[test]
+fn an_old_request_to_abort_does_not_end_the_next_attempt() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    let request = format!("insert into rework.abort_request (task) values ({id})");
+    rework.database.psql(&request);
+    rework.ok(&["abort-task", &id]);
+    let requests = || {
+        rework
+            .database
+            .psql("select count(*) from rework.abort_request")
+    };
+    assert_eq!(requests(), "0");
+    rework.database.psql(&request);
+    rework.ok(&["retry-task", &id]);
+    assert_eq!(requests(), "0");
+    let _monitor = rework.monitor(&[]);
+    assert_eq!(rework.wait(&id, &["done", "aborted"])["state"], "done");
 }
 
 #[test]

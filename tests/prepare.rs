@@ -93,17 +93,12 @@ fn an_identical_schedule_is_replaced() {
     assert_eq!(
         prepare(
             &rework,
-            &[
-                "--rule",
-                rule,
-                "--catch-up",
-                "all",
-                "--metadata",
-                r#"{"a": 1}"#
-            ]
+            &["--rule", "0  30 6 * *  mon-fri ", "--catch-up", "all"]
         ),
         id
     );
+    let noted = prepare(&rework, &["--rule", rule, "--metadata", r#"{"a": 1}"#]);
+    assert_ne!(noted, id, "its tasks are not the same");
     let other = prepare(
         &rework,
         &[
@@ -117,22 +112,63 @@ fn an_identical_schedule_is_replaced() {
     );
     assert_ne!(other, id);
     let rows = rework.json(&["list-scheduled"]);
-    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!(rows.as_array().unwrap().len(), 3);
     assert_eq!(rows[0]["catch_up"], "all");
-    assert_eq!(rows[0]["metadata"], json!({"a": 1}));
+    assert_eq!(rows[1]["metadata"], json!({"a": 1}));
     assert_eq!(rows[0]["input"], json!({"mode": "ok"}));
     assert_eq!(rows[0]["last_run"], Value::Null);
     assert_eq!(rows[0]["paused"], false);
-    assert_eq!(rows[1]["timezone"], "Europe/Paris");
-    let (utc, paris) = (time(&rows[0]["next_run"]), time(&rows[1]["next_run"]));
+    assert_eq!(rows[2]["timezone"], "Europe/Paris");
+    let (utc, paris) = (time(&rows[0]["next_run"]), time(&rows[2]["next_run"]));
     assert_eq!(utc.format("%H:%M:%S").to_string(), "06:30:00");
     assert!(["04:30:00", "05:30:00"].contains(&paris.format("%H:%M:%S").to_string().as_str()));
     assert_eq!(
         rework.ok(&["list-scheduled"]),
         format!(
-            "{id} `misbehave` misbehaving `no host` `{{\"a\":1}}` \"{rule}\"\n\
+            "{id} `misbehave` misbehaving `no host` `no meta` \"{rule}\"\n\
+             {noted} `misbehave` misbehaving `no host` `{{\"a\":1}}` \"{rule}\"\n\
              {other} `misbehave` misbehaving `testhost` `no meta` \"{rule}\" Europe/Paris"
         )
+    );
+}
+
+/// Files are kept whole, and shown by their size and hash; however they were given, they are the
+/// same.
+#[test]
+fn a_file_in_a_schedule_is_shown_by_its_hash() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let path = rework.directory().join("content");
+    fs::write(&path, "abc").unwrap();
+    let file = format!("file={}", path.display());
+    let rule = ["prepare", "reverse", "--rule", "0 0 * * * *"];
+    let id = rework.ok(&[&rule[..], &["--input-file", &file]].concat());
+    for input in [r#"{"file": "abc"}"#, r#"{"file": {"base64": "YWJj"}}"#] {
+        assert_eq!(rework.ok(&[&rule[..], &["--input", input]].concat()), id);
+    }
+    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(
+        rework.json(&["list-scheduled"])[0]["input"],
+        json!({"file": {"bytes": 3, "sha256": sha256}})
+    );
+    let exported: Value =
+        serde_json::from_str(&rework.ok(&["export-scheduled", "--path", "-"])).unwrap();
+    assert_eq!(
+        exported["schedules"][0]["input"],
+        json!({"file": {"base64": "YWJj"}})
+    );
+    rework
+        .database
+        .psql("update rework.sched set catch_up = 'one', since = now() - interval '90 minutes'");
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let tasks = until(
+        "its run",
+        || rework.json(&["list-tasks"]),
+        |tasks| tasks[0]["state"] == "done",
+    );
+    let task = tasks[0]["id"].to_string();
+    assert_eq!(
+        rework.ok(&["get-output", &task, "--field", "reversed"]),
+        "cba"
     );
 }
 
@@ -149,6 +185,20 @@ fn the_plan_is_in_order() {
         "--input",
         "1",
     ]);
+    let year = rework.run(&[
+        "scheduled-plan",
+        "misbehaving",
+        "--hours",
+        "8760",
+        "--limit",
+        "5",
+    ]);
+    assert_eq!(year.stdout.lines().count(), 5);
+    assert!(
+        year.stderr.contains("only the first 5 runs are shown"),
+        "{}",
+        year.stderr
+    );
     let plan = rework.json(&["scheduled-plan", "misbehaving", "--hours", "2"]);
     let plan = plan.as_array().unwrap();
     assert_eq!(plan.len(), 6, "{plan:?}");
@@ -311,7 +361,10 @@ fn schedules_move_through_a_file() {
     broken["schedules"][1]["input"] = json!({"mode": "dance"});
     fs::write(&file, broken.to_string()).unwrap();
     let refusal = other.fails(1, &["import-scheduled", "--path", path]);
-    assert!(refusal.contains("input `mode` must be one of"), "{refusal}");
+    assert!(
+        refusal.contains("input `mode` of `misbehave` must be one of"),
+        "{refusal}"
+    );
     assert_eq!(listed(&other), listed(&rework));
     broken["version"] = 2.into();
     fs::write(&file, broken.to_string()).unwrap();
@@ -469,7 +522,7 @@ fn an_input_that_a_new_version_does_not_accept_is_marked() {
     assert!(
         rework
             .ok(&["list-scheduled"])
-            .contains("refused: input `mode` must be one of")
+            .contains("refused: input `mode` of `misbehave` must be one of")
     );
     rework.database.psql(&format!(
         "update rework.sched set since = now() - interval '90 minutes' where id = {id}"

@@ -85,11 +85,12 @@ fn retries_keep_their_attempts_and_their_logs() {
     let task = rework.wait(&id, &["done", "failed"]);
     assert_eq!(task["output"], 3, "{task:#}");
     let attempts = task["attempts"].as_array().unwrap();
-    let errors: Vec<&str> = attempts
-        .iter()
-        .map(|one| one["error"].as_str().unwrap())
-        .collect();
-    assert_eq!(errors, ["attempt 1 fails", "attempt 2 fails"]);
+    let errors: Vec<Option<&str>> = attempts.iter().map(|one| one["error"].as_str()).collect();
+    assert_eq!(
+        errors,
+        [Some("attempt 1 fails"), Some("attempt 2 fails"), None]
+    );
+    assert_eq!(attempts[2]["state"], "done");
     let lines: Vec<String> = rework
         .log(&id)
         .into_iter()
@@ -136,6 +137,165 @@ fn an_output_that_is_not_what_was_declared_fails_its_task() {
     assert_eq!(outputs.len(), 8);
     assert_eq!(outputs[7]["default"], "nobody");
     assert_eq!(outputs[4]["choices"], serde_json::json!(["small", "large"]));
+}
+
+/// A server that cannot write for a moment, whatever the reason, costs nobody a result.
+#[test]
+fn a_server_that_refuses_for_a_while_loses_nothing() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "create table refusing (code text);
+         create function refuse() returns trigger language plpgsql as $$
+         declare code text;
+         begin
+             select r.code into code from refusing r;
+             if found and new.status = 'done' then
+                 raise exception 'not now' using errcode = code;
+             end if;
+             return new;
+         end $$;
+         create trigger refuse before update on rework.task for each row execute function refuse();
+         insert into refusing values ('53100')",
+    );
+    let monitor = rework.monitor(&[]);
+    let ids: Vec<String> = (1..=5)
+        .map(|n| rework.schedule(&["my_first_task", "--input", &n.to_string()]))
+        .collect();
+    for code in ["53100", "57014", "25006", "40P01"] {
+        rework
+            .database
+            .psql(&format!("update refusing set code = '{code}'"));
+        let before = monitor.log().matches("not now").count();
+        until(
+            "another refusal",
+            || monitor.log().matches("not now").count(),
+            |count| *count > before,
+        );
+    }
+    rework.database.psql("delete from refusing");
+    for (n, id) in (1..).zip(&ids) {
+        assert_eq!(rework.wait(id, &["done", "failed"])["output"], 2 * n);
+    }
+}
+
+/// What Postgres cannot store is found among the others, and harms only its own task.
+#[test]
+fn what_cannot_be_stored_harms_no_neighbour() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "create function poison() returns trigger language plpgsql as $$
+         begin
+             if new.output = '\"poisonpoison\"' or new.error like '%poison%' then
+                 raise exception 'it cannot be swallowed' using errcode = '22P05';
+             end if;
+             return new;
+         end $$;
+         create trigger poison before update on rework.task for each row execute function poison()",
+    );
+    // All of them end in one cycle, or in few.
+    let ids: Vec<String> = ["1", "\"poison\"", "2", "[\"poison\"]", "3"]
+        .iter()
+        .map(|input| rework.schedule(&["my_first_task", "--input", input]))
+        .collect();
+    let _monitor = rework.monitor(&[]);
+    for (id, output) in [(&ids[0], 2), (&ids[2], 4), (&ids[4], 6)] {
+        assert_eq!(rework.wait(id, &["done", "failed"])["output"], output);
+    }
+    let task = rework.wait(&ids[1], &["failed"]);
+    assert_eq!(task["cause"], "bad output");
+    let error = task["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the output cannot be stored") && !error.contains("poisonpoison"),
+        "{error}"
+    );
+    let task = rework.wait(&ids[3], &["failed"]);
+    assert_eq!(task["error"], "(its words cannot be stored)");
+    assert_eq!(rework.log(&ids[1]).len(), 2, "its log is kept");
+}
+
+#[test]
+fn a_task_that_no_frame_can_carry_fails_alone() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    let id = rework.database.psql(
+        "select rework.schedule('my_first_task', '1',
+                                metadata => jsonb_build_object('a', repeat('x', 70000000)))",
+    );
+    let other = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&other, &["done"]);
+    let task = until(
+        "the task to fail",
+        || {
+            rework.database.psql(&format!(
+                "select cause, error from rework.task where id = {id}"
+            ))
+        },
+        |task| !task.starts_with('|'),
+    );
+    assert!(
+        task.starts_with("error|it could not be handed to a worker: a frame of 67108865 bytes or more is too long"),
+        "{task}"
+    );
+}
+
+#[test]
+fn a_timeout_that_a_task_obeys_is_retried_like_any_other() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let id = rework.schedule(&["until_cancelled"]);
+    let task = rework.wait(&id, &["aborted", "done", "failed"]);
+    assert_eq!(
+        (&task["state"], &task["cause"]),
+        (&"aborted".into(), &"timeout".into())
+    );
+    assert_eq!(task["attempt"], 2);
+    assert_eq!(task["attempts"][0]["cause"], "timeout");
+    assert_eq!(
+        rework.log(&id),
+        [
+            "stdout:info:attempt 1 was cancelled",
+            "stdout:info:attempt 2 was cancelled"
+        ]
+    );
+}
+
+/// Processor time of a process, in seconds.
+fn processor_seconds(pid: nix::unistd::Pid) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks: f64 = fields[11..13]
+        .iter()
+        .map(|n| n.parse::<f64>().unwrap())
+        .sum();
+    ticks / 100.0
+}
+
+#[test]
+fn a_monitor_that_waits_for_its_last_task_does_not_spin() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "1h"]);
+    let id = rework.misbehave("hang");
+    rework.wait(&id, &["running"]);
+    let later = rework.schedule(&["misbehave", "--input", r#"{"mode": "ok"}"#, "--in", "1h"]);
+    monitor.signal(Signal::SIGINT);
+    until(
+        "the monitor to drain",
+        || monitor.log(),
+        |log| log.contains("interrupted"),
+    );
+    let before = processor_seconds(monitor.pid());
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let used = processor_seconds(monitor.pid()) - before;
+    assert!(used < 0.3, "{used} s of processor time in 2 s");
+    assert_eq!(rework.task(&later)["state"], "queued");
+    // The second interrupt ends it at once.
+    monitor.interrupt();
+    assert_eq!(rework.task(&id)["cause"], "monitor exit");
 }
 
 #[test]

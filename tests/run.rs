@@ -164,6 +164,29 @@ fn an_operation_chooses_what_is_kept() {
     }
 }
 
+/// A pipe holds 64 kB: the monitor has to go on reading while one line is written.
+#[test]
+fn lines_of_megabytes_are_cut_and_block_nobody() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let ids: Vec<String> = [60_000, 300_000, 1_100_000, 2_000_000, 5_000_000]
+        .into_iter()
+        .cycle()
+        .take(20)
+        .map(|width| {
+            let input = format!(r#"{{"count": 3, "width": {width}}}"#);
+            rework.schedule(&["long_lines", "--input", &input])
+        })
+        .collect();
+    for id in &ids {
+        rework.wait(id, &["done"]);
+        let log = rework.log(id);
+        assert_eq!(log.len(), 3);
+        assert!(log[2].starts_with("stdout:info:2 xxx"), "{}", &log[2][..30]);
+    }
+    assert!(rework.log(&ids[4])[0].ends_with("[line truncated]"));
+}
+
 #[test]
 fn watch_follows_a_log_live_and_ends_with_the_task() {
     let rework = Rework::with_plugins(&[misbehaving()]);

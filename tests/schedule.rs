@@ -310,7 +310,8 @@ fn moments_are_refused_where_they_cannot_be_meant() {
         let input = json!({ "horizon": horizon }).to_string();
         let refusal = rework.fails(1, &["schedule", "plan", "--input", &input]);
         assert!(
-            refusal.contains("input `horizon` is not a moment") && refusal.contains(fault),
+            refusal.contains("input `horizon` of `plan` is not a moment")
+                && refusal.contains(fault),
             "{refusal}"
         );
     }

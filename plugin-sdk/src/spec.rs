@@ -57,12 +57,20 @@ pub struct Spec {
 pub struct SpecError {
     /// The field.
     pub field: String,
+    subject: String,
     fault: String,
+}
+
+impl SpecError {
+    /// The message, for an operation that has to be named: ``input `a` of `add` must be …``.
+    pub fn of(&self, operation: &str) -> String {
+        format!("{} of `{operation}`{}", self.subject, self.fault)
+    }
 }
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.fault)
+        write!(f, "{}{}", self.subject, self.fault)
     }
 }
 
@@ -76,9 +84,10 @@ impl std::error::Error for SpecError {}
 /// The first field that does not; the message names it.
 pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
     for (place, spec) in specs.iter().enumerate() {
-        let fault = |fault: String| SpecError {
+        let fault = |subject: String| SpecError {
             field: spec.name.clone(),
-            fault,
+            subject,
+            fault: String::new(),
         };
         if specs[..place]
             .iter()
@@ -124,8 +133,9 @@ pub(crate) fn check_fields(
     specs: &[Spec],
     fields: &Map<String, Value>,
 ) -> Result<Map<String, Value>, SpecError> {
-    let fault = |field: &str, fault: String| SpecError {
+    let fault = |field: &str, what: &str, fault: String| SpecError {
         field: field.to_owned(),
+        subject: format!("{what} `{field}`"),
         fault,
     };
     if let Some(unknown) = fields
@@ -140,7 +150,8 @@ pub(crate) fn check_fields(
         };
         return Err(fault(
             unknown,
-            format!("unknown {word} `{unknown}` ({known})"),
+            &format!("unknown {word}"),
+            format!(" ({known})"),
         ));
     }
     let mut complete = Map::new();
@@ -149,12 +160,13 @@ pub(crate) fn check_fields(
         let given = fields.get(name).filter(|value| !value.is_null());
         match given.or(spec.default.as_ref()) {
             Some(value) => {
-                let value = checked(spec, value)
-                    .map_err(|why| fault(name, format!("{word} `{name}` {why}")))?;
+                let value =
+                    checked(spec, value).map_err(|why| fault(name, word, format!(" {why}")))?;
                 complete.insert(name.clone(), value);
             }
             None if spec.required => {
-                return Err(fault(name, format!("missing required {word} `{name}`")));
+                let what = format!("missing required {word}");
+                return Err(fault(name, &what, String::new()));
             }
             None => {}
         }

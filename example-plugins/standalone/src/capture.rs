@@ -21,6 +21,14 @@ fn choosy(task: &mut Task) -> Result<()> {
     task.save_output("done")
 }
 
+/// Prints lines of this many bytes.
+#[operation(domain = "standalone")]
+fn long_lines(count: usize, width: usize) {
+    for number in 0..count {
+        println!("{number} {}", "x".repeat(width));
+    }
+}
+
 /// Logs and prints; only the records are kept.
 #[operation(domain = "standalone", capture = "logs")]
 fn records_only() {

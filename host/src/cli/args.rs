@@ -9,7 +9,12 @@ use crate::model::{
 use chrono::{DateTime, Utc};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use serde_json::Value;
-use std::{env, ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Run tasks of independent code bases on several hosts, with Postgres and nothing else.
 ///
@@ -478,6 +483,9 @@ pub(super) struct PlanArgs {
     /// How far to look ahead
     #[arg(long, default_value_t = 1.0, value_parser = hours)]
     pub(super) hours: f64,
+    /// At most so many runs
+    #[arg(long, default_value_t = 10_000)]
+    pub(super) limit: usize,
     /// One JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -487,7 +495,7 @@ pub(super) struct PlanArgs {
 pub(super) struct TransferArgs {
     /// The database
     pub(super) db: String,
-    /// The file
+    /// The file; - for standard output or input
     #[arg(long, default_value = "rework.sched")]
     pub(super) path: PathBuf,
 }
@@ -556,9 +564,14 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         Err(error) => error,
     };
     let database = env::var_os("REWORK_DB").filter(|database| !database.is_empty());
+    // A database was given: something else is missing.
+    let has_database = arguments
+        .get(2)
+        .is_some_and(|argument| names_database(argument));
     if let Some(database) = database
         && first.kind() == ErrorKind::MissingRequiredArgument
         && arguments.len() >= 2
+        && !has_database
     {
         let mut completed = arguments;
         completed.insert(2, database);
@@ -571,8 +584,17 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     Err(first)
 }
 
-pub(super) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "rework", &mut std::io::stdout());
+/// Whether an argument can only be a `DB`.
+fn names_database(argument: &OsStr) -> bool {
+    let text = argument.to_string_lossy();
+    let schemes = ["postgres://", "postgresql://", "embedded:"];
+    schemes.iter().any(|scheme| text.starts_with(scheme))
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "rework", &mut script);
+    script
 }
 
 fn json(text: &str) -> Result<Value, String> {

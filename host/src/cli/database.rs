@@ -12,7 +12,7 @@ use crate::{
 use std::io::{BufRead, Write};
 
 pub(super) async fn init_db(db: &str) -> Result<()> {
-    let client = Client::connect_any(Target::resolve(db)?).await?;
+    let client = Client::connect_any(Target::make(db)?).await?;
     let version = client.migrate().await?;
     output::line(&format!("schema rework is at version {version}"))
 }

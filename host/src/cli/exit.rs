@@ -55,13 +55,69 @@ impl Failure {
     }
 }
 
+/// What `clap` says of a wrong command line, or was asked to say; the exit code.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // --help and --version.
+        let text = error.render().ansi().to_string();
+        return match anstream::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => Failure::from(error).report(),
+        };
+    }
+    let text = error.render().ansi().to_string();
+    let text: Vec<String> = text.lines().map(presentable).collect();
+    let _ = anstream::stderr().write_all(format!("{}\n", text.join("\n")).as_bytes());
+    ExitCode::from(2)
+}
+
 /// Errors are one line.
 fn one_line(text: &str) -> String {
-    text.lines()
+    let lines: Vec<&str> = text
+        .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+        .collect();
+    presentable(&lines.join(" "))
+}
+
+/// Whatever was typed may come back in a message: without passwords, and not at any length.
+fn presentable(line: &str) -> String {
+    const LONGEST: usize = 2000;
+    let line = without_passwords(line);
+    if line.len() <= LONGEST {
+        return line;
+    }
+    let (start, end) = (
+        line.floor_char_boundary(LONGEST / 2),
+        line.ceil_char_boundary(line.len() - LONGEST / 2),
+    );
+    format!("{} … {}", &line[..start], &line[end..])
+}
+
+/// `postgres://user:…@host` for a URL with a password, also for one that is not quite a URL.
+fn without_passwords(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("postgres") {
+        let (before, url) = rest.split_at(at);
+        let end = url
+            .find(|c: char| c.is_whitespace() || "`'\"".contains(c))
+            .unwrap_or(url.len());
+        let (url, after) = url.split_at(end);
+        shown += before;
+        let secret = url.rfind('@').and_then(|at| {
+            let scheme = url.find(":/").map_or(0, |colon| colon + 1);
+            let colon = url[scheme..at].find(':')? + scheme;
+            Some((colon + 1, at))
+        });
+        match secret {
+            Some((from, to)) => shown += &format!("{}…{}", &url[..from], &url[to..]),
+            None => shown += url,
+        }
+        rest = after;
+    }
+    shown + rest
 }
 
 impl From<ClientError> for Failure {
@@ -97,5 +153,36 @@ impl From<std::io::Error> for Failure {
             std::process::exit(0);
         }
         Self::new(format!("could not write: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_comes_back() {
+        for (given, shown) in [
+            (
+                "no `postgres://u:sekret@h/x` here",
+                "no `postgres://u:…@h/x` here",
+            ),
+            ("postgresql://u:se:k@ret@h:1/x", "postgresql://u:…@h:1/x"),
+            ("postgres:/u:sekret@h/x", "postgres:/u:…@h/x"),
+            (
+                "postgres://u@h/x and postgres",
+                "postgres://u@h/x and postgres",
+            ),
+            ("it is é", "it is é"),
+        ] {
+            assert_eq!(without_passwords(given), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_in_the_middle() {
+        let long = format!("begin {} end", "é".repeat(100_000));
+        let shown = presentable(&long);
+        assert!(shown.len() < 2100 && shown.starts_with("begin é") && shown.ends_with("é end"));
     }
 }

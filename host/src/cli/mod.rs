@@ -23,7 +23,7 @@ use std::{ffi::OsString, process::ExitCode};
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let cli = match args::parse(arguments) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return exit::usage(&error),
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,10 +64,7 @@ fn run(command: Command) -> Result<()> {
         Command::Pause(args) => block_on(operate::pause(args, true)),
         Command::Resume(args) => block_on(operate::pause(args, false)),
         Command::Bench(args) => bench::bench(args),
-        Command::Completions { shell } => {
-            args::completions(shell);
-            Ok(())
-        }
+        Command::Completions { shell } => output::bytes(&args::completions(shell)),
     }
 }
 

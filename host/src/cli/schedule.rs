@@ -9,9 +9,14 @@ use crate::{
     client::{Client, ClientError, Payload, Task},
     model::task::TaskState,
 };
-use std::{io::Read, path::Path};
+use serde_json::Value;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
+    check_given_once(args.input.as_ref(), &args.input_file)?;
     let client = Client::connect(&args.db).await?;
     let mut schedule = client.schedule(&args.name).priority(args.priority);
     if let Some(input) = args.input {
@@ -82,6 +87,18 @@ pub(super) fn print_payload(payload: Payload) -> Result<()> {
         Payload::None => Ok(()),
         Payload::Fields(fields) => output::line(&fields.to_string()),
         Payload::Raw(content) => output::bytes(&content),
+    }
+}
+
+/// Whether no field is given twice.
+pub(super) fn check_given_once(input: Option<&Value>, files: &[(String, PathBuf)]) -> Result<()> {
+    let twice = files.iter().enumerate().find(|(place, (field, _))| {
+        let in_input = input.is_some_and(|input| input.get(field).is_some());
+        in_input || files[..*place].iter().any(|(other, _)| other == field)
+    });
+    match twice {
+        Some((_, (field, _))) => Err(Failure::usage(format!("input `{field}` is given twice"))),
+        None => Ok(()),
     }
 }
 

@@ -4,13 +4,14 @@ use super::{
     args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
     exit::{Failure, Result},
     format, output,
-    schedule::read,
+    schedule::{check_given_once, read},
 };
 use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
-use std::fs;
+use std::{fs, path::Path};
 
 pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
+    check_given_once(args.input.as_ref(), &args.input_file)?;
     let client = Client::connect(&args.db).await?;
     let mut prepare = client
         .prepare(&args.name, &args.rule)
@@ -63,7 +64,13 @@ pub(super) async fn plan(args: PlanArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let milliseconds = (args.hours * 3_600_000.0).round();
     let within = TimeDelta::try_milliseconds(milliseconds as i64).unwrap_or(TimeDelta::MAX);
-    let plan = client.scheduled_plan(&args.domain, within).await?;
+    let mut plan = client
+        .scheduled_plan(&args.domain, within, args.limit.saturating_add(1))
+        .await?;
+    if plan.len() > args.limit {
+        plan.truncate(args.limit);
+        anstream::eprintln!("only the first {} runs are shown: see --limit", args.limit);
+    }
     if args.json {
         return output::json(&plan);
     }
@@ -75,6 +82,9 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let file = client.export_schedules().await?;
     let text = serde_json::to_string_pretty(&file).map_err(std::io::Error::other)?;
+    if args.path == Path::new("-") {
+        return output::line(&text);
+    }
     let path = args.path.display();
     fs::write(&args.path, text + "\n")
         .map_err(|error| Failure::new(format!("could not write {path}: {error}")))?;
@@ -84,8 +94,8 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
 pub(super) async fn import(args: TransferArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let path = args.path.display();
-    let text = fs::read_to_string(&args.path)
-        .map_err(|error| Failure::new(format!("could not read {path}: {error}")))?;
+    let text = String::from_utf8(read(&args.path)?)
+        .map_err(|_| Failure::new(format!("{path} is no text")))?;
     let file =
         ScheduleFile::parse(&text).map_err(|fault| Failure::new(format!("{path} {fault}")))?;
     let count = client.import_schedules(file).await?;

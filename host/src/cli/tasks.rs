@@ -9,7 +9,7 @@ use super::{
 use crate::{
     client::{Client, ClientError, Payload, Task, TaskReport},
     model::{log, task::TaskState},
-    store::{FileInfo, LogRow, TaskFilter},
+    store::{AttemptRow, FileInfo, LogRow, TaskFilter},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -63,9 +63,13 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
         if said.contains(&name.as_str()) || empty {
             continue;
         }
-        let text = match value {
-            Value::String(text) => text,
-            other => other.to_string(),
+        let text = match (name.as_str(), value) {
+            ("run_at", _) => format!("[{}]", crate::model::time::human(report.row.run_at)),
+            ("peak_memory_mb", Value::Number(mb)) => {
+                format!("{:.1}", mb.as_f64().unwrap_or_default())
+            }
+            (_, Value::String(text)) => text,
+            (_, other) => other.to_string(),
         };
         let mut lines = text.lines();
         output::line(&format!("  {name}: {}", lines.next().unwrap_or_default()))?;
@@ -104,9 +108,24 @@ fn document(report: &TaskReport) -> Value {
         ),
         ("cpu_seconds".to_owned(), json!(detail.cpu_seconds)),
         ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
-        ("attempts".to_owned(), json!(report.attempts)),
+        ("attempts".to_owned(), json!(attempts(report))),
     ]);
     document
+}
+
+/// Every attempt: the superseded ones, and the last, which the task itself tells of.
+fn attempts(report: &TaskReport) -> Vec<AttemptRow> {
+    let row = &report.row;
+    let last = row.started.map(|started| AttemptRow {
+        attempt: row.attempt,
+        state: row.state.clone(),
+        cause: row.cause.clone(),
+        error: row.error.clone(),
+        worker: row.worker,
+        started: Some(started),
+        finished: row.finished,
+    });
+    report.attempts.iter().cloned().chain(last).collect()
 }
 
 /// A payload in a listing: raw bytes and files by their size and hash.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     model::{
-        ScheduleId,
+        ScheduleId, input,
         rule::{CatchUp, Rule},
     },
     store::{FileContent, NewSchedule, ScheduleRequest, ScheduleRow},
@@ -14,7 +14,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use std::{future::IntoFuture, pin::Pin};
+use std::{collections::BTreeSet, future::IntoFuture, pin::Pin};
 
 /// A schedule about to be written; `.await` writes it and answers its id. One that is identical in
 /// operation, host, rule, time zone and input is replaced.
@@ -83,27 +83,46 @@ impl Client {
         Ok(reports)
     }
 
-    /// What the schedules of a domain will queue within a time, in order.
-    pub async fn scheduled_plan(&self, domain: &str, within: TimeDelta) -> Result<Vec<PlannedRun>> {
+    /// What the schedules of a domain will queue within a time, in order: the first `limit` runs.
+    pub async fn scheduled_plan(
+        &self,
+        domain: &str,
+        within: TimeDelta,
+        limit: usize,
+    ) -> Result<Vec<PlannedRun>> {
         let now = Utc::now();
         let until = now
             .checked_add_signed(within)
             .unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let rows = self.store().sched_list(&[domain.to_owned()]).await?;
+        let schedules: Vec<(ScheduleRow, Rule)> = rows
+            .into_iter()
+            .filter(|row| !row.paused)
+            .filter_map(|row| {
+                let rule = Rule::parse(&row.rule, &row.timezone).ok()?;
+                Some((row, rule))
+            })
+            .collect();
+        // The next run of each; the earliest is taken and makes room for the one after it.
+        let mut next: BTreeSet<(DateTime<Utc>, usize)> = schedules
+            .iter()
+            .enumerate()
+            .filter_map(|(place, (_, rule))| Some((rule.next_after(now)?, place)))
+            .collect();
         let mut plan = Vec::new();
-        for row in self.store().sched_list(&[domain.to_owned()]).await? {
-            let Ok(rule) = Rule::parse(&row.rule, &row.timezone) else {
-                continue;
-            };
-            if !row.paused {
-                plan.extend(rule.between(now, until).map(|time| PlannedRun {
-                    time,
-                    operation: row.operation.clone(),
-                    domain: row.domain.clone(),
-                    schedule: row.id,
-                }));
-            }
+        while plan.len() < limit
+            && let Some((time, place)) = next.pop_first()
+            && time <= until
+        {
+            let (row, rule) = &schedules[place];
+            next.extend(rule.next_after(time).map(|after| (after, place)));
+            plan.push(PlannedRun {
+                time,
+                operation: row.operation.clone(),
+                domain: row.domain.clone(),
+                schedule: row.id,
+            });
         }
-        plan.sort_by_key(|run| (run.time, run.schedule));
         Ok(plan)
     }
 }
@@ -205,7 +224,7 @@ pub struct ScheduleReport {
     pub host: Option<String>,
     /// Notes for its tasks.
     pub metadata: Option<Value>,
-    /// The input as given; bytes by their number.
+    /// The input as given; bytes and files by their size and hash.
     pub input: Option<Value>,
     /// Cron.
     pub rule: String,
@@ -231,16 +250,14 @@ impl ScheduleReport {
         let next_run = rule
             .filter(|_| !row.paused)
             .and_then(|rule| rule.next_after(now));
-        let bytes = row
-            .input_raw
-            .map(|raw| serde_json::json!({ "bytes": raw.len() }));
+        let bytes = row.input_raw.as_deref().map(input::placeholder);
         Self {
             id: row.id,
             operation: row.operation,
             domain: row.domain,
             host: row.host,
             metadata: row.metadata,
-            input: bytes.or(row.input),
+            input: bytes.or(row.input.map(input::without_contents)),
             rule: row.rule,
             timezone: row.timezone,
             catch_up: row.catch_up,

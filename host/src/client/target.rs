@@ -18,8 +18,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds out what a `DB` argument means, and starts the server if it is an embedded one.
+    /// Finds out what a `DB` argument means, and starts the server if it is an embedded one that
+    /// has been made.
     pub fn resolve(database: &str) -> Result<Self> {
+        Self::find(database, false)
+    }
+
+    /// As [`Target::resolve`]; an embedded cluster is made if there is none.
+    pub fn make(database: &str) -> Result<Self> {
+        Self::find(database, true)
+    }
+
+    fn find(database: &str, makes: bool) -> Result<Self> {
         let is_direct = database.contains("://") || embedded_cluster(database)?.is_some();
         let url = if is_direct {
             database.to_owned()
@@ -27,6 +37,10 @@ impl Target {
             alias(database)?
         };
         match embedded_cluster(&url)? {
+            Some(cluster) if !makes && !cluster.exists() => Err(ClientError::Database {
+                message: format!("there is no cluster in {}", cluster.directory().display()),
+                hint: Some(format!("`rework init-db {database}` makes one")),
+            }),
             Some(cluster) => {
                 let lease = cluster.ensure_running()?;
                 Ok(Self {

@@ -77,21 +77,21 @@ impl ScheduleFile {
     ///
     /// If it is none, or one of a later version.
     pub fn parse(text: &str) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Head {
-            format: String,
-            version: u32,
-        }
-        let head: Head = serde_json::from_str(text)
-            .map_err(|error| format!("is no file of schedules: {error}"))?;
-        if head.format != FORMAT {
-            return Err(format!("is no file of schedules, but of `{}`", head.format));
-        }
-        if head.version > VERSION {
+        let document: Value = serde_json::from_str(text)
+            .map_err(|error| format!("is no file of schedules: it is not JSON: {error}"))?;
+        if document["format"] != FORMAT {
             return Err(format!(
-                "has version {} of the format; this rework knows {VERSION}",
-                head.version
+                "is no file of schedules: it has no \"format\": \"{FORMAT}\""
             ));
+        }
+        match document["version"].as_u64() {
+            Some(version) if version <= u64::from(VERSION) => {}
+            Some(version) => {
+                return Err(format!(
+                    "has version {version} of the format; this rework knows {VERSION}"
+                ));
+            }
+            None => return Err("names no version of the format".to_owned()),
         }
         serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))
     }

@@ -3,6 +3,7 @@
 
 use super::moment::{self, Now};
 use rework_plugin::spec::{Spec, SpecType, kind, validate};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -113,10 +114,8 @@ fn complete_version(
     for (name, content) in &files {
         fields.insert(name.clone(), placeholder(content));
     }
-    let mut fields =
-        validate(&specs, &fields).map_err(|fault| format!("{fault} of `{operation}`"))?;
-    resolve_moments(&specs, &mut fields, now)
-        .map_err(|fault| format!("{fault} of `{operation}`"))?;
+    let mut fields = validate(&specs, &fields).map_err(|fault| fault.of(operation))?;
+    resolve_moments(operation, &specs, &mut fields, now)?;
     Ok(Complete {
         fields: Some(Value::Object(fields)),
         raw: None,
@@ -126,6 +125,7 @@ fn complete_version(
 
 /// Replaces moments that are written as expressions by what they mean now.
 fn resolve_moments(
+    operation: &str,
     specs: &[Spec],
     fields: &mut Map<String, Value>,
     now: Now,
@@ -137,7 +137,10 @@ fn resolve_moments(
         // The check has accepted it: a datetime by now, or else an expression.
         if chrono::DateTime::parse_from_rfc3339(text).is_err() {
             let time = moment::resolve(text, now).map_err(|fault| {
-                format!("input `{}` is not a moment: `{text}`: {fault}", spec.name)
+                format!(
+                    "input `{}` of `{operation}` is not a moment: `{text}`: {fault}",
+                    spec.name
+                )
             })?;
             *text = super::time::rfc3339(time);
         }
@@ -206,6 +209,42 @@ pub fn with_files(fields: Option<&Value>, files: &[(String, Vec<u8>)]) -> Option
         fields.insert(name.clone(), json!({ "base64": text }));
     }
     Some(Value::Object(fields))
+}
+
+/// Fields with a placeholder for each content among them: the reverse of [`with_files`], for
+/// listings.
+pub fn without_contents(fields: Value) -> Value {
+    let Value::Object(mut fields) = fields else {
+        return fields;
+    };
+    for value in fields.values_mut() {
+        let content = value
+            .as_object()
+            .filter(|object| object.len() == 1 && object.contains_key("base64"))
+            .and_then(|_| content_of(value).ok());
+        if let Some(content) = content {
+            *value = placeholder(&content);
+        }
+    }
+    Value::Object(fields)
+}
+
+/// The contents of file fields among the fields, taken out of them; what cannot be one stays.
+pub fn take_files(specs: Option<&Value>, fields: &mut Value) -> Vec<(String, Vec<u8>)> {
+    let specs = specs.and_then(|specs| Vec::<Spec>::deserialize(specs).ok());
+    let Value::Object(fields) = fields else {
+        return Vec::new();
+    };
+    specs
+        .into_iter()
+        .flatten()
+        .filter(|spec| spec.r#type == SpecType::File)
+        .filter_map(|spec| {
+            let content = content_of(fields.get(&spec.name)?).ok()?;
+            fields.remove(&spec.name);
+            Some((spec.name, content))
+        })
+        .collect()
 }
 
 /// What stands for a content in the fields.

@@ -81,11 +81,11 @@ impl Cron {
     }
 
     /// When there is something to do next.
-    fn next_wake(&self) -> Instant {
-        let now = Instant::now();
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let due = self.due.first().filter(|_| self.firing < AT_ONCE);
         let wait = due.map(|(time, _)| (*time - Utc::now()).to_std().unwrap_or_default());
-        wait.map_or(self.reload_at, |wait| self.reload_at.min(now + wait))
+        let reload = (!self.asking).then_some(self.reload_at);
+        wait.map(|wait| now + wait).into_iter().chain(reload).min()
     }
 
     /// Takes over what the database says. A schedule that is new here, or changed, is followed from
@@ -187,8 +187,11 @@ impl Supervisor {
     }
 
     /// When there is something to do next.
-    pub(super) fn next_fire(&self) -> Option<Instant> {
-        (self.phase == Phase::Working).then(|| self.cron.next_wake())
+    pub(super) fn next_fire(&self, now: Instant) -> Option<Instant> {
+        if self.phase != Phase::Working || self.upkeep.is_backing_off(now) {
+            return None;
+        }
+        self.cron.next_wake(now)
     }
 
     pub(super) fn schedules_arrived(&mut self, rows: Result<Vec<ScheduleRow>, StoreError>) {

@@ -8,9 +8,10 @@ use super::{
     supervisor::{Phase, Supervisor},
 };
 use crate::{
-    model::{TaskId, Token, task::Cause},
+    model::{TaskId, Token, log::LogLine},
     store::{
-        CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, Mark, Store, StoreError,
+        CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, LogChunk, Mark, Store,
+        StoreError,
     },
 };
 use chrono::Utc;
@@ -40,7 +41,7 @@ impl Supervisor {
             return;
         }
         self.cycle_number += 1;
-        let (ended, marks, finished_cycles) = self.outbox.take();
+        let (ended, marks, logs) = self.what_to_say();
         let scans = if wants {
             self.positions.scans(&appetites, now)
         } else {
@@ -54,13 +55,30 @@ impl Supervisor {
             number: self.cycle_number,
             ended,
             marks,
-            logs: self.lines.take(),
-            finished_cycles,
+            logs,
+            finished_cycles: self.outbox.take_finished_cycles(),
             scans,
         };
         self.in_flight = Some(cycle.clone());
         let store = self.store.clone();
         self.ask(async move { store.cycle(&cycle).await }, Event::Cycled);
+    }
+
+    /// Everything that waits, or, after a refusal, one thing, so that it is found out which one the
+    /// database cannot store.
+    fn what_to_say(&mut self) -> (Vec<Ended>, Vec<Mark>, Vec<LogChunk>) {
+        if self.said_alone == 0 {
+            let (ended, marks) = self.outbox.take();
+            return (ended, marks, self.lines.take());
+        }
+        self.said_alone -= 1;
+        let (ended, marks) = self.outbox.take_one();
+        let logs = if ended.is_empty() && marks.is_empty() {
+            self.lines.take_one()
+        } else {
+            Vec::new()
+        };
+        (ended, marks, logs)
     }
 
     fn appetites(&self) -> Vec<Appetite> {
@@ -121,6 +139,7 @@ impl Supervisor {
     pub(super) fn next_mark(&self) -> Option<Instant> {
         self.workers
             .values()
+            .filter(|worker| worker.started.is_some())
             .flat_map(|worker| worker.handed.values())
             .filter(|(_, handed)| {
                 self.tasks
@@ -171,22 +190,53 @@ impl Supervisor {
                     self.claimed(claimed, token);
                 }
             }
-            Err(error) if error.is_disconnect() => {
-                self.upkeep.lost(&error);
-                self.look = true;
-                self.outbox
-                    .put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
-                self.lines.put_back(cycle.logs);
-            }
             Err(error) => {
-                // Something in it cannot be stored. Nothing may be lost, so say each thing alone.
-                let text = report::chain(&error);
-                tracing::error!("the database refused a report: {text}");
-                self.upkeep.lost(&error);
                 self.look = true;
-                self.refused_cycle(cycle, &text);
+                let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
+                if !error.is_bad_data() || pieces == 0 {
+                    // A matter of the server, which passes. Nothing may be lost.
+                    self.upkeep.lost(&error);
+                    self.say_again(cycle);
+                } else if pieces > 1 {
+                    // One of them cannot be stored, and the others must not suffer from it.
+                    self.said_alone = pieces;
+                    self.say_again(cycle);
+                } else {
+                    self.unstorable(cycle, &report::chain(&error));
+                }
             }
         }
+    }
+
+    fn say_again(&mut self, cycle: Cycle) {
+        self.outbox
+            .put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
+        self.lines.put_back(cycle.logs);
+    }
+
+    /// The one thing that a cycle said cannot be stored: something that can be is said instead.
+    fn unstorable(&mut self, mut cycle: Cycle, text: &str) {
+        tracing::error!("the database cannot store what a task left: {text}");
+        cycle.marks.clear();
+        cycle.ended = cycle
+            .ended
+            .into_iter()
+            .filter_map(|ended| {
+                let (task, token) = (ended.task, ended.token);
+                let storable = report::storable(ended, text);
+                if storable.is_none() {
+                    self.outbox.close(token);
+                    self.tasks.remove(&task);
+                }
+                storable
+            })
+            .collect();
+        cycle.logs = std::mem::take(&mut cycle.logs)
+            .into_iter()
+            .filter_map(|chunk| storable_lines(chunk, text))
+            .collect();
+        self.said_alone += cycle.ended.len() + cycle.logs.len();
+        self.say_again(cycle);
     }
 
     /// Marks that a cycle had to leave out, of tasks that still run.
@@ -200,30 +250,6 @@ impl Supervisor {
             .into_iter()
             .filter(|mark| !written.contains(&mark.task) && runs(&mark.task))
             .collect()
-    }
-
-    /// A cycle that cannot be stored: what its tasks made is replaced by a plain failure, so that
-    /// they end and the others go on.
-    fn refused_cycle(&mut self, cycle: Cycle, text: &str) {
-        let ended = cycle
-            .ended
-            .into_iter()
-            .map(|ended| match ended.fate {
-                Fate::End(_) if ended.output.is_some() || ended.output_raw.is_some() => Ended {
-                    output: None,
-                    output_raw: None,
-                    output_encoding: None,
-                    fate: Fate::End(Cause::BadOutput.outcome()),
-                    cause: Some(Cause::BadOutput),
-                    error: Some(format!("the output cannot be stored: {text}")),
-                    ..ended
-                },
-                _ => ended,
-            })
-            .collect();
-        self.outbox
-            .put_back(ended, cycle.marks, cycle.finished_cycles);
-        self.lines.put_back(cycle.logs);
     }
 
     /// What a cycle wrote is forgotten here; what it had to leave out is returned.
@@ -265,22 +291,29 @@ impl Supervisor {
             return;
         };
         self.lines.open(task, claimed.attempt, claimed.log_lines);
-        let fetches = claimed.has_more;
-        let large = claimed.input_encoding.as_deref() == Some("fields") && claimed.input.is_none();
         let rank = claimed.rank;
         let domain = operation.domain.clone();
         self.tasks.insert(task, held(claimed, token, operation));
-        if fetches {
-            let store = self.store.clone();
-            self.ask(
-                async move { fetch(&store, task, large).await },
-                move |fetched| Event::Fetched(task, fetched),
-            );
-        } else {
-            let held = self.tasks.get_mut(&task).expect("just inserted");
-            held.place = Place::Waiting;
-            self.pool(&domain).push(rank, task, Instant::now());
-        }
+        self.pool(&domain).push(rank, task, Instant::now());
+    }
+
+    /// Fetches what a claim did not bring along. This happens when a worker has room for the task,
+    /// so that the monitor never holds more than its workers can take.
+    pub(super) fn fetch(&mut self, task: TaskId) {
+        let Some(held) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        held.place = Place::Fetching;
+        let claimed = &held.claimed;
+        let fields = claimed.input_encoding.as_deref() == Some("fields") && claimed.input.is_none();
+        let (store, transfers) = (self.store.clone(), self.transfers.clone());
+        self.ask(
+            async move {
+                let _turn = transfers.acquire().await;
+                fetched(&store, task, fields).await
+            },
+            move |fetched| Event::Fetched(task, fetched),
+        );
     }
 
     /// What a claim did not bring along has arrived.
@@ -294,16 +327,7 @@ impl Supervisor {
         match fetched {
             Ok(fetched) => {
                 let rank = held.claimed.rank;
-                if fetched.fields.is_some() {
-                    held.claimed.input = fetched.fields;
-                }
-                for file in fetched.files {
-                    if file.name.is_empty() {
-                        held.claimed.input_raw = Some(file.content);
-                    } else {
-                        held.files.push((file.name, file.content));
-                    }
-                }
+                held.fetched = Some(fetched);
                 self.wait_again(task, rank);
             }
             Err(error) => {
@@ -314,13 +338,26 @@ impl Supervisor {
     }
 }
 
+/// What stands in the place of lines that cannot be stored; `None`: not even that.
+fn storable_lines(mut chunk: LogChunk, text: &str) -> Option<LogChunk> {
+    const TARGET: &str = "rework";
+    let first = chunk.lines.first()?;
+    if first.3.as_deref() == Some(TARGET) {
+        return None;
+    }
+    let said = format!("{} lines cannot be stored: {text}", chunk.lines.len());
+    let target = Some(TARGET.to_owned());
+    chunk.lines = vec![LogLine(first.0, "log".into(), "error".into(), target, said)];
+    Some(chunk)
+}
+
 fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -> Held {
     Held {
         claimed,
-        files: Vec::new(),
+        fetched: None,
         operation,
         token,
-        place: Place::Fetching,
+        place: Place::Waiting,
         marked: false,
         abort: None,
         killed_because: None,
@@ -331,11 +368,14 @@ fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     /// Large fields, as JSON text.
-    fields: Option<String>,
-    files: Vec<FileContent>,
+    pub(super) fields: Option<String>,
+    /// Large raw bytes.
+    pub(super) raw: Option<Vec<u8>>,
+    /// The contents of file fields.
+    pub(super) files: Vec<FileContent>,
 }
 
-async fn fetch(store: &Store, task: TaskId, fields: bool) -> Result<Fetched, StoreError> {
+async fn fetched(store: &Store, task: TaskId, fields: bool) -> Result<Fetched, StoreError> {
     let mut fetched = Fetched::default();
     if fields {
         let input = store.task_input(task).await?;
@@ -344,11 +384,14 @@ async fn fetch(store: &Store, task: TaskId, fields: bool) -> Result<Fetched, Sto
             .map(|fields| fields.to_string());
     }
     for info in store.file_list(task, "input").await? {
-        if let Some(content) = store.file_read(task, "input", &info.name).await? {
-            fetched.files.push(FileContent {
-                name: info.name,
-                content,
-            });
+        let Some(content) = store.file_read(task, "input", &info.name).await? else {
+            continue;
+        };
+        if info.name.is_empty() {
+            fetched.raw = Some(content);
+        } else {
+            let name = info.name;
+            fetched.files.push(FileContent { name, content });
         }
     }
     Ok(fetched)

@@ -1,15 +1,16 @@
 //! Everything that can happen to a monitor.
 
-use super::cycle::Fetched;
+use super::{cycle::Fetched, report::Saved};
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
-        CatalogRow, CycleResult, Notification, ScheduleRow, ScheduledFire, StoreError, WorkerSave,
+        CatalogRow, CycleResult, Ended, Notification, ScheduleRow, ScheduledFire, StoreError,
+        WorkerSave,
     },
-    wire::FromWorker,
+    wire::{FromWorker, WireError},
 };
 use chrono::{DateTime, Utc};
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 /// Something happened.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub(super) enum Event {
     Said(WorkerId, FromWorker, Vec<OwnedFd>),
     /// A worker closed its end of the socket.
     Hung(WorkerId),
+    /// A message could not be sent to a worker that lives; the task that it was about.
+    Unsaid(WorkerId, Option<TaskId>, WireError),
+    /// What a task left has been unpacked, or cannot be stored.
+    Unpacked(TaskId, Box<Ended>, Result<Saved, String>),
     /// There is something to read in this output of a worker.
     Readable(WorkerId, u64),
     /// A child changed its state.
@@ -46,16 +51,18 @@ pub(super) enum Event {
     Vacuumed(Result<(i64, u64), StoreError>),
     /// A running task asked for another one.
     Scheduled(WorkerId, Result<i64, String>),
-    /// Whether our lease was renewed; false: somebody has declared us lost.
-    Renewed(std::time::Instant, Result<bool, StoreError>),
+    /// Whether our lease was renewed, asked at this time of `CLOCK_BOOTTIME`; false: somebody has
+    /// declared us lost.
+    Renewed(u64, Result<bool, StoreError>),
     /// The database now knows that we sleep, or that we do not.
     SleepSaid(Result<(), StoreError>),
     /// Ids for workers to come.
     Reserved(Result<Vec<WorkerId>, StoreError>),
     /// These workers have been written down (or not).
     WorkersSaved(Result<(), StoreError>, Vec<WorkerSave>),
-    /// Delayed tasks have been looked through: how many are ready now, when the next one is due.
-    Promoted(Result<(i64, Option<chrono::DateTime<chrono::Utc>>), StoreError>),
+    /// Delayed tasks have been looked through: how many are ready now, how long until the next one
+    /// is due.
+    Promoted(Result<(i64, Option<Duration>), StoreError>),
     /// What our claims cover according to the database.
     Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
     /// Lost monitors have been looked for; how many tasks were taken from them.

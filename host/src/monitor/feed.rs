@@ -35,17 +35,18 @@ impl Supervisor {
             }
             self.retire_outdated(&domain);
             self.spawn_missing(&domain, now);
-            self.hand_over(&domain, now);
+            self.hand_over(&domain);
             self.shrink(&domain, now);
         }
         match self.phase {
             Phase::Working => {}
             Phase::Draining(deadline) => self.end_workers(now >= deadline),
-            Phase::Forced | Phase::Lost => self.end_workers(true),
+            Phase::Forced(_) | Phase::Lost => self.end_workers(true),
         }
     }
 
     pub(super) fn census(&self, domain: &str) -> Census {
+        let window = self.pools.get(domain).map_or(1, Pool::window) as usize;
         let mut census = Census::default();
         for worker in self
             .workers
@@ -53,21 +54,12 @@ impl Supervisor {
             .filter(|worker| worker.domain == domain)
         {
             match worker.life {
-                Life::Starting => {
-                    census.handed += worker.handed.len();
-                    if worker.handed.is_empty() {
-                        census.starting += 1;
-                    } else {
-                        census.busy += 1;
-                    }
-                }
+                Life::Starting if worker.handed.is_empty() => census.starting += 1,
                 Life::Ready if worker.handed.is_empty() => census.idle += 1,
-                Life::Ready => {
-                    census.busy += 1;
-                    census.handed += worker.handed.len();
-                }
-                Life::Draining(_) | Life::Killed(_) => {}
+                Life::Starting | Life::Ready => census.busy += 1,
+                Life::Draining(_) | Life::Killed(_) => continue,
             }
+            census.room += room(worker, window);
         }
         census
     }
@@ -143,33 +135,31 @@ impl Supervisor {
         self.pools.entry(domain.to_owned()).or_default()
     }
 
-    fn hand_over(&mut self, domain: &str, _now: Instant) {
+    fn hand_over(&mut self, domain: &str) {
         while self.pools[domain].waiting() > 0 {
             let window = self.pools[domain].window() as usize;
             // One that idles; one that is about to be ready; one that has room.
             let candidate = self
                 .workers
                 .values()
-                .filter(|worker| worker.domain == domain)
-                .filter(|worker| match worker.life {
-                    Life::Starting => worker.handed.is_empty(),
-                    Life::Ready => {
-                        worker.handed.len() < window
-                            && (worker.handed.is_empty()
-                                || worker.running().is_none_or(|(_, task)| {
-                                    task.begun
-                                        .is_none_or(|(at, _)| at.elapsed() < TRAPPED_AFTER)
-                                }))
-                    }
-                    Life::Draining(_) | Life::Killed(_) => false,
-                })
+                .filter(|worker| worker.domain == domain && room(worker, window) > 0)
                 .min_by_key(|worker| (!worker.is_ready(), worker.handed.len()))
                 .map(|worker| worker.id);
             let Some(worker) = candidate else { return };
-            let Some((rank, task)) = self.pool(domain).pop() else {
+            let Some((rank, task)) = self.pool(domain).first() else {
                 return;
             };
-            self.hand_task(worker, task, rank);
+            let is_incomplete = self.tasks.get(&task).is_some_and(Held::is_incomplete);
+            if is_incomplete && self.fetching(domain) >= self.options.pool.max_workers {
+                // It is the next one, and those behind it wait their turn.
+                return;
+            }
+            self.pool(domain).remove(rank, task);
+            if is_incomplete {
+                self.fetch(task);
+            } else {
+                self.hand_task(worker, task, rank);
+            }
         }
     }
 
@@ -184,10 +174,24 @@ impl Supervisor {
             return;
         };
         held.place = Place::Handed(worker.id);
-        if held.claimed.max_attempts > 1 {
-            worker.page.set_lease(self.upkeep.lease_until);
-        }
-        worker.send(ToWorker::Run(Box::new(run_message(slot, held))));
+        let run = run_message(slot, held);
+        let worker = worker.id;
+        // Before it can begin.
+        self.set_lease(worker);
+        self.workers[&worker].send(ToWorker::Run(Box::new(run)));
+    }
+
+    /// How many tasks of a domain are being fetched, or wait with what was fetched.
+    fn fetching(&self, domain: &str) -> usize {
+        self.tasks
+            .values()
+            .filter(|held| held.claimed.has_more && held.operation.domain == domain)
+            .filter(|held| match held.place {
+                Place::Fetching => true,
+                Place::Waiting => held.fetched.is_some(),
+                Place::Handed(_) | Place::Ending => false,
+            })
+            .count()
     }
 
     /// Tasks behind one that turns out to be slow are taken back, for other workers.
@@ -319,14 +323,39 @@ impl Supervisor {
     }
 }
 
-fn run_message(slot: u32, held: &Held) -> Run {
+/// How many more tasks a worker can be given now: none behind one that turns out to be slow.
+fn room(worker: &Worker, window: usize) -> usize {
+    match worker.life {
+        Life::Starting => usize::from(worker.handed.is_empty()),
+        Life::Ready => {
+            let is_slow = worker.running().is_some_and(|(_, task)| {
+                task.begun
+                    .is_some_and(|(at, _)| at.elapsed() >= TRAPPED_AFTER)
+            });
+            if is_slow {
+                0
+            } else {
+                window.saturating_sub(worker.handed.len())
+            }
+        }
+        Life::Draining(_) | Life::Killed(_) => 0,
+    }
+}
+
+/// What was fetched goes with the message; should the task come back, it is fetched again.
+fn run_message(slot: u32, held: &mut Held) -> Run {
+    let fetched = held.fetched.take().unwrap_or_default();
     let claimed = &held.claimed;
     let operation = &held.operation;
     let input = match claimed.input_encoding.as_deref() {
-        Some("raw") => Payload::Raw(Bytes::Inline(claimed.input_raw.clone().unwrap_or_default())),
-        Some(_) => Payload::Fields(Bytes::Inline(
-            claimed.input.clone().unwrap_or_default().into_bytes(),
-        )),
+        Some("raw") => {
+            let raw = fetched.raw.or_else(|| claimed.input_raw.clone());
+            Payload::Raw(Bytes::Inline(raw.unwrap_or_default()))
+        }
+        Some(_) => {
+            let fields = fetched.fields.or_else(|| claimed.input.clone());
+            Payload::Fields(Bytes::Inline(fields.unwrap_or_default().into_bytes()))
+        }
         None => Payload::None,
     };
     let level = operation.log_level.as_deref().unwrap_or("info");
@@ -343,10 +372,10 @@ fn run_message(slot: u32, held: &Held) -> Run {
             .as_ref()
             .map_or_else(|| "{}".to_owned(), ToString::to_string),
         input,
-        files: held
+        files: fetched
             .files
-            .iter()
-            .map(|(name, content)| (name.clone(), Bytes::Inline(content.clone())))
+            .into_iter()
+            .map(|file| (file.name, Bytes::Inline(file.content)))
             .collect(),
         log_level: crate::model::log::level_number(level).unwrap_or(3),
         capture: match operation.capture.as_str() {

@@ -3,20 +3,23 @@
 use super::{
     event::Event,
     output::TaskLine,
-    report::{self, Fault, Place},
+    report::{self, Fault, Place, Saved},
     supervisor::Supervisor,
     worker::Life,
 };
 use crate::{
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
-    store::{Ended, Fate, Mark, StoreError},
-    wire::{Finished, FromWorker},
+    store::{Ended, Fate, FileContent, Mark, StoreError},
+    wire::{Finished, FromWorker, WireError},
 };
 use chrono::Utc;
 use std::{
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
+
+/// A database that could not store a file is asked again after this.
+const STORE_AGAIN: Duration = Duration::from_millis(500);
 
 impl Supervisor {
     /// A worker says something.
@@ -123,6 +126,7 @@ impl Supervisor {
         for handed in revoked {
             self.wait_again(handed.task, handed.rank);
         }
+        self.set_lease(id);
         self.keep_lines(lines);
         let micros = (finished.finished_us - finished.started_us)
             .max(0)
@@ -136,54 +140,77 @@ impl Supervisor {
         held.place = Place::Ending;
         let mut ended = held.finished(&finished, id);
         if let Some(cause) = ended_for {
-            ended.fate = Fate::End(cause.outcome());
-            ended.cause = Some(cause);
-            ended.error = held.killed_because.clone();
+            // It ended by itself when it was asked to, which counts as if it had been made to.
+            let fault = Fault::of(cause, held.killed_because.clone());
+            let end = held.end(fault, ended.finished);
+            ended.fate = end.fate;
+            ended.cause = end.cause;
+            ended.error = end.error;
         }
-        let files = match report::saved(finished.output, finished.files, &mut descriptors) {
+        if !lingering {
+            self.lines.close(handed.task);
+        }
+        let Finished { output, files, .. } = finished;
+        if descriptors.is_empty() {
+            let saved = report::saved(output, files, &mut descriptors);
+            self.unpacked(handed.task, ended, saved);
+        } else {
+            // Large: to be hashed and checked off the loop.
+            let unpack =
+                tokio::task::spawn_blocking(move || report::saved(output, files, &mut descriptors));
+            let task = handed.task;
+            self.ask(
+                async move { unpack.await.unwrap_or_else(|error| Err(error.to_string())) },
+                move |saved| Event::Unpacked(task, Box::new(ended), saved),
+            );
+        }
+    }
+
+    /// What a task left is at hand, or cannot be stored: its end, or first what goes beside it.
+    pub(super) fn unpacked(
+        &mut self,
+        task: TaskId,
+        mut ended: Ended,
+        saved: Result<Saved, String>,
+    ) {
+        let Some(held) = self.tasks.get(&task) else {
+            return;
+        };
+        match saved {
+            // Another attempt will make its own.
+            _ if matches!(ended.fate, Fate::Retry(_)) => self.outbox.end(ended),
             Ok(saved) => {
                 ended.output = saved.fields;
                 ended.output_raw = saved.raw;
                 ended.output_encoding = saved.encoding;
-                saved.files
+                if saved.files.is_empty() {
+                    self.outbox.end(ended);
+                } else {
+                    self.store_files(ended, saved.files);
+                }
             }
             Err(fault) if ended.cause.is_none() => {
-                let bad = held.end(Fault::of(Cause::BadOutput, Some(fault)), ended.finished);
-                ended = Ended {
-                    fate: bad.fate,
-                    cause: bad.cause,
-                    error: bad.error,
-                    ..ended
-                };
-                Vec::new()
+                let ended = held.bad_output(ended, fault);
+                self.outbox.end(ended);
             }
             // It failed anyway, and says why.
-            Err(_) => Vec::new(),
-        };
-        if !lingering {
-            self.lines.close(handed.task);
-        }
-        if files.is_empty() {
-            self.outbox.end(ended);
-        } else {
-            self.upkeep.storing.insert(handed.task, (ended, files));
-            self.store_files(handed.task);
+            Err(_) => self.outbox.end(ended),
         }
     }
 
     /// Writes the contents beside a task's output; its end is reported after that.
-    pub(super) fn store_files(&mut self, task: TaskId) {
-        let Some((_, files)) = self.upkeep.storing.get(&task) else {
-            return;
-        };
-        let (store, files) = (self.store.clone(), files.clone());
+    fn store_files(&mut self, ended: Ended, files: Vec<FileContent>) {
+        let (task, token) = (ended.task, ended.token);
+        self.upkeep.storing.insert(task, ended);
+        let (store, transfers) = (self.store.clone(), self.transfers.clone());
         self.ask(
             async move {
+                let _turn = transfers.acquire().await;
                 loop {
-                    match store.file_save_output(task, &files).await {
+                    match store.file_save_output(task, token, &files).await {
                         // A finished result is never dropped because the database was away.
-                        Err(error) if error.is_disconnect() => {
-                            tokio::time::sleep(Duration::from_millis(500)).await;
+                        Err(error) if !error.is_bad_data() => {
+                            tokio::time::sleep(STORE_AGAIN).await;
                         }
                         result => return result,
                     }
@@ -195,17 +222,38 @@ impl Supervisor {
 
     /// The contents beside an output are stored; now its end.
     pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
-        let Some((mut ended, _)) = self.upkeep.storing.remove(&task) else {
+        let Some(ended) = self.upkeep.storing.remove(&task) else {
             return;
         };
-        if let Err(error) = stored {
-            ended.cause = Some(Cause::BadOutput);
-            ended.fate = Fate::End(Cause::BadOutput.outcome());
-            ended.error = Some(format!(
-                "the output cannot be stored: {}",
-                report::chain(&error)
-            ));
-        }
+        let ended = match (stored, self.tasks.get(&task)) {
+            (Err(error), Some(held)) => {
+                let fault = format!("the output cannot be stored: {}", report::chain(&error));
+                held.bad_output(ended, fault)
+            }
+            _ => ended,
+        };
+        self.outbox.end(ended);
+    }
+
+    /// A message could not be put together for a worker that lives.
+    pub(super) fn unsaid(&mut self, id: WorkerId, task: Option<TaskId>, error: &WireError) {
+        let words = report::chain(error);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let slot = task.and_then(|task| worker.slot_of(task));
+        let revoked = slot.and_then(|slot| worker.revoke(slot));
+        let held = revoked.and_then(|handed| self.tasks.get_mut(&handed.task));
+        let Some(held) = held else {
+            // It waits for what it will never hear.
+            tracing::error!(worker.id = %id, "worker {id} could not be told something: {words}");
+            worker.kill(WorkerCause::Task(Cause::Crash));
+            return;
+        };
+        held.place = Place::Ending;
+        let fault = format!("it could not be handed to a worker: {words}");
+        let ended = held.end(Fault::of(Cause::Error, Some(fault)), Utc::now());
+        self.lines.close(ended.task);
         self.outbox.end(ended);
     }
 

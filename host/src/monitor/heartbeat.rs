@@ -6,14 +6,11 @@ use super::{
     supervisor::{Phase, Supervisor},
 };
 use crate::{
-    model::{TaskId, Token},
+    model::{TaskId, Token, WorkerId},
     store::{Ended, Fate, StoreError},
 };
 use chrono::Utc;
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// How long a monitor may be silent before others take its tasks.
 const LEASE: Duration = Duration::from_secs(15);
@@ -32,7 +29,7 @@ impl Supervisor {
         }
         self.upkeep.renewing = true;
         self.upkeep.next_heartbeat = now + LEASE / 3;
-        let (store, monitor) = (self.store.clone(), self.monitor);
+        let (store, monitor) = (self.lease.clone(), self.monitor);
         let renewal = async move {
             match tokio::time::timeout(LEASE / 3, store.monitor_renew(monitor)).await {
                 Ok(renewed) => renewed,
@@ -42,21 +39,21 @@ impl Supervisor {
                 }),
             }
         };
-        self.ask(renewal, move |renewed| Event::Renewed(now, renewed));
+        // From before it is sent, on the clock that goes on while a machine sleeps.
+        let sent = boottime();
+        self.ask(renewal, move |renewed| Event::Renewed(sent, renewed));
     }
 
     /// Our lease was renewed (or not). What workers believe of it ends earlier than what others
     /// do, and counts from before the renewal was sent.
-    pub(super) fn renewed(&mut self, sent: Instant, renewed: Result<bool, StoreError>) {
+    pub(super) fn renewed(&mut self, sent: u64, renewed: Result<bool, StoreError>) {
         self.upkeep.renewing = false;
         match renewed {
             Ok(true) => {
-                let age = nanos(sent.elapsed());
-                self.upkeep.lease_until = boottime() + nanos(LEASE - LEASE_MARGIN) - age;
-                for worker in self.workers.values() {
-                    worker
-                        .page
-                        .set_lease(lease_for(worker, &self.tasks, self.upkeep.lease_until));
+                self.upkeep.lease_until = sent + nanos(LEASE - LEASE_MARGIN);
+                let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+                for worker in workers {
+                    self.set_lease(worker);
                 }
                 self.recover();
             }
@@ -69,6 +66,23 @@ impl Supervisor {
             }
             Err(error) => self.upkeep.lost(&error),
         }
+    }
+
+    /// Tells a worker how long it may go on. The lease counts only for a worker whose task others
+    /// would repeat: killing hours of work because Postgres was away would protect nothing.
+    pub(super) fn set_lease(&self, worker: WorkerId) {
+        let Some(worker) = self.workers.get(&worker) else {
+            return;
+        };
+        let repeatable = worker.handed.values().any(|(_, handed)| {
+            let held = self.tasks.get(&handed.task);
+            held.is_some_and(|held| held.claimed.max_attempts > 1)
+        });
+        worker.page.set_lease(if repeatable {
+            self.upkeep.lease_until
+        } else {
+            u64::MAX
+        });
     }
 
     fn recover(&mut self) {
@@ -123,21 +137,6 @@ impl Supervisor {
                 .end(Ended::new(task, token, Fate::Release, Utc::now()));
         }
     }
-}
-
-/// The lease counts only for a worker whose task others would repeat: killing hours of work because
-/// Postgres was away would protect nothing.
-pub(super) fn lease_for(
-    worker: &super::worker::Worker,
-    tasks: &HashMap<TaskId, super::report::Held>,
-    until: u64,
-) -> u64 {
-    let repeatable = worker.handed.values().any(|(_, handed)| {
-        tasks
-            .get(&handed.task)
-            .is_some_and(|held| held.claimed.max_attempts > 1)
-    });
-    if repeatable { until } else { u64::MAX }
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -34,6 +34,17 @@ impl Supervisor {
                 worker.kill(cause);
                 continue;
             }
+            if let Life::Draining(cause) = worker.life
+                && worker.goodbye_deadline().is_some_and(|at| now >= at)
+            {
+                tracing::warn!(
+                    worker.id = %worker.id,
+                    "worker {} has nothing to do and does not end: killed",
+                    worker.id
+                );
+                worker.kill(cause);
+                continue;
+            }
             let Some((slot, handed)) = worker.running() else {
                 continue;
             };
@@ -71,14 +82,26 @@ impl Supervisor {
                 let starting = (worker.life == Life::Starting)
                     .then(|| worker.spawned + self.options.pool.start_timeout);
                 let timeout = worker.running().and_then(|(_, handed)| {
-                    let limit = self.tasks.get(&handed.task)?.operation.timeout_ms?;
+                    let held = self.tasks.get(&handed.task)?;
+                    // Once it is being ended, that has a deadline of its own.
+                    let limit = held
+                        .operation
+                        .timeout_ms
+                        .filter(|_| held.killed_because.is_none())?;
                     Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
                 });
                 let dying = worker.exit.map(|_| now + Duration::from_millis(50));
-                [starting, timeout, worker.kill_at.map(|(at, _)| at), dying]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let drained = worker.goodbye_deadline();
+                [
+                    starting,
+                    timeout,
+                    worker.kill_at.map(|(at, _)| at),
+                    dying,
+                    drained,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             })
             .min()
     }

@@ -44,6 +44,13 @@ pub(super) struct Pipe {
     left_to: Option<TaskId>,
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The watcher may wait for a turn that nobody will take any more.
+        self.turn_over.0.notify_one();
+    }
+}
+
 /// A line and whose it is; none: the worker printed it between two tasks.
 pub(super) type TaskLine = (Option<TaskId>, LogLine);
 
@@ -61,7 +68,9 @@ impl Pipe {
         let watched = Rc::downgrade(&fd);
         let turns = Rc::clone(&turn_over);
         // The watcher never reads: the monitor does, when it likes, so that a report of an end
-        // finds every line before it.
+        // finds every line before it. Each call of `readable` is answered by one turn, and only
+        // that says whether everything was read: a writer in the midst of one large write makes no
+        // new event while there is something in the pipe.
         let watch = async move {
             while let Some(fd) = watched.upgrade() {
                 let Ok(mut ready) = fd.readable().await else {
@@ -88,11 +97,22 @@ impl Pipe {
         Ok((pipe, watch))
     }
 
-    /// Reads what is there, at most a turn's worth, or with `to_end` all of it.
-    pub(super) fn read(&mut self, to_end: bool, lines: &mut Vec<TaskLine>) {
+    /// Takes the turn that its watcher has asked for: reads what is there, up to a limit.
+    pub(super) fn read_turn(&mut self, lines: &mut Vec<TaskLine>) {
+        let drained = self.read(TURN, lines);
+        self.turn_over.1.set(drained);
+        self.turn_over.0.notify_one();
+    }
+
+    /// Reads all that is there.
+    pub(super) fn read_all(&mut self, lines: &mut Vec<TaskLine>) {
+        self.read(usize::MAX, lines);
+    }
+
+    /// Reads until nothing is there, or so many bytes have been read; whether nothing was left.
+    fn read(&mut self, limit: usize, lines: &mut Vec<TaskLine>) -> bool {
         let mut buffer = [0_u8; 32 * 1024];
         let mut total = 0;
-        let mut drained = true;
         while !self.closed {
             match nix::unistd::read(self.fd.get_ref().as_fd(), &mut buffer) {
                 Ok(0) => {
@@ -102,17 +122,15 @@ impl Pipe {
                 Ok(n) => {
                     self.parse(Some(&buffer[..n]), lines);
                     total += n;
-                    if total >= TURN && !to_end {
-                        drained = false;
-                        break;
+                    if total >= limit {
+                        return false;
                     }
                 }
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => break,
             }
         }
-        self.turn_over.1.set(drained);
-        self.turn_over.0.notify_one();
+        true
     }
 
     /// From now on only children of this ended task can write to it.
@@ -296,6 +314,14 @@ impl Lines {
         }
         self.waiting = 0;
         self.tasks.retain(|_, of_task| !of_task.closed);
+        chunks
+    }
+
+    /// Takes one chunk.
+    pub(super) fn take_one(&mut self) -> Vec<LogChunk> {
+        let mut chunks = self.take();
+        let rest = chunks.split_off(chunks.len().min(1));
+        self.put_back(rest);
         chunks
     }
 

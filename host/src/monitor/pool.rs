@@ -65,8 +65,8 @@ pub(super) struct Census {
     pub(super) busy: usize,
     /// Spawned, not ready yet.
     pub(super) starting: usize,
-    /// Tasks handed over and not ended.
-    pub(super) handed: usize,
+    /// Tasks that they can be given now.
+    pub(super) room: usize,
 }
 
 impl Census {
@@ -83,8 +83,8 @@ impl Pool {
     }
 
     /// The next task to run.
-    pub(super) fn pop(&mut self) -> Option<(i16, TaskId)> {
-        self.queue.pop_first().map(|(key, _)| key)
+    pub(super) fn first(&self) -> Option<(i16, TaskId)> {
+        self.queue.first_key_value().map(|(key, _)| *key)
     }
 
     /// A waiting task is no longer wanted.
@@ -145,10 +145,11 @@ impl Pool {
         }
     }
 
-    /// How many more tasks it makes sense to claim.
+    /// How many more tasks it makes sense to claim: what the workers can be given now, and one for
+    /// each worker that may still be started.
     pub(super) fn appetite(&self, census: Census, options: &PoolOptions) -> usize {
-        let room = options.max_workers * self.window() as usize;
-        room.saturating_sub(census.handed + self.waiting())
+        let to_come = options.max_workers.saturating_sub(census.alive());
+        (census.room + to_come).saturating_sub(self.waiting())
     }
 
     /// How many workers to spawn now: for what waits, never past the maximum, never below the
@@ -219,22 +220,27 @@ mod tests {
         for (rank, id) in [(0, 1), (-5, 3), (0, 2)] {
             pool.push(rank, TaskId(id), now);
         }
-        let order: Vec<i64> = std::iter::from_fn(|| pool.pop())
-            .map(|(_, task)| task.0)
-            .collect();
+        let order: Vec<i64> = std::iter::from_fn(|| {
+            let (rank, task) = pool.first()?;
+            pool.remove(rank, task);
+            Some(task.0)
+        })
+        .collect();
         assert_eq!(order, [3, 1, 2]);
     }
 
     #[test]
     fn claims_what_workers_can_take() {
-        let pool = Pool::default();
+        let mut pool = Pool::default();
         let census = Census {
             idle: 1,
             busy: 1,
-            handed: 1,
+            room: 1,
             ..Census::default()
         };
         assert_eq!(pool.appetite(census, &options(1, 2)), 1);
-        assert_eq!(pool.appetite(census, &options(1, 1)), 0);
+        assert_eq!(pool.appetite(census, &options(1, 4)), 3);
+        pool.push(0, TaskId(1), Instant::now());
+        assert_eq!(pool.appetite(census, &options(1, 2)), 0);
     }
 }

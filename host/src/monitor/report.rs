@@ -1,7 +1,7 @@
 //! How tasks end: what a worker says of one that it finished, what a death says of one that it
 //! interrupted, and what waits to be written about both.
 
-use super::process::Exit;
+use super::{cycle::Fetched, process::Exit};
 use crate::{
     model::{
         TaskId, Token, WorkerId,
@@ -39,7 +39,8 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) claimed: Claimed,
-    pub(super) files: Vec<(String, Vec<u8>)>,
+    /// What the claim did not bring along, from when it is fetched until it is handed over.
+    pub(super) fetched: Option<Fetched>,
     pub(super) operation: Arc<CatalogRow>,
     pub(super) token: Token,
     pub(super) place: Place,
@@ -73,6 +74,13 @@ impl Fault {
     }
 }
 
+impl Held {
+    /// Whether something has to be fetched before it can be handed over.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.claimed.has_more && self.fetched.is_none()
+    }
+}
+
 /// A raw output beyond this goes beside the task's row.
 const RAW_IN_ROW: usize = 64 * 1024;
 
@@ -97,6 +105,20 @@ impl Held {
             signal: fault.signal,
             plugin_operation: self.operation.plugin_operation,
             ..Ended::new(self.claimed.task, self.token, fate, finished)
+        }
+    }
+
+    /// What it left cannot be stored.
+    pub(super) fn bad_output(&self, ended: Ended, fault: String) -> Ended {
+        let bad = self.end(Fault::of(Cause::BadOutput, Some(fault)), ended.finished);
+        Ended {
+            fate: bad.fate,
+            cause: bad.cause,
+            error: bad.error,
+            output: None,
+            output_raw: None,
+            output_encoding: None,
+            ..ended
         }
     }
 
@@ -234,6 +256,42 @@ pub(super) struct Saved {
     pub(super) files: Vec<FileContent>,
 }
 
+/// An end that the database could not store as it was, without what may be the reason: first its
+/// output, then its words. `None`: there is nothing left to leave out.
+pub(super) fn storable(ended: Ended, text: &str) -> Option<Ended> {
+    if ended.output_encoding.is_some() {
+        let mut without = Ended {
+            output: None,
+            output_raw: None,
+            output_encoding: None,
+            ..ended
+        };
+        if without.fate == Fate::End(Outcome::Done) {
+            without.fate = Fate::End(Cause::BadOutput.outcome());
+            without.cause = Some(Cause::BadOutput);
+            without.error = Some(format!("the output cannot be stored: {text}"));
+        }
+        return Some(without);
+    }
+    let has_words = ended.location.is_some()
+        || ended.backtrace.is_some()
+        || ended.progress_message.is_some()
+        || ended
+            .error
+            .as_deref()
+            .is_some_and(|error| error != NO_WORDS);
+    has_words.then(|| Ended {
+        location: None,
+        backtrace: None,
+        progress_message: None,
+        error: ended.cause.map(|_| NO_WORDS.to_owned()),
+        ..ended
+    })
+}
+
+/// Stands for words that the database could not store.
+const NO_WORDS: &str = "(its words cannot be stored)";
+
 /// Unpacks what a task saved, or says why it cannot be stored.
 pub(super) fn saved(
     output: Payload,
@@ -250,6 +308,12 @@ pub(super) fn saved(
         encoding,
         ..Saved::default()
     };
+    if let Some((name, _)) = files.iter().find(|(name, _)| name.contains('\0')) {
+        let name = without_nul(name.clone());
+        return Err(format!(
+            "the name of the output file `{name}` holds a NUL character"
+        ));
+    }
     for (name, bytes) in files {
         let content = unpacked(bytes, descriptors)?;
         saved.files.push(FileContent { name, content });
@@ -338,10 +402,26 @@ impl Outbox {
     }
 
     /// Takes everything for a cycle.
-    pub(super) fn take(&mut self) -> (Vec<Ended>, Vec<Mark>, Vec<i64>) {
+    pub(super) fn take(&mut self) -> (Vec<Ended>, Vec<Mark>) {
         let ended = std::mem::take(&mut self.ended).into_values().collect();
         let marks = std::mem::take(&mut self.marks).into_values().collect();
-        (ended, marks, std::mem::take(&mut self.finished_cycles))
+        (ended, marks)
+    }
+
+    /// Takes one thing for a cycle.
+    pub(super) fn take_one(&mut self) -> (Vec<Ended>, Vec<Mark>) {
+        match self.ended.pop_first() {
+            Some((_, ended)) => (vec![ended], Vec::new()),
+            None => {
+                let mark = self.marks.pop_first().map(|(_, mark)| mark);
+                (Vec::new(), mark.into_iter().collect())
+            }
+        }
+    }
+
+    /// The cycles of whose claims nothing is held any more.
+    pub(super) fn take_finished_cycles(&mut self) -> Vec<i64> {
+        std::mem::take(&mut self.finished_cycles)
     }
 
     /// A cycle did not happen: everything waits again, but for marks overtaken by an end.

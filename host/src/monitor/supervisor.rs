@@ -21,12 +21,18 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
+
+/// So many transfers of files are under way at a time.
+const TRANSFERS: usize = 2;
+/// After a second interrupt the database has so long to hear what became of the tasks.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// How a monitor is to work.
 #[derive(Debug, Clone)]
@@ -83,9 +89,11 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let local = tokio::task::LocalSet::new();
         let ended = local
             .run_until(async {
-                let store = Store::connect(database, 6).await?;
+                let store = Store::connect(database.clone(), 6).await?;
                 store.schema_check().await?;
-                let mut supervisor = Supervisor::start(store, options).await?;
+                // The lease must not wait for anything else that is asked of the database.
+                let lease = Store::connect(database, 1).await?;
+                let mut supervisor = Supervisor::start(store, lease, options).await?;
                 supervisor.run().await
             })
             .await;
@@ -102,8 +110,8 @@ pub(super) enum Phase {
     Working,
     /// Interrupted; running tasks may go on until then.
     Draining(Instant),
-    /// Interrupted again: at once, whatever the database says.
-    Forced,
+    /// Interrupted again: at once. What cannot be said until then is left to the next monitor.
+    Forced(Instant),
     /// Others have declared it lost.
     Lost,
 }
@@ -112,6 +120,10 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) store: Store,
+    /// A connection that only renews the lease.
+    pub(super) lease: Store,
+    /// Contents of files go through few connections at a time.
+    pub(super) transfers: Arc<Semaphore>,
     pub(super) options: Options,
     pub(super) monitor: MonitorId,
     pub(super) pages: Pages,
@@ -131,6 +143,8 @@ pub(super) struct Supervisor {
     /// The cycle that the database is working on.
     pub(super) in_flight: Option<Cycle>,
     pub(super) cycle_number: u64,
+    /// So many things are said in cycles of their own, for the database has refused one of them.
+    pub(super) said_alone: usize,
     /// There may be something to claim.
     pub(super) look: bool,
     pub(super) upkeep: Upkeep,
@@ -139,7 +153,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    async fn start(store: Store, options: Options) -> Result<Self, MonitorError> {
+    async fn start(store: Store, lease: Store, options: Options) -> Result<Self, MonitorError> {
         let pages = Pages::create(&pages_dir()).map_err(|source| {
             let doing = format!(
                 "could not make its pages in {}",
@@ -188,11 +202,14 @@ impl Supervisor {
             outbox: Outbox::default(),
             in_flight: None,
             cycle_number: 0,
+            said_alone: 0,
             look: true,
             upkeep: Upkeep::new(Instant::now()),
             cron: Cron::new(Instant::now()),
             phase: Phase::Working,
             store,
+            lease,
+            transfers: Arc::new(Semaphore::new(TRANSFERS)),
             options,
         })
     }
@@ -254,6 +271,8 @@ impl Supervisor {
             }
             Event::Said(worker, message, descriptors) => self.said(worker, message, descriptors),
             Event::Hung(worker) => self.hung(worker),
+            Event::Unsaid(worker, task, error) => self.unsaid(worker, task, &error),
+            Event::Unpacked(task, ended, saved) => self.unpacked(task, *ended, saved),
             Event::Readable(worker, pipe) => self.readable(worker, pipe),
             Event::Child => self.reap(),
             Event::Interrupted => self.interrupted(),
@@ -295,14 +314,18 @@ impl Supervisor {
                 Phase::Draining(now + self.options.grace)
             }
             // A second time: at once.
-            Phase::Draining(_) | Phase::Forced => Phase::Forced,
+            Phase::Draining(_) => Phase::Forced(now + LAST_WORDS),
+            Phase::Forced(deadline) => Phase::Forced(deadline),
             Phase::Lost => Phase::Lost,
         };
     }
 
     fn is_finished(&self) -> bool {
         // What could not be said is found out by the next monitor, as after a crash.
-        let unheard = self.phase == Phase::Forced && self.upkeep.is_away();
+        let unheard = match self.phase {
+            Phase::Forced(deadline) => self.upkeep.is_away() || Instant::now() >= deadline,
+            Phase::Working | Phase::Draining(_) | Phase::Lost => false,
+        };
         self.phase != Phase::Working && self.workers.is_empty() && (unheard || self.is_settled())
     }
 

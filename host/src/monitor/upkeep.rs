@@ -10,10 +10,9 @@ use crate::{
     descendants::Processes,
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
-    store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
+    store::{CatalogRow, Ended, ScheduleRequest, StoreError},
     wire::{PluginFile, ToWorker},
 };
-use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
     path::Path,
@@ -60,7 +59,7 @@ pub(super) struct Upkeep {
     /// Workers are being written down.
     pub(super) saving: bool,
     /// Outputs whose contents are being written beside their rows.
-    pub(super) storing: HashMap<TaskId, (Ended, Vec<FileContent>)>,
+    pub(super) storing: HashMap<TaskId, Ended>,
     /// The database is away: not before then.
     pub(super) retry_at: Option<Instant>,
     retry_pause: Duration,
@@ -222,31 +221,33 @@ impl Supervisor {
 
     /// When something is due next.
     pub(super) fn next_wake(&self) -> Instant {
+        // Only what somebody will act upon then: a deadline that has passed and stays would make
+        // the loop spin. What waits for an answer of the database is woken by it.
+        let now = Instant::now();
         let upkeep = &self.upkeep;
-        let deadlines = [
-            upkeep.second_look,
-            upkeep.third_look,
-            upkeep.retry_at,
-            self.next_mark(),
-            self.next_limit(),
-            self.next_fire(),
-        ];
-        let draining = match self.phase {
-            Phase::Draining(deadline) if deadline > Instant::now() => Some(deadline),
-            Phase::Working | Phase::Draining(_) | Phase::Forced | Phase::Lost => None,
+        let is_working = self.phase == Phase::Working;
+        let end = match self.phase {
+            Phase::Draining(deadline) | Phase::Forced(deadline) => Some(deadline),
+            Phase::Working | Phase::Lost => None,
         };
         [
-            upkeep.next_look,
-            upkeep.next_second,
-            upkeep.next_heartbeat,
-            upkeep.next_promotion,
+            Some(upkeep.next_second),
+            is_working.then_some(upkeep.next_look),
+            upkeep.second_look,
+            upkeep.third_look,
+            upkeep.retry_at.filter(|at| *at > now),
+            (!upkeep.renewing).then_some(upkeep.next_heartbeat),
+            (is_working && !upkeep.promoting).then_some(upkeep.next_promotion),
+            self.next_mark().filter(|_| self.in_flight.is_none()),
+            self.next_limit(),
+            self.next_fire(now),
+            end.filter(|at| *at > now),
         ]
         .into_iter()
-        .chain(deadlines.into_iter().flatten())
-        .chain(draining)
+        .flatten()
         .min()
         .expect("there is always a next second")
-        .max(Instant::now() + Duration::from_micros(200))
+        .max(now + Duration::from_micros(200))
     }
 
     /// Asks what this host may run.
@@ -341,23 +342,19 @@ impl Supervisor {
         );
     }
 
-    pub(super) fn promoted(&mut self, promoted: Result<(i64, Option<DateTime<Utc>>), StoreError>) {
+    pub(super) fn promoted(&mut self, promoted: Result<(i64, Option<Duration>), StoreError>) {
         self.upkeep.promoting = false;
-        let now = Instant::now();
         let mut pause = LOOK_EVERY;
         match promoted {
             Ok((count, next)) => {
                 self.look |= count > 0;
-                if let Some(next) = next {
-                    let wait = (next - Utc::now())
-                        .to_std()
-                        .unwrap_or(Duration::from_millis(1));
-                    pause = pause.min(wait);
-                }
+                // What is due already and was not taken is in the hands of another monitor.
+                let least = Duration::from_millis(if count > 0 { 1 } else { 20 });
+                pause = next.map_or(pause, |next| next.clamp(least, LOOK_EVERY));
             }
             Err(error) => self.upkeep.lost(&error),
         }
-        self.upkeep.next_promotion = now + pause;
+        self.upkeep.next_promotion = Instant::now() + pause;
     }
 
     /// Asks which of our workers somebody wants to end.
@@ -494,13 +491,16 @@ impl Supervisor {
         rows: Vec<crate::store::WorkerSave>,
     ) {
         self.upkeep.saving = false;
-        if let Err(error) = saved {
-            self.upkeep.lost(&error);
-            for row in rows {
-                match self.workers.get_mut(&row.id) {
-                    Some(worker) => worker.dirty = true,
-                    None => self.dead_workers.push(row),
-                }
+        let Err(error) = saved else { return };
+        self.upkeep.lost(&error);
+        for mut row in rows {
+            if let Some(worker) = self.workers.get_mut(&row.id) {
+                worker.dirty = true;
+            } else if !error.is_bad_data() {
+                self.dead_workers.push(row);
+            } else if row.error.take().is_some() {
+                // Its last words cannot be stored; that it is dead can.
+                self.dead_workers.push(row);
             }
         }
     }

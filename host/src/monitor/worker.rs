@@ -5,7 +5,8 @@ use super::{
     catalog::PluginSet,
     event::Event,
     output::{Pipe, TaskLine},
-    process, report,
+    process,
+    report::{self, without_nul},
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
@@ -14,8 +15,16 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
+
+/// A worker that was told to end and has nothing to do may take so long to go.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a worker is doing with its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +85,8 @@ pub(super) struct Worker {
     pub(super) panic: Option<(TaskId, wire::Failure, Instant)>,
     pub(super) hung: bool,
     pub(super) exit: Option<(process::Exit, Instant)>,
+    /// When it was told to end.
+    said_goodbye: Option<Instant>,
     /// When a task that was asked to end in its own time will be killed.
     pub(super) kill_at: Option<(Instant, WorkerCause)>,
 }
@@ -105,11 +116,20 @@ impl Worker {
         drop(theirs);
         let (mut reader, mut writer) = wire::async_socket(ours)?;
         let (to_worker, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
+        let (id, events) = (spawn.id, spawn.events.clone());
         tokio::task::spawn_local(async move {
             while let Some(message) = outgoing.recv().await {
-                // The worker is gone; its end of the story comes from the reader.
-                if writer.send(message).await.is_err() {
-                    return;
+                let task = match &message {
+                    ToWorker::Run(run) => Some(TaskId(run.task)),
+                    ToWorker::Hello { .. } | ToWorker::Scheduled(_) | ToWorker::Goodbye => None,
+                };
+                match writer.send(message).await {
+                    Ok(()) => {}
+                    // It is gone; its end of the story comes from the reader.
+                    Err(error) if error.is_hang_up() => return,
+                    Err(error) => {
+                        let _ = events.send(Event::Unsaid(id, task, error));
+                    }
                 }
             }
         });
@@ -156,6 +176,7 @@ impl Worker {
             panic: None,
             hung: false,
             exit: None,
+            said_goodbye: None,
             kill_at: None,
         };
         worker.send(hello);
@@ -303,21 +324,31 @@ impl Worker {
     pub(super) fn drain(&mut self, cause: WorkerCause) {
         if matches!(self.life, Life::Starting | Life::Ready) {
             self.life = Life::Draining(cause);
+            self.said_goodbye = Some(Instant::now());
             self.send(ToWorker::Goodbye);
         }
+    }
+
+    /// When a worker that was told to end, and has nothing begun, must be gone.
+    pub(super) fn goodbye_deadline(&self) -> Option<Instant> {
+        let is_draining = matches!(self.life, Life::Draining(_));
+        if !is_draining || !self.handed.is_empty() || self.exit.is_some() {
+            return None;
+        }
+        Some(self.said_goodbye?.max(self.idle_since) + GOODBYE_LIMIT)
     }
 
     /// Reads one of its outputs.
     pub(super) fn read(&mut self, pipe: u64, lines: &mut Vec<TaskLine>) {
         if let Some(open) = self.pipes.get_mut(&pipe) {
-            open.read(false, lines);
+            open.read_turn(lines);
         }
     }
 
     /// Reads every output until nothing is there.
     pub(super) fn read_all(&mut self, lines: &mut Vec<TaskLine>) {
         for pipe in self.pipes.values_mut() {
-            pipe.read(true, lines);
+            pipe.read_all(lines);
         }
     }
 
@@ -364,7 +395,7 @@ impl Worker {
             started: self.started,
             finished: (state == "dead").then(Utc::now),
             cause: cause.map(WorkerCause::as_str),
-            error: error.flatten(),
+            error: error.flatten().map(without_nul),
         }
     }
 }

@@ -114,6 +114,16 @@ impl Cluster {
         Ok(Self::at(data.join("rework/postgres")))
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether it has been made.
+    pub fn exists(&self) -> bool {
+        self.data().join("PG_VERSION").exists()
+    }
+
     pub(super) fn data(&self) -> PathBuf {
         self.directory.join("data")
     }

@@ -9,6 +9,7 @@ use crate::model::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use std::time::Duration;
 
 /// What a monitor has to say in one cycle, and what it wants.
 #[derive(Debug, Clone)]
@@ -253,11 +254,13 @@ impl Store {
                 -- is reported in a later cycle instead of holding up all the others.
                 select t.id
                   from rework.task t
-                  join (select id, token from ended union all select id, token from marked) n
+                  join (select id, token, fate from ended
+                        union all
+                        select id, token, 'mark' from marked) n
                     on n.id = t.id and n.token = t.token
                  where t.status <> 'done'
                        -- Declared lost too early: its monitor was only away.
-                    or (t.outcome = 'aborted' and t.cause = 'monitor lost')
+                    or (t.outcome = 'aborted' and t.cause = 'monitor lost' and n.fate = 'end')
                  order by t.id
                    for update of t skip locked
             ), ended_task as (
@@ -272,9 +275,9 @@ impl Store {
                        signal = e.signal,
                        started = case e.fate when 'end' then coalesce(e.started, t.started) end,
                        finished = case e.fate when 'end' then e.finished end,
-                       output = e.output::jsonb,
-                       output_raw = e.output_raw,
-                       output_encoding = e.output_encoding,
+                       output = case e.fate when 'end' then e.output::jsonb end,
+                       output_raw = case e.fate when 'end' then e.output_raw end,
+                       output_encoding = case e.fate when 'end' then e.output_encoding end,
                        peak_memory = e.peak_memory,
                        cpu_seconds = e.cpu_seconds,
                        worker = case e.fate when 'end' then coalesce(e.worker, t.worker) end,
@@ -302,9 +305,15 @@ impl Store {
             ), retried_task as (
                 insert into rework.delayed (run_at, id, lane, rank)
                 select run_at, id, lane, rank from ended_task where fate = 'retry'
+            ), dropped_file as (
+                -- The next attempt makes its own.
+                delete from rework.task_file
+                 where direction = 'output'
+                   and task in (select id from ended_task where fate = 'retry')
             ), released_task as (
                 insert into rework.ready (lane, rank, id)
                 select lane, rank, id from ended_task where fate = 'release'
+                returning id
             ), answered_request as (
                 delete from rework.abort_request
                  where task in (select id from ended_task where fate = 'end')
@@ -324,9 +333,16 @@ impl Store {
             ), told as (
                 select rework.task_tell(array(select id from ended_task where fate = 'end'
                                               union all select id from marked_task))
+                union all
+                -- Other hosts may have room for what was given back.
+                (select rework.ready_tell() from released_task limit 1)
             ), kept_log as (
                 insert into rework.log (task, attempt, first, lines)
-                select * from unnest($28::bigint[], $29::int[], $30::bigint[], $31::jsonb[])
+                select l.*
+                  from unnest($28::bigint[], $29::int[], $30::bigint[], $31::jsonb[])
+                    as l (task, attempt, first, lines)
+                 -- What a child of a deleted task still prints is nobody's.
+                 where exists (select from rework.task t where t.id = l.task)
                 -- The same chunk again, after a connection lost during commit.
                 on conflict do nothing
             ), finished_cycle as (
@@ -355,20 +371,24 @@ impl Store {
                  using chosen c
                  where r.half = c.half and r.lane = c.lane and r.rank = c.rank and r.id = c.id
                 returning r.lane, r.rank, r.id
-            ), recorded_claim as (
-                insert into rework.claim (monitor, cycle, tasks)
-                select $32, $40, array_agg(id) from taken having count(*) > 0
             ), claimed_task as (
+                -- A row of the queue may be stale: its task was ended or deleted while it moved
+                -- from one table to another. Then it is only taken away.
                 update rework.task t
                    set token = $41, attempt = t.attempt + 1
                   from taken
                  where t.id = taken.id
+                   and t.status = 'queued'
+                   and t.token is null
                 returning t.id, taken.lane, taken.rank, t.operation, t.attempt, t.max_attempts,
                           t.input_encoding, t.input_raw, t.metadata,
                           -- A large input is fetched when its turn comes, so that a claim of many
                           -- stays small.
-                          case when pg_column_size(t.input) <= 65536 then t.input::text end as input,
-                          pg_column_size(t.input) > 65536 as is_large
+                          case when not rework.is_large(t.input) then t.input::text end as input,
+                          rework.is_large(t.input) as is_large
+            ), recorded_claim as (
+                insert into rework.claim (monitor, cycle, tasks)
+                select $32, $40, array_agg(id) from claimed_task having count(*) > 0
             )
             select 'reported' as "kind!", id as "id!", null::int as lane, null::smallint as rank,
                    null::int as operation, null::int as attempt, null::int as max_attempts,
@@ -383,7 +403,8 @@ impl Store {
               from ended e
               left join rework.task t on t.id = e.id
              where t.token is distinct from e.token
-                or (t.status = 'done' and not (t.outcome = 'aborted' and t.cause = 'monitor lost'))
+                or (t.status = 'done'
+                    and not (t.outcome = 'aborted' and t.cause = 'monitor lost' and e.fate = 'end'))
             union all
             -- What nobody reads is not done.
             select 'told', 0, null, null, null, null, null, null, null, null, null, null, null
@@ -483,8 +504,9 @@ impl Store {
         Ok(result)
     }
 
-    /// Moves tasks that have fallen due to the queue; how many, and when the next one is due.
-    pub async fn cycle_promote(&self) -> Result<(i64, Option<DateTime<Utc>>)> {
+    /// Moves tasks that have fallen due to the queue; how many, and how long until the next one is
+    /// due, by the database's clock.
+    pub async fn cycle_promote(&self) -> Result<(i64, Option<Duration>)> {
         let row = sqlx::query!(
             r#"with due as (
                    delete from rework.delayed
@@ -493,17 +515,25 @@ impl Store {
                                             order by run_at, id
                                             limit 1000
                                               for update skip locked)
-                   returning lane, rank, id
+                   returning lane, rank, id, run_at
                ), promoted as (
-                   insert into rework.ready (lane, rank, id) select * from due returning id
+                   insert into rework.ready (lane, rank, id) select lane, rank, id from due returning id
+               ), told as (
+                   -- Other hosts may have room for them.
+                   select rework.ready_tell() from promoted limit 1
                )
                select (select count(*) from promoted) as "count!",
-                      (select min(run_at) from rework.delayed
-                        where run_at > clock_timestamp()) as next"#
+                      (select count(*) from told) as "told!",
+                      -- Those that are due and left over are next.
+                      (select greatest(extract(epoch from d.run_at - clock_timestamp()), 0)::float8
+                         from rework.delayed d
+                        where d.id not in (select id from due)
+                        order by d.run_at, d.id
+                        limit 1) as next_seconds"#
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok((row.count, row.next))
+        Ok((row.count, row.next_seconds.map(Duration::from_secs_f64)))
     }
 
     /// Truncates the half of the queue that is not current, if it has grown and is empty. Mere

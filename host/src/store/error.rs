@@ -85,6 +85,23 @@ impl StoreError {
         }
     }
 
+    /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, a
+    /// constraint, a limit of the server (SQLSTATE classes 22, 23 and 54).
+    pub fn is_bad_data(&self) -> bool {
+        match self {
+            Self::Query(source) => match &**source {
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                    ["22", "23", "54"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }),
+                sqlx::Error::Encode(_) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether the connection was lost, so that the same call may succeed on another one.
     pub fn is_disconnect(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! Contents beside a task: file fields, and raw payloads too large for its row.
 
 use super::{Store, error::Result};
-use crate::model::{TaskId, input::sha256};
+use crate::model::{TaskId, Token, input::sha256};
 
 /// Size of a chunk, so that no value of the database is huge.
 const CHUNK: usize = 1 << 20;
@@ -70,9 +70,26 @@ impl Store {
         Ok(())
     }
 
-    /// Stores contents of a task's output, before the cycle that reports its end.
-    pub async fn file_save_output(&self, task: TaskId, files: &[FileContent]) -> Result<()> {
+    /// Stores contents of a task's output, before the cycle that reports its end. If the claim has
+    /// moved on nothing is stored, and that report will find it out.
+    pub async fn file_save_output(
+        &self,
+        task: TaskId,
+        token: Token,
+        files: &[FileContent],
+    ) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
+        // A lock that keeps the task from being deleted, and holds up no report about it.
+        let held = sqlx::query_scalar!(
+            r#"select true as "held!" from rework.task where id = $1 and token = $2 for key share"#,
+            task.0,
+            token.0
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if held.is_none() {
+            return Ok(());
+        }
         self.file_save(&mut transaction, task, "output", files)
             .await?;
         transaction.commit().await?;

@@ -1,8 +1,8 @@
 //! Schedules: prepared operations, and the one place where they fire.
 
-use super::{ScheduleRequest, Store, StoreError, error::Result, schedule::refused};
+use super::{Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused};
 use crate::model::{
-    OperationId, ScheduleId, TaskId, input,
+    ScheduleId, TaskId, input,
     moment::Now,
     rule::{CatchUp, Rule},
 };
@@ -113,8 +113,8 @@ impl NewSchedule {
 }
 
 impl Store {
-    /// Writes schedules, all or none; an identical one (operation, host, rule, zone, input) is
-    /// replaced and keeps its id. Each input is checked as if a task were queued now.
+    /// Writes schedules, all or none; an identical one (operation, host, rule, zone, input,
+    /// metadata) is replaced and keeps its id. Each input is checked as if a task were queued now.
     pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
         // All checks before the transaction: it holds a connection, and they need one.
         let mut operations = Vec::new();
@@ -125,13 +125,13 @@ impl Store {
                 time: Utc::now(),
                 zone,
             });
-            operations.push(self.task_check(&request).await?.id);
+            operations.push(self.task_check(&request).await?);
         }
         let mut transaction = self.pool.begin().await?;
         let mut ids = Vec::new();
         for (schedule, operation) in schedules.iter().zip(operations) {
             ids.push(
-                self.sched_insert(&mut transaction, operation, schedule)
+                self.sched_insert(&mut transaction, &operation, schedule)
                     .await?,
             );
         }
@@ -145,24 +145,37 @@ impl Store {
     async fn sched_insert(
         &self,
         connection: &mut PgConnection,
-        operation: OperationId,
+        operation: &Resolved,
         schedule: &NewSchedule,
     ) -> Result<ScheduleId> {
         let request = &schedule.request;
-        // A row keeps one document: files given beside it become part of it.
-        let input = input::with_files(request.input.as_ref(), &request.given().files);
+        let specs = operation.inputs.first().and_then(Option::as_ref);
+        // However a file is given, and nothing is given, it is written down in one way.
+        let mut fields = request.input.clone().filter(|input| !input.is_null());
+        let mut files = fields
+            .as_mut()
+            .map(|fields| input::take_files(specs, fields))
+            .unwrap_or_default();
+        files.extend(request.given().files);
+        files.sort();
+        let is_empty = |fields: &Value| fields.as_object().is_some_and(serde_json::Map::is_empty);
+        let fields = fields.filter(|fields| specs.is_none() || !is_empty(fields));
+        // A row keeps one document: files become part of it.
+        let input = input::with_files(fields.as_ref(), &files);
+        let words: Vec<&str> = schedule.rule.split_whitespace().collect();
         let id = sqlx::query_scalar!(
             r#"insert into rework.sched
                    (operation, host, rule, timezone, input, input_raw, metadata, catch_up, every_second, paused)
                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                on conflict (operation, rule, timezone, coalesce(host, ''),
-                            md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')))
-               do update set metadata = excluded.metadata, catch_up = excluded.catch_up,
+                            md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
+                            md5(coalesce(metadata::text, '')))
+               do update set catch_up = excluded.catch_up,
                              every_second = excluded.every_second, paused = excluded.paused, error = null
                returning id"#,
-            operation.0,
+            operation.id.0,
             request.host.as_deref(),
-            schedule.rule.trim(),
+            words.join(" "),
             schedule.timezone.trim(),
             input,
             request.input_raw.as_deref(),

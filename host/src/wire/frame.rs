@@ -17,7 +17,10 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; HEADER];
     options()
         .serialize_into(&mut frame, message)
-        .map_err(WireError::Malformed)?;
+        .map_err(|error| match *error {
+            bincode::ErrorKind::SizeLimit => WireError::TooLong(MAX_FRAME + 1),
+            _ => WireError::Malformed(error),
+        })?;
     let length = frame.len() - HEADER;
     let header = u32::try_from(length).map_err(|_| WireError::TooLong(length))?;
     frame[..HEADER].copy_from_slice(&header.to_le_bytes());

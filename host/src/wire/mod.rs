@@ -28,8 +28,8 @@ pub enum WireError {
         #[source]
         source: std::io::Error,
     },
-    /// A frame is longer than any honest one.
-    #[error("a frame of {0} bytes is too long")]
+    /// A frame is longer than any honest one: at least so many bytes.
+    #[error("a frame of {0} bytes or more is too long (payloads may be, metadata may not)")]
     TooLong(usize),
     /// A frame cannot be read.
     #[error("a frame cannot be read")]
@@ -43,6 +43,18 @@ pub enum WireError {
 }
 
 impl WireError {
+    /// Whether the other end is gone.
+    pub fn is_hang_up(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            Self::System { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected
+            ),
+            _ => false,
+        }
+    }
+
     pub(crate) fn system(doing: &'static str) -> impl Fn(nix::errno::Errno) -> Self {
         move |error| Self::System {
             doing,
