@@ -5,16 +5,33 @@ use crate::harness::{Rework, hello, misbehaving, standalone, until};
 #[test]
 fn a_backlog_is_run_each_task_once_by_two_monitors() {
     let rework = Rework::with_plugins(&[hello()]);
+    let _one = rework.monitor(&["--minworkers", "2"]);
+    let _two = rework.monitor(&["--minworkers", "2"]);
+    // Both are ready before there is anything to do.
+    until(
+        "all workers",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.worker where state = 'idle'")
+        },
+        |count| count == "4",
+    );
     rework.database.psql(
         "select count(rework.schedule('my_first_task', to_jsonb(n))) from generate_series(1, 3000) n",
     );
-    let _one = rework.monitor(&[]);
-    let _two = rework.monitor(&[]);
     let count = "select count(*) from rework.task where status = 'done'";
     until(
         "3000 tasks to end",
         || rework.database.psql(count),
         |count| count == "3000",
+    );
+    assert_eq!(
+        rework.database.psql(
+            "select count(distinct w.monitor) from rework.task t join rework.worker w on w.id = t.worker"
+        ),
+        "2",
+        "each has run some"
     );
     assert_eq!(
         rework.database.psql(
@@ -84,44 +101,6 @@ fn tasks_of_other_domains_are_left_alone() {
     let own = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&own, &["done"]);
     assert_eq!(rework.task(&other)["state"], "queued");
-}
-
-#[test]
-fn workers_grow_with_demand_and_never_past_the_maximum() {
-    let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor(&[
-        "--domain",
-        "misbehaving",
-        "--minworkers",
-        "1",
-        "--maxworkers",
-        "3",
-    ]);
-    let alive = || {
-        rework
-            .database
-            .psql("select count(*) from rework.worker where state <> 'dead'")
-    };
-    until("the minimum", alive, |count| count == "1");
-    for _ in 0..5 {
-        rework.misbehave("hang");
-    }
-    until(
-        "three tasks to run",
-        || {
-            rework
-                .database
-                .psql("select count(*) from rework.task where status = 'running'")
-        },
-        |count| count == "3",
-    );
-    assert_eq!(alive(), "3");
-    assert_eq!(
-        rework.database.psql(
-            "select count(*) from rework.worker where state = 'running' and task is not null"
-        ),
-        "3"
-    );
 }
 
 #[test]
@@ -232,8 +211,8 @@ fn thousands_that_fall_due_at_once_all_run_at_once() {
     let rework = Rework::with_plugins(&[hello()]);
     let _monitor = rework.monitor(&[]);
     rework.database.psql(
-        "select count(rework.schedule('noop', run_at => now() + interval '1.5 seconds'))
-           from generate_series(1, 5500)",
+        "select count(rework.schedule('noop', run_at => now() + interval '4 seconds'))
+           from generate_series(1, 12000)",
     );
     until(
         "all of them to end",
@@ -247,8 +226,8 @@ fn thousands_that_fall_due_at_once_all_run_at_once() {
     let late = rework
         .database
         .psql("select extract(epoch from max(started) - min(started)) from rework.task");
-    // A thousand a second would take more than five.
-    assert!(late.parse::<f64>().unwrap() < 4.0, "over {late} s");
+    // A thousand a second would take more than eleven.
+    assert!(late.parse::<f64>().unwrap() < 9.0, "over {late} s");
 }
 
 #[test]

@@ -116,3 +116,37 @@ fn a_panic_that_cannot_be_caught_is_still_a_panic() {
         "{task:#}"
     );
 }
+
+#[test]
+fn a_panic_that_was_caught_is_not_what_a_later_death_is_called() {
+    let task = crash("caught panic and segfault");
+    assert_eq!(
+        (&task["state"], &task["cause"]),
+        (&"aborted".into(), &"crash".into())
+    );
+    assert_eq!(task["signal"], 11);
+    assert!(
+        task["error"].as_str().unwrap().starts_with("SIGSEGV"),
+        "{task:#}"
+    );
+}
+
+#[test]
+fn closing_every_descriptor_ends_the_worker_at_once() {
+    for mode in ["close everything", "close everything and print"] {
+        let task = crash(mode);
+        assert_eq!(
+            (&task["state"], &task["cause"]),
+            (&"aborted".into(), &"crash".into()),
+            "{task:#}"
+        );
+        // Where it can still print it says why.
+        if mode.ends_with("print") {
+            let error = task["error"].as_str().unwrap();
+            assert!(
+                error.contains("has closed the worker's connection to its monitor"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -173,3 +173,107 @@ fn what_is_missing_is_named_with_what_to_do() {
         "{complaint}"
     );
 }
+
+#[test]
+fn the_callers_environment_is_none_of_the_servers() {
+    let place = Place::new("environment");
+    let database = format!("embedded:{}", place.0.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+        .args(["init-db", &database])
+        .env("REWORK_EMBEDDED_LINGER", "1")
+        .env("REWORK_DB", "postgres://babar:rosebud@elephant/jobs")
+        .env("PGPORT", "5433")
+        .env("PGDATA", "/nowhere")
+        .env("PGOPTIONS", "-c statement_timeout=60000")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let server = place.server().expect("it runs");
+    let environment = fs::read(format!("/proc/{server}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    for foreign in ["REWORK_DB", "rosebud", "PGPORT", "PGOPTIONS"] {
+        assert!(!environment.contains(foreign), "{environment}");
+    }
+    let psql = Command::new("psql")
+        .args([&place.embedded("url"), "-Atc", "select 1"])
+        .env("PGPORT", "5433")
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&psql.stdout).trim(),
+        "1",
+        "{psql:?}"
+    );
+}
+
+#[test]
+fn links_in_the_servers_directory_lead_nowhere() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let place = Place::new("links");
+    let shadow = place.0.with_extension("shadow");
+    fs::write(&shadow, "secret").unwrap();
+    fs::set_permissions(&shadow, fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&shadow, place.0.join("users.lock")).unwrap();
+    let database = format!("embedded:{}", place.0.display());
+    let output = place.rework(&["init-db", &database]);
+    let mode = fs::metadata(&shadow).unwrap().permissions().mode() & 0o777;
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    fs::remove_file(&shadow).unwrap();
+    assert_eq!(mode, 0o600, "{complaint}");
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(
+        complaint.starts_with("error: could not lock "),
+        "{complaint}"
+    );
+    fs::remove_file(place.0.join("users.lock")).unwrap();
+    place.init();
+    let mode = fs::metadata(place.0.join("users.lock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o666, "every user can lock it");
+}
+
+#[test]
+fn a_stranger_with_the_servers_old_number_is_left_alone() {
+    let place = Place::new("stranger");
+    place.init();
+    let pid_file = place.0.join("data/postmaster.pid");
+    let written = fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(place.embedded("stop"), "stopped");
+    // What a crash of the machine leaves, and, after it, somebody else under that number.
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    let (_, rest) = written.split_once('\n').unwrap();
+    fs::write(&pid_file, format!("{}\n{rest}", stranger.id())).unwrap();
+    let status = place.embedded("status");
+    let stopped = place.embedded("stop");
+    let is_alive = stranger.try_wait().unwrap().is_none();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(is_alive, "it was killed");
+    assert!(status.starts_with("stopped: PostgreSQL "), "{status}");
+    assert_eq!(stopped, "it was not running");
+    place.init();
+}
+
+#[test]
+fn the_keeper_is_the_program_that_runs_even_if_its_file_has_been_replaced() {
+    let place = Place::new("replaced");
+    // A copy that is gone before it starts the keeper.
+    let copy = place.0.join("rework");
+    fs::copy(env!("CARGO_BIN_EXE_rework"), &copy).unwrap();
+    let child = Command::new(&copy)
+        .args(["init-db", &format!("embedded:{}", place.0.display())])
+        .env("REWORK_EMBEDDED_LINGER", "1")
+        .spawn()
+        .unwrap();
+    fs::remove_file(&copy).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let server = place.server().expect("it runs");
+    until(
+        "its keeper to stop the server",
+        || is_running(server),
+        |running| !running,
+    );
+}

@@ -157,3 +157,44 @@ fn a_running_task_shows_its_worker_at_once() {
         "running|t"
     );
 }
+
+#[test]
+fn a_page_of_a_log_unfolds_what_it_shows_and_nothing_else() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let id = rework.misbehave("ok");
+    // Chunks that cannot be unfolded stand before and behind those that are asked for.
+    rework.database.psql(&format!(
+        "insert into rework.log (task, attempt, first, lines)
+         select {id}, 1, first, case when first in (1, 2001) then '{{}}' else lines end
+           from generate_series(1, 2001, 200) as chunk (first),
+                lateral (select jsonb_agg(jsonb_build_array(0, 'stdout', 'info', null, 'line ' || n)) as lines
+                           from generate_series(first, first + 199) n) of_chunk"
+    ));
+    let page = rework.run(&["log-task", &id, "--fromid", "200"]);
+    let lines: Vec<&str> = page.stdout.lines().collect();
+    assert_eq!(
+        page.code, 1,
+        "the last page has what cannot be read: {page:#?}"
+    );
+    assert_eq!(lines.len(), 1000);
+    assert!(lines[0].ends_with(": line 201"), "{}", lines[0]);
+    assert!(lines[999].ends_with(": line 1200"), "{}", lines[999]);
+    // In the middle of a chunk, with an unreadable one behind the page.
+    rework.database.psql(&format!(
+        "delete from rework.log where task = {id} and first = 2001"
+    ));
+    let rest = rework.json(&["log-task", &id, "--fromid", "1990"]);
+    let ids: Vec<i64> = rest
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(ids, (1991..=2000).collect::<Vec<_>>());
+    // A hole in the numbers ends no page too early.
+    rework.database.psql(&format!(
+        "delete from rework.log where task = {id} and first in (1, 201, 401)"
+    ));
+    let rest = rework.json(&["log-task", &id]);
+    assert_eq!(rest.as_array().unwrap().len(), 1400);
+}

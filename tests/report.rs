@@ -2,6 +2,7 @@
 
 use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use nix::sys::signal::Signal;
+use std::fs;
 
 #[test]
 fn an_error_fails_the_task_with_its_place() {
@@ -456,4 +457,85 @@ fn a_monitor_that_is_killed_leaves_no_process_and_no_task_behind() {
     let next = rework.misbehave("ok");
     rework.wait(&next, &["done"]);
     assert_eq!(rework.json(&["list-monitors"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_path_in_the_database_is_not_what_a_recovery_removes() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let precious = rework.directory().join("monitor-of-a-stranger");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("letter"), "dear reader").unwrap();
+    rework.database.psql(&format!(
+        "insert into rework.monitor (host, pid, domains, pages, last_seen)
+         values ('testhost', 1, '{{}}', '{}', now() - interval '1 hour')",
+        precious.display()
+    ));
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    until(
+        "the lost monitor to be buried",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.monitor where pid = 1")
+        },
+        |count| count == "0",
+    );
+    assert_eq!(
+        fs::read_to_string(precious.join("letter")).unwrap(),
+        "dear reader"
+    );
+    assert_eq!(fs::read_dir(&precious).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_done_is_logged_with_its_cause() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--minworkers", "0"]);
+    let id = rework.misbehave("ok");
+    rework.wait(&id, &["done"]);
+    // Its workers' pages have nowhere to be.
+    let pages = rework.directory().join("pages");
+    fs::remove_dir_all(&pages).unwrap();
+    rework.database.psql("select pg_notify('rework_ready', '')");
+    let worker = rework.task(&id)["worker"].to_string();
+    rework.ok(&["kill-worker", &worker]);
+    rework.misbehave("ok");
+    until(
+        "the next worker to be impossible",
+        || monitor.log(),
+        |log| {
+            log.contains("could not start a worker of domain misbehaving")
+                && log.contains("No such file or directory")
+        },
+    );
+}
+
+#[test]
+fn a_claim_that_was_made_unnoticed_goes_back_to_the_queue() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let monitor = rework.monitor(&[]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    rework.ok(&["pause", "--operation", "my_first_task"]);
+    let id = rework.schedule(&["my_first_task", "--input", "2"]);
+    // What a connection that was lost during a commit leaves: the claim is made, in a cycle of this
+    // monitor, and it has not heard of it. Then its connection is lost indeed.
+    rework.database.psql(&format!(
+        "lock table rework.monitor in access exclusive mode;
+         delete from rework.ready where id = {id};
+         update rework.task set token = m.id << 36, attempt = 1 from rework.monitor m where task.id = {id};
+         insert into rework.claim (monitor, cycle, tasks) select id, 0, '{{{id}}}' from rework.monitor;
+         select pg_sleep(6);
+         select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
+    ));
+    rework.ok(&["resume", "--operation", "my_first_task"]);
+    let task = rework.wait(&id, &["done"]);
+    assert_eq!(task["attempt"], 1, "as if it had never been claimed");
+    let log = monitor.log();
+    assert!(
+        log.contains(&format!(
+            "task {id} was claimed unnoticed: back to the queue"
+        )),
+        "{log}"
+    );
 }

@@ -5,58 +5,80 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-/// A living process and its parent; see proc_pid_stat(5).
-fn living() -> HashMap<Pid, Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            // The name, in parentheses, may hold anything; state and parent follow the last one.
-            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-            let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
-            // A zombie runs nothing; its parent, or the next one up, collects it.
-            (state != "Z" && state != "X").then(|| (Pid::from_raw(pid), Pid::from_raw(parent)))
-        })
-        .collect()
+/// How long the killed may take to be gone before it is looked again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Who is whose child, at one moment. A look reads every entry of `/proc`: whoever asks about
+/// several processes takes one look for all of them.
+#[derive(Debug)]
+pub struct Processes {
+    children: HashMap<Pid, Vec<Pid>>,
 }
 
-/// The living children of a process.
-pub fn children_of(pid: Pid) -> Vec<Pid> {
-    living()
-        .into_iter()
-        .filter(|(_, parent)| *parent == pid)
-        .map(|(child, _)| child)
-        .collect()
+impl Processes {
+    /// The living, now; see proc_pid_stat(5).
+    pub fn look() -> Self {
+        let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let Some(pid) = pid
+                && let Some(parent) = living_parent(&entry.path())
+            {
+                children.entry(parent).or_default().push(Pid::from_raw(pid));
+            }
+        }
+        Self { children }
+    }
+
+    /// The children of a process.
+    pub fn children_of(&self, pid: Pid) -> &[Pid] {
+        self.children.get(&pid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every process below one, children before grandchildren.
+    pub fn below(&self, pid: Pid) -> Vec<Pid> {
+        let mut found = self.children_of(pid).to_vec();
+        let mut next = 0;
+        while next < found.len() {
+            found.extend(self.children_of(found[next]));
+            next += 1;
+        }
+        found
+    }
+}
+
+/// The parent of a process that lives. A zombie runs nothing; its parent, or the next one up,
+/// collects it.
+fn living_parent(process: &std::path::Path) -> Option<Pid> {
+    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+    // The name, in parentheses, may hold anything; state and parent follow the last one.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
+    (state != "Z" && state != "X").then(|| Pid::from_raw(parent))
 }
 
 /// Every living process below one, children before grandchildren.
 pub fn of(pid: Pid) -> Vec<Pid> {
-    let parents = living();
-    let mut found = vec![pid];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| **of == parent)
-                .map(|(child, _)| *child),
-        );
-        next += 1;
-    }
-    found.remove(0);
-    found
+    Processes::look().below(pid)
 }
 
-/// Kills everything below a process until nothing is left. The process itself must not fork
-/// meanwhile (it is stopped, or it is the caller). A child that forks while it is being killed
-/// leaves its child to the process, where the next round finds it.
-pub fn kill_all(pid: Pid) {
-    // A fork bomb could win each round; the worker's own death ends it then, through the reaper.
-    for _ in 0..1000 {
+/// Kills everything below a process until nothing is left, or until this has taken so long. The
+/// process itself must not fork meanwhile (it is stopped, or it is the caller). A child that forks
+/// while it is being killed leaves its child to the process, where the next round finds it.
+///
+/// What is left then is dying (it gives back many gigabytes, or waits for a disk), or a fork bomb
+/// is ahead of us: the process's own death ends that, through whoever reaps it.
+pub fn kill_all(pid: Pid, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    loop {
         let below = of(pid);
         if below.is_empty() {
             return;
@@ -65,5 +87,9 @@ pub fn kill_all(pid: Pid) {
             // ESRCH: it has died by itself.
             let _ = kill(process, Signal::SIGKILL);
         }
+        if Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(PAUSE);
     }
 }

@@ -17,6 +17,7 @@
 //! | [`testing`] | a whole installation for the length of a test |
 //! | [`program`] | which of these a process is, by its arguments |
 
+pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod descendants;

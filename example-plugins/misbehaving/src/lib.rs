@@ -1,7 +1,10 @@
 //! Everything that can go wrong in a task, one mode each. The tests of the host run it to see that
 //! each ends as it should, and that nobody else is harmed.
 
+mod descriptors;
+mod loading;
 mod native;
+mod panics;
 
 use rework_plugin::prelude::*;
 use std::{
@@ -15,6 +18,7 @@ struct Order {
     #[input(choices = [
         "ok", "error", "panic", "panic in a thread", "double panic", "hang", "busy loop",
         "segfault", "abort", "stack overflow", "leak", "exit", "flood", "child outlives",
+        "caught panic and segfault", "close everything", "close everything and print",
         "native output", "close output", "nul output", "wait for cancel",
     ])]
     mode: String,
@@ -44,6 +48,9 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "child outlives" => native::child_that_outlives(patience)?,
         "native output" => native::print_in_every_way()?,
         "close output" => native::close_output(),
+        "close everything" => descriptors::close_everything(0, patience),
+        "close everything and print" => descriptors::close_everything(3, patience),
+        "caught panic and segfault" => panics::caught_and_then(native::segfault),
         "nul output" => return Ok(json!("a\0b")),
         "wait for cancel" => return Ok(json!(wait_for_cancel(task, patience))),
         other => Err(format!("no such mode: {other}"))?,

@@ -245,7 +245,7 @@ pub(super) struct ScheduleArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MonitorArgs {
-    /// The database
+    /// The database; `-`: what standard input says in its first line
     pub(super) db: String,
     /// Claim tasks of this domain; repeatable
     #[arg(

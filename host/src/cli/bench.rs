@@ -13,6 +13,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
+    io::Write,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -40,17 +41,21 @@ impl Monitor {
     )]
     fn start(args: &BenchArgs, domain: &str) -> Result<Self> {
         let workers = args.workers.to_string();
-        let child = Command::new("/proc/self/exe")
-            .args(["monitor", "--domain", domain, "--minworkers", &workers])
-            .args(["--maxworkers", &workers])
-            // Not in the arguments: it may hold a password.
-            .env("REWORK_DB", &args.db)
+        let failed = |error| Failure::new(format!("could not start a monitor: {error}"));
+        let mut child = Command::new("/proc/self/exe")
+            .args(["monitor", "-", "--domain", domain])
+            .args(["--minworkers", &workers, "--maxworkers", &workers])
+            // Neither in the arguments nor here: it may hold a password.
+            .env_remove("REWORK_DB")
             .env("RUST_LOG", "rework=warn")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| Failure::new(format!("could not start a monitor: {error}")))?;
-        Ok(Self(child))
+            .map_err(failed)?;
+        let database = child.stdin.take().expect("it is piped");
+        let monitor = Self(child);
+        writeln!(&database, "{}", args.db).map_err(failed)?;
+        Ok(monitor)
     }
 }
 

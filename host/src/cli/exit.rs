@@ -6,7 +6,7 @@
 //! | 1 | the command could not do it |
 //! | 2 | the command line is wrong |
 
-use crate::{client::ClientError, monitor::MonitorError};
+use crate::{causes::chain, client::ClientError, monitor::MonitorError};
 use std::{io::Write, process::ExitCode};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -55,20 +55,6 @@ impl Failure {
     }
 }
 
-/// Errors are one line; their causes are behind them.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// What `clap` says of a wrong command line, or was asked to say; the exit code.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
@@ -85,6 +71,7 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Errors are one line.
 fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
@@ -136,7 +123,7 @@ fn without_passwords(text: &str) -> String {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let hint = error.hint();
-        let failure = Self::new(with_causes(&error));
+        let failure = Self::new(chain(&error));
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -154,7 +141,7 @@ impl From<MonitorError> for Failure {
     fn from(error: MonitorError) -> Self {
         match error {
             MonitorError::Store(error) => error.into(),
-            other => Self::new(with_causes(&other)),
+            other => Self::new(chain(&other)),
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     }
     telemetry::init(args.debug);
     // An embedded server is started before this process becomes the reaper of all below it.
-    let target = Target::resolve(&args.db)?;
+    let target = Target::resolve(&database(args.db)?)?;
     let options = Options {
         host: here::host_name(args.host.as_deref()),
         domains: if args.all_domains {
@@ -44,4 +44,20 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     };
     monitor::run(target.options().clone(), options)?;
     Ok(())
+}
+
+/// What was given, or, for `-`, the first line of standard input: what stands there is in no list
+/// of processes.
+fn database(given: String) -> Result<String> {
+    if given != "-" {
+        return Ok(given);
+    }
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| Failure::new(format!("could not read the database's URL: {error}")))?;
+    match line.trim() {
+        "" => Err(Failure::usage("DB is `-`, but standard input is empty")),
+        database => Ok(database.to_owned()),
+    }
 }

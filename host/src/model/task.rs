@@ -216,13 +216,27 @@ pub enum TaskEvent {
     End(Outcome),
     /// It goes back to the queue: never begun, or to be tried again.
     Requeue,
-    /// Somebody asked for its end.
-    Abort,
+    /// Somebody asked for its end: of a claimed task, its monitor.
+    Abort {
+        /// Whether a monitor has it, begun or not.
+        claimed: bool,
+    },
+}
+
+impl fmt::Display for TaskEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Begin => "begin",
+            Self::End(_) => "end",
+            Self::Requeue => "go back to the queue",
+            Self::Abort { .. } => "be aborted",
+        })
+    }
 }
 
 /// A transition that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a task that is {state} cannot {event:?}")]
+#[error("a task that is {state} cannot {event}")]
 pub struct WrongState {
     /// Where it is.
     pub state: TaskState,
@@ -231,22 +245,28 @@ pub struct WrongState {
 }
 
 /// The state after an event, or why there is none. The whole state machine of a task.
+///
+/// What carries it out is SQL, where the rows are locked: the cycle of a monitor (`store/cycle.rs`)
+/// and the functions `rework.task_abort` and `rework.task_retry`. `tests/states.rs` lets every event
+/// happen in every state of a real task and compares.
 pub fn next_state(state: TaskState, event: TaskEvent) -> Result<TaskState, WrongState> {
     use TaskState::{Aborted, Aborting, Done, Failed, Queued, Running};
     match (state, event) {
         (Queued, TaskEvent::Begin) => Ok(Running),
-        (Queued, TaskEvent::Abort) => Ok(Aborted),
+        (Queued, TaskEvent::Abort { claimed: false }) => Ok(Aborted),
         // A task can end in the cycle that would have written its beginning.
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Done)) => Ok(Done),
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Failed)) => Ok(Failed),
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Aborted)) => Ok(Aborted),
         (Queued | Running, TaskEvent::Requeue) => Ok(Queued),
-        (Running | Aborting, TaskEvent::Abort) => Ok(Aborting),
+        (Queued | Running | Aborting, TaskEvent::Abort { claimed: true }) => Ok(Aborting),
         // An operator's retry.
         (Aborted | Failed | Done, TaskEvent::Requeue) => Ok(Queued),
         (Running | Aborting | Aborted | Failed | Done, TaskEvent::Begin)
+        // Nobody runs what no monitor has.
+        | (Running | Aborting, TaskEvent::Abort { claimed: false })
         | (Aborting, TaskEvent::Requeue)
-        | (Aborted | Failed | Done, TaskEvent::Abort | TaskEvent::End(_)) => {
+        | (Aborted | Failed | Done, TaskEvent::Abort { .. } | TaskEvent::End(_)) => {
             Err(WrongState { state, event })
         }
     }
@@ -272,7 +292,7 @@ mod tests {
             assert_eq!(next_state(state, TaskEvent::Requeue), Ok(TaskState::Queued));
             for event in [
                 TaskEvent::Begin,
-                TaskEvent::Abort,
+                TaskEvent::Abort { claimed: true },
                 TaskEvent::End(Outcome::Done),
             ] {
                 assert_eq!(next_state(state, event), Err(WrongState { state, event }));

@@ -14,6 +14,11 @@ use std::{
 const FRONT_SHARE: u32 = 10;
 /// And happens at least so often.
 const FRONT_AT_LEAST: Duration = Duration::from_secs(1);
+/// A position that has led to nothing for so long is forgotten: a look from the front finds what is
+/// left there.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Of one lane so many are remembered, those of the ranks that were met last.
+const RANKS_PER_LANE: usize = 16;
 /// Before any rank and id.
 const FRONT: (i16, i64) = (i16::MIN, 0);
 
@@ -31,8 +36,8 @@ pub(super) struct Appetite {
 /// Remembers how far each lane has been read.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    /// Per lane and rank, the id after which to go on.
-    read_to: BTreeMap<(i32, i16), i64>,
+    /// Per lane and rank, the id after which to go on, and when a task was last found there.
+    read_to: BTreeMap<(i32, i16), (i64, Instant)>,
     /// When the last look from the front began, and how long it took.
     front: Option<(Instant, Duration)>,
     front_in_flight: Option<Instant>,
@@ -67,7 +72,7 @@ impl Positions {
                     // Nothing was ever found here: the lane is new, or has nothing to walk over.
                     scans.push(scan(FRONT, i16::MAX));
                 }
-                scans.extend(known.map(|(&(_, rank), &id)| scan((rank, id), rank)));
+                scans.extend(known.map(|(&(_, rank), &(id, _))| scan((rank, id), rank)));
             }
         }
         scans
@@ -97,8 +102,28 @@ impl Positions {
             self.front = Some((began, now.duration_since(began)));
         }
         for task in claimed {
-            let read_to = self.read_to.entry((task.lane, task.rank)).or_insert(0);
+            let place = (task.lane, task.rank);
+            let (read_to, met) = self.read_to.entry(place).or_insert((0, now));
             *read_to = (*read_to).max(task.task.0);
+            *met = now;
+        }
+        self.forget(now);
+    }
+
+    /// Lanes and ranks come and go; each remembered position is a scan of its own in every claim.
+    fn forget(&mut self, now: Instant) {
+        self.read_to
+            .retain(|_, (_, met)| now.saturating_duration_since(*met) < FORGOTTEN_AFTER);
+        let mut by_lane: BTreeMap<i32, Vec<(Instant, i16)>> = BTreeMap::new();
+        for (&(lane, rank), &(_, met)) in &self.read_to {
+            by_lane.entry(lane).or_default().push((met, rank));
+        }
+        for (lane, mut ranks) in by_lane {
+            ranks.sort_unstable();
+            let surplus = ranks.len().saturating_sub(RANKS_PER_LANE);
+            for (_, rank) in &ranks[..surplus] {
+                self.read_to.remove(&(lane, *rank));
+            }
         }
     }
 }
@@ -166,6 +191,33 @@ mod tests {
             1,
             "a lane is never scanned twice in one statement"
         );
+    }
+
+    #[test]
+    fn what_leads_to_nothing_any_more_is_forgotten() {
+        let mut positions = Positions::default();
+        let start = Instant::now();
+        let found: Vec<Claimed> = (0..100).map(|rank| claimed(7, rank, 1)).collect();
+        for (millisecond, task) in (0..).zip(&found) {
+            let now = start + Duration::from_millis(millisecond);
+            positions.learn(std::slice::from_ref(task), now);
+        }
+        positions.learn(&[claimed(8, 0, 5)], start + Duration::from_secs(1));
+        let ranks: Vec<_> = positions.read_to.keys().copied().collect();
+        let last = (84..100).map(|rank| (7, rank));
+        assert_eq!(ranks, last.chain([(8, 0)]).collect::<Vec<_>>());
+
+        let later = start + FORGOTTEN_AFTER + Duration::from_millis(500);
+        positions.learn(&[], later);
+        assert_eq!(positions.read_to.keys().collect::<Vec<_>>(), [&(8, 0)]);
+        // Then the lane is read from the front again.
+        positions.front = Some((later, Duration::from_secs(1)));
+        let appetites = [Appetite {
+            pool: 0,
+            quota: 10,
+            lanes: vec![7],
+        }];
+        assert_eq!(positions.scans(&appetites, later)[0].after, FRONT);
     }
 
     #[test]

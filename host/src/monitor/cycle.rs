@@ -239,16 +239,12 @@ impl Supervisor {
         self.say_again(cycle);
     }
 
-    /// Marks that a cycle had to leave out, of tasks that still run.
+    /// Marks that a cycle had to leave out, of tasks that are still ours.
     fn unmarked(&self, marks: Vec<Mark>, result: &CycleResult) -> Vec<Mark> {
         let written: HashSet<TaskId> = result.marked.iter().copied().collect();
-        let runs = |task: &TaskId| {
-            let held = self.tasks.get(task);
-            held.is_some_and(|held| matches!(held.place, Place::Handed(_)))
-        };
         marks
             .into_iter()
-            .filter(|mark| !written.contains(&mark.task) && runs(&mark.task))
+            .filter(|mark| !written.contains(&mark.task) && self.tasks.contains_key(&mark.task))
             .collect()
     }
 

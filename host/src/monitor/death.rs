@@ -9,9 +9,13 @@ use super::{
 use crate::{
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
     store::Ended,
+    wire,
 };
 use chrono::Utc;
 use std::time::{Duration, Instant};
+
+/// How long a process may take to die of a panic: it prints a backtrace, and may dump its core.
+const PANIC_TAKES: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// A worker closed its socket.
@@ -95,15 +99,11 @@ impl Supervisor {
                 continue;
             };
             held.place = Place::Ending;
-            let panic = worker
-                .panic
-                .as_ref()
-                .filter(|(task, _)| *task == handed.task);
             let why = report::of_death(
                 &exit,
                 killed,
                 held.killed_because.clone(),
-                panic.map(|(_, failure)| failure),
+                fatal_panic(&worker, handed.task),
                 self.lines.last_words(handed.task),
             );
             fault = why.cause.map(|cause| (cause, why.error.clone()));
@@ -132,6 +132,17 @@ impl Supervisor {
         // There is work for its successor, perhaps.
         self.look = true;
     }
+}
+
+/// The panic that took the process with it, if one did. A panic that is not caught aborts the
+/// process (or the author's panic hook ends it), and soon; one that was caught long ago, or a death
+/// of another kind, has nothing to do with it.
+fn fatal_panic(worker: &Worker, running: TaskId) -> Option<&wire::Failure> {
+    let (exit, died) = worker.exit?;
+    let (task, failure, heard) = worker.panic.as_ref()?;
+    let is_its_way = exit.signal.is_none_or(|signal| signal == libc::SIGABRT);
+    let is_soon = died.saturating_duration_since(*heard) < PANIC_TAKES;
+    (*task == running && is_its_way && is_soon).then_some(failure)
 }
 
 /// What a dead worker's row says.

@@ -2,7 +2,7 @@
 
 use super::{
     pool::{Census, Pool},
-    report::{Held, Place},
+    report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
     worker::{Life, Spawn, Worker},
 };
@@ -122,7 +122,8 @@ impl Supervisor {
                     self.workers.insert(id, worker);
                 }
                 Err(error) => {
-                    tracing::error!("could not start a worker of domain {domain}: {error}");
+                    let why = report::chain(&error);
+                    tracing::error!("could not start a worker of domain {domain}: {why}");
                     self.pool(domain).failed_to_start(now);
                     break;
                 }
@@ -232,6 +233,8 @@ impl Supervisor {
         if let Some(held) = self.tasks.get_mut(&task) {
             held.place = Place::Ending;
             self.outbox.end(held.release());
+            // Whoever claims it next opens them anew.
+            self.lines.close(task);
         }
     }
 

@@ -45,7 +45,7 @@ impl Supervisor {
             FromWorker::Finished(finished) => self.finished(id, *finished, descriptors),
             FromWorker::Panicking { slot, failure } => {
                 let task = worker.handed.values().find(|(taken, _)| *taken == slot);
-                worker.panic = task.map(|(_, handed)| (handed.task, failure));
+                worker.panic = task.map(|(_, handed)| (handed.task, failure, Instant::now()));
             }
             FromWorker::Progress {
                 slot,
@@ -82,7 +82,8 @@ impl Supervisor {
             FromWorker::Pipes { task } => {
                 let events = self.events.clone();
                 if let Err(error) = worker.replace_pipes(descriptors, TaskId(task), &events) {
-                    tracing::error!(worker.id = %id, "could not take over pipes: {error}");
+                    let why = report::chain(&error);
+                    tracing::error!(worker.id = %id, "could not take over pipes of worker {id}: {why}");
                     worker.kill(WorkerCause::Task(Cause::Crash));
                 }
             }

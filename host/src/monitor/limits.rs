@@ -23,6 +23,9 @@ impl Supervisor {
             {
                 tracing::error!(worker.id = %worker.id, "worker {} was not ready in time", worker.id);
                 worker.kill(WorkerCause::StartTimeout);
+                // Now, for the killed are not counted, and the next one would be spawned at once.
+                let pool = self.pools.entry(worker.domain.clone()).or_default();
+                pool.failed_to_start(now);
                 continue;
             }
             if let Some((at, cause)) = worker.kill_at

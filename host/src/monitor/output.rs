@@ -14,7 +14,7 @@ use crate::{
 };
 use chrono::Utc;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -224,6 +224,15 @@ struct TaskLines {
     truncated: bool,
     closed: bool,
     lines: Vec<LogLine>,
+    /// Of the lines that have been taken already.
+    last_words: Option<LogLine>,
+}
+
+fn last_complaint(lines: &[LogLine]) -> Option<&LogLine> {
+    lines
+        .iter()
+        .rev()
+        .find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
 }
 
 impl Lines {
@@ -237,6 +246,7 @@ impl Lines {
             truncated: false,
             closed: false,
             lines: Vec::new(),
+            last_words: None,
         };
         self.tasks.insert(task, fresh);
     }
@@ -266,13 +276,10 @@ impl Lines {
         self.waiting += 1;
     }
 
-    /// The last lines that are still here, for an error that wants to quote them.
+    /// The last complaint of a task, for an error that wants to quote it.
     pub(super) fn last_words(&self, task: TaskId) -> Option<&LogLine> {
-        let lines = &self.tasks.get(&task)?.lines;
-        lines
-            .iter()
-            .rev()
-            .find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
+        let of_task = self.tasks.get(&task)?;
+        last_complaint(&of_task.lines).or(of_task.last_words.as_ref())
     }
 
     /// Whether anything waits.
@@ -289,6 +296,9 @@ impl Lines {
         }
         for (task, of_task) in &mut self.tasks {
             let lines = std::mem::take(&mut of_task.lines);
+            if let Some(words) = last_complaint(&lines) {
+                of_task.last_words = Some(words.clone());
+            }
             let mut lines = lines.into_iter().peekable();
             while lines.peek().is_some() {
                 let part: Vec<LogLine> = lines.by_ref().take(CHUNK).collect();
@@ -325,10 +335,68 @@ impl Lines {
 
     /// Nothing more can come from a task: it is forgotten once its lines are taken.
     pub(super) fn close(&mut self, task: TaskId) {
-        if let Some(of_task) = self.tasks.get_mut(&task) {
-            of_task.closed = true;
+        let Entry::Occupied(mut of_task) = self.tasks.entry(task) else {
+            return;
+        };
+        if of_task.get().lines.is_empty() {
+            of_task.remove();
+        } else {
+            of_task.get_mut().closed = true;
         }
-        self.tasks
-            .retain(|_, of_task| !of_task.closed || !of_task.lines.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> LogLine {
+        LogLine(
+            0,
+            "stdout".to_owned(),
+            "info".to_owned(),
+            None,
+            text.to_owned(),
+        )
+    }
+
+    #[test]
+    fn last_words_are_quoted_also_when_they_have_been_written_down() {
+        let mut lines = Lines::default();
+        lines.open(TaskId(1), 1, 0);
+        let complaint = LogLine(
+            0,
+            "stderr".to_owned(),
+            "info".to_owned(),
+            None,
+            "help".to_owned(),
+        );
+        lines.keep(TaskId(1), complaint);
+        lines.take();
+        lines.keep(TaskId(1), line("not a complaint"));
+        assert_eq!(
+            lines.last_words(TaskId(1)).map(|line| line.4.as_str()),
+            Some("help")
+        );
+    }
+
+    #[test]
+    fn a_closed_task_is_forgotten_once_its_lines_are_taken() {
+        let (silent, spoke, open) = (TaskId(1), TaskId(2), TaskId(3));
+        let mut lines = Lines::default();
+        for task in [silent, spoke, open] {
+            lines.open(task, 1, 0);
+        }
+        lines.keep(spoke, line("before the end"));
+        for task in [silent, spoke] {
+            lines.close(task);
+        }
+        assert!(!lines.tasks.contains_key(&silent));
+        assert_eq!(lines.take().len(), 1);
+        assert_eq!(lines.tasks.keys().collect::<Vec<_>>(), [&open]);
+        // Whoever has been forgotten has no lines any more, and closing it again is fine.
+        lines.close(spoke);
+        lines.keep(spoke, line("too late"));
+        assert!(lines.is_empty());
     }
 }

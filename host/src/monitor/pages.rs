@@ -1,13 +1,24 @@
 //! The directory of a monitor's shared pages. It is locked while the monitor lives, so that the
 //! host's next monitor knows at once that it is gone, and reads there what had begun.
 
-use crate::wire::{Page, SlotState};
+use crate::{
+    here,
+    wire::{Page, SlotState},
+};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
+
+/// How the name of each begins.
+const PREFIX: &str = "monitor-";
+
+/// Where all of them are on this host.
+pub(super) fn pages_dir() -> PathBuf {
+    here::state_dir().join("pages")
+}
 
 /// A directory of our own, locked.
 #[derive(Debug)]
@@ -21,7 +32,7 @@ impl Pages {
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
         let directory = tempfile::Builder::new()
-            .prefix("monitor-")
+            .prefix(PREFIX)
             .tempdir_in(parent)?
             .keep();
         let lock =
@@ -52,14 +63,26 @@ pub(super) struct Abandoned {
 }
 
 impl Abandoned {
-    /// `None` if the directory is not here, or its monitor lives.
-    pub(super) fn find(directory: &Path) -> Option<Self> {
-        if !directory.is_dir() {
+    /// `None` if the directory is not one of those below `parent`, or its monitor lives. The name
+    /// comes from the database, and the directory will be removed: nothing that [`Pages::create`]
+    /// has not made here is ever touched.
+    pub(super) fn find(parent: &Path, directory: &Path) -> Option<Self> {
+        let name = directory.file_name()?;
+        if !name.to_str()?.starts_with(PREFIX) {
             return None;
         }
-        let lock = lock(directory).ok()??;
+        let parent = fs::canonicalize(parent).ok()?;
+        if fs::canonicalize(directory.parent()?).ok()? != parent {
+            return None;
+        }
+        let directory = parent.join(name);
+        // Of a link this tells what the link is.
+        if !fs::symlink_metadata(&directory).ok()?.is_dir() {
+            return None;
+        }
+        let lock = lock(&directory).ok()??;
         Some(Self {
-            directory: directory.to_owned(),
+            directory,
             _lock: lock,
         })
     }
@@ -95,5 +118,37 @@ fn lock(directory: &Path) -> io::Result<Option<Flock<File>>> {
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_monitors_are_ever_found() {
+        let here = tempfile::tempdir().unwrap();
+        let pages = here.path().join("pages");
+        let alive = Pages::create(&pages).unwrap();
+        assert!(Abandoned::find(&pages, alive.directory()).is_none());
+        let lost = pages.join("monitor-lost");
+        let elsewhere = here.path().join("monitor-elsewhere");
+        let unlike = pages.join("precious");
+        for directory in [&lost, &elsewhere, &unlike] {
+            fs::create_dir(directory).unwrap();
+        }
+        let link = pages.join("monitor-link");
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        for stranger in [
+            &elsewhere,
+            &unlike,
+            &link,
+            &pages.join("monitor-../../monitor-elsewhere"),
+        ] {
+            assert!(Abandoned::find(&pages, stranger).is_none(), "{stranger:?}");
+            assert!(!elsewhere.join("lock").exists(), "{stranger:?} was touched");
+        }
+        Abandoned::find(&pages, &lost).expect("it is one").remove();
+        assert!(!lost.exists());
     }
 }

@@ -5,7 +5,7 @@
 //! comes to the monitor. So nothing escapes: the descendants of a worker are found by walking the
 //! process table, and a child of the monitor that is no worker is a dead worker's orphan.
 
-use crate::descendants;
+use crate::descendants::{self, Processes};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,6 +24,8 @@ use std::{
 const SOCKET_FD: RawFd = 3;
 /// Where a worker finds its shared page.
 const PAGE_FD: RawFd = 4;
+/// How long the loop may wait for the killed to be gone; the next look for strays finds the rest.
+const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The monitor's ends of a new worker.
 #[derive(Debug)]
@@ -131,14 +133,14 @@ fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
 pub(super) fn kill_tree(worker: Pid) {
     // ESRCH everywhere below: it has died by itself, which is what is wanted.
     let _ = kill(worker, Signal::SIGSTOP);
-    descendants::kill_all(worker);
+    descendants::kill_all(worker, KILL_PATIENCE);
     let _ = kill(worker, Signal::SIGKILL);
 }
 
 /// Kills the children of this process that are none of `known`, with all below them: what dead
 /// workers left.
 pub(super) fn kill_strays(known: &dyn Fn(Pid) -> bool) {
-    for child in descendants::children_of(Pid::this()) {
+    for &child in Processes::look().children_of(Pid::this()) {
         if !known(child) {
             kill_tree(child);
         }
@@ -178,9 +180,9 @@ pub(super) struct Figures {
 }
 
 /// Adds up a process and its descendants; `None` if it is gone.
-pub(super) fn figures(pid: Pid) -> Option<Figures> {
+pub(super) fn figures(processes: &Processes, pid: Pid) -> Option<Figures> {
     let mut sum = one_process(pid)?;
-    for child in descendants::of(pid) {
+    for child in processes.below(pid) {
         if let Some(figures) = one_process(child) {
             sum.resident_bytes += figures.resident_bytes;
             sum.cpu_seconds += figures.cpu_seconds;

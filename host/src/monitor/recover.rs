@@ -1,6 +1,6 @@
 //! Lost monitors: their tasks follow the delivery rule, their workers are dead.
 
-use super::pages::Abandoned;
+use super::pages::{Abandoned, pages_dir};
 use crate::{
     model::MonitorId,
     store::{Result, Store},
@@ -16,7 +16,7 @@ pub(super) async fn recover(store: &Store, me: MonitorId, host: &str) -> Result<
     let mut tasks = 0;
     for mut lost in store.monitor_suspects(me, host).await? {
         let abandoned = (lost.host == host)
-            .then(|| Abandoned::find(Path::new(&lost.pages)))
+            .then(|| Abandoned::find(&pages_dir(), Path::new(&lost.pages)))
             .flatten();
         if abandoned.is_some() {
             lost.stale = false;

@@ -20,6 +20,8 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use crate::causes::chain;
+
 /// Where a claimed task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -232,17 +234,6 @@ pub(super) fn signal_name(number: i32) -> String {
     }
 }
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Postgres stores no NUL in a text.
 pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') {
@@ -342,9 +333,7 @@ pub(super) fn saved(
 }
 
 fn unpacked(bytes: Bytes, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>, String> {
-    bytes
-        .into_vec(descriptors)
-        .map_err(|error| error.to_string())
+    bytes.into_vec(descriptors).map_err(|error| chain(&error))
 }
 
 /// Fields as JSON text that jsonb accepts, each file shown by its size and hash, or why there is
@@ -401,8 +390,7 @@ impl Outbox {
     /// A task has ended; its marks have been overtaken, for one statement may write a row once.
     pub(super) fn end(&mut self, mut ended: Ended) {
         if let Some(mark) = self.marks.remove(&ended.task) {
-            ended.progress = mark.progress;
-            ended.progress_message = mark.progress_message;
+            overtake(&mut ended, mark);
         }
         self.ended.insert(ended.task, ended);
     }
@@ -441,11 +429,20 @@ impl Outbox {
             self.ended.entry(one.task).or_insert(one);
         }
         for mark in marks {
-            if !self.ended.contains_key(&mark.task) {
-                self.marks.entry(mark.task).or_insert(mark);
+            match self.ended.get_mut(&mark.task) {
+                Some(ended) => overtake(ended, mark),
+                None => drop(self.marks.entry(mark.task).or_insert(mark)),
             }
         }
         self.finished_cycles.extend(cycles);
+    }
+}
+
+/// An end says what a mark would have said.
+fn overtake(ended: &mut Ended, mark: Mark) {
+    if ended.progress.is_none() {
+        ended.progress = mark.progress;
+        ended.progress_message = mark.progress_message;
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     cron::Cron,
     event::Event,
     output::Lines,
-    pages::Pages,
+    pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
     process,
     report::{Held, Outbox},
@@ -154,7 +154,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     async fn start(store: Store, lease: Store, options: Options) -> Result<Self, MonitorError> {
-        let pages = Pages::create(&here::state_dir().join("pages")).map_err(|source| {
+        let pages = Pages::create(&pages_dir()).map_err(|source| {
             let doing = format!(
                 "could not make its pages in {}",
                 here::state_dir().display()

@@ -7,6 +7,7 @@ use super::{
     supervisor::{Phase, Supervisor},
 };
 use crate::{
+    descendants::Processes,
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, ScheduleRequest, StoreError},
@@ -437,8 +438,9 @@ impl Supervisor {
             return;
         }
         self.upkeep.next_figures = now + Duration::from_secs(2);
+        let processes = Processes::look();
         for worker in self.workers.values_mut() {
-            let Some(figures) = process::figures(worker.pid) else {
+            let Some(figures) = process::figures(&processes, worker.pid) else {
                 continue;
             };
             let percent = worker.cpu_sample.map(|(at, seconds)| {

@@ -6,7 +6,7 @@ use super::{
     event::Event,
     output::{Pipe, TaskLine},
     process,
-    report::without_nul,
+    report::{self, without_nul},
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
@@ -79,9 +79,10 @@ pub(super) struct Worker {
     pub(super) shown_task: Option<TaskId>,
     /// Whether the database has to be told something.
     pub(super) dirty: bool,
-    /// Why a load was refused, or a panic that has begun.
+    /// Why a load was refused.
     pub(super) refused: Option<String>,
-    pub(super) panic: Option<(TaskId, wire::Failure)>,
+    /// The last panic of the running task, and when it was heard of; perhaps it has been caught.
+    pub(super) panic: Option<(TaskId, wire::Failure, Instant)>,
     pub(super) hung: bool,
     pub(super) exit: Option<(process::Exit, Instant)>,
     /// When it was told to end.
@@ -416,7 +417,8 @@ async fn listen(reader: &mut AsyncReader, id: WorkerId, events: &mpsc::Unbounded
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(worker.id = %id, "worker {id} sent what cannot be read: {error}");
+                let why = report::chain(&error);
+                tracing::warn!(worker.id = %id, "worker {id} sent what cannot be read: {why}");
                 return;
             }
         }

@@ -11,6 +11,7 @@
 
 use super::{Error, binaries::Binaries, keeper, user::ServerUser};
 use nix::{
+    errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::signal::kill,
     unistd::{Pid, chown},
@@ -20,7 +21,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::{
-        fs::{OpenOptionsExt, PermissionsExt},
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -28,14 +29,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Names the socket. Said wherever it matters: clients and server would take it from `PGPORT`.
+const PORT: &str = "5432";
 /// The longest path of a Unix socket.
 const SOCKET_LIMIT: usize = 107;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the remains of a killed server may be in the way of the next one.
 const PATIENCE: Duration = Duration::from_secs(15);
-const SETTINGS: &str = "\
+const SETTINGS: &str = "
 # Written by rework when it made this cluster; yours to change.
 listen_addresses = ''
+port = 5432
 unix_socket_permissions = 0777
 max_connections = 200
 shared_buffers = 128MB
@@ -124,6 +128,10 @@ impl Cluster {
         self.directory.join("data")
     }
 
+    fn socket(&self) -> PathBuf {
+        self.directory.join(format!(".s.PGSQL.{PORT}"))
+    }
+
     /// Where clients find it; psql and every driver understand this.
     pub fn url(&self) -> String {
         let mut host = String::new();
@@ -135,13 +143,13 @@ impl Cluster {
                 _ => host += &format!("%{byte:02X}"),
             }
         }
-        format!("postgresql://postgres@{host}/postgres")
+        format!("postgresql://postgres@{host}:{PORT}/postgres")
     }
 
     /// Makes the cluster if there is none, starts it if it is not running, and holds it up. Safe
     /// when many do it at once, and after a crash at any moment.
     pub fn ensure_running(&self) -> Result<Lease, Error> {
-        let socket = self.directory.join(".s.PGSQL.5432");
+        let socket = self.socket();
         let length = socket.as_os_str().len();
         if length > SOCKET_LIMIT {
             return Err(Error::PathTooLong {
@@ -190,26 +198,46 @@ impl Cluster {
     pub(super) fn lock(&self, name: &str, how: FlockArg) -> Result<Flock<File>, Error> {
         let path = self.directory.join(name);
         let doing = || format!("lock {}", path.display());
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o666)
-            .open(&path)
-            .map_err(Error::system(doing()))?;
-        // The keeper locks it too, as the server's user; whoever does not own it leaves it be.
-        let _ = file.set_permissions(fs::Permissions::from_mode(0o666));
+        let file = self.lock_file(&path).map_err(Error::system(doing()))?;
         Flock::lock(file, how).map_err(|(_, error)| Error::System {
             doing: doing(),
             source: error.into(),
         })
     }
 
+    /// A file that every user of the cluster can lock. The directory belongs to the server's user,
+    /// who could put a link there that leads elsewhere: none is followed, and permissions are given
+    /// only to a file that is still nowhere.
+    fn lock_file(&self, path: &Path) -> io::Result<File> {
+        loop {
+            let opened = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(path);
+            match opened {
+                Ok(file) if file.metadata()?.is_file() => return Ok(file),
+                Ok(_) => return Err(io::Error::other("it is not a regular file")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let fresh = tempfile::NamedTempFile::new_in(&self.directory)?;
+            // The keeper locks it too, as the server's user.
+            let everybody = fs::Permissions::from_mode(0o666);
+            fresh.as_file().set_permissions(everybody)?;
+            match fresh.persist_noclobber(path) {
+                Ok(file) => return Ok(file),
+                // Somebody else was faster.
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.error),
+            }
+        }
+    }
+
     /// Whether the server takes connections: its pid file says so, and the process is there.
     pub(super) fn answers(&self) -> bool {
         self.pid_file()
             .is_some_and(|(pid, ready)| ready && is_alive(pid))
-            && std::os::unix::net::UnixStream::connect(self.directory.join(".s.PGSQL.5432")).is_ok()
+            && std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
     }
 
     /// The process and whether it is ready, as `postmaster.pid` says.
@@ -224,11 +252,27 @@ impl Cluster {
         ))
     }
 
-    /// The server's process, if it runs.
+    /// The server's process, if it runs. After a crash of the machine the number in the file may be
+    /// somebody else's.
     pub(super) fn pid(&self) -> Option<i32> {
         self.pid_file()
             .map(|(pid, _)| pid)
-            .filter(|pid| is_alive(*pid))
+            .filter(|pid| is_alive(*pid) && self.is_server(*pid))
+    }
+
+    /// A server works in its data directory, which nobody else has reason to.
+    fn is_server(&self, pid: i32) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|of| (of.dev(), of.ino()));
+        let place = identity(Path::new(&format!("/proc/{pid}/cwd")));
+        match (place, identity(&self.data())) {
+            (Ok(place), Ok(data)) => place == data,
+            // Another user's: the name has to do, and we may not signal it anyway.
+            (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
+                fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| name.trim() == "postgres")
+            }
+            _ => false,
+        }
     }
 
     /// `initdb` into a directory beside, then a rename: a crash leaves nothing half made.
@@ -255,23 +299,23 @@ impl Cluster {
             ])
             .arg(&fresh);
         run("initdb", user, &mut initdb)?;
-        let write = |name: &str, text: &str| {
+        let write = |name: &str, text: &str, how: How| {
             let path = fresh.join(name);
-            fs::write(&path, text).map_err(Error::system(format!("write {}", path.display())))
+            write_owned(&path, text, how, user)
+                .map_err(Error::system(format!("write {}", path.display())))
         };
         let caller = nix::unistd::User::from_uid(nix::unistd::geteuid())
             .ok()
             .flatten();
         let caller = caller.map_or_else(|| user.user.name.clone(), |caller| caller.name);
-        write("pg_hba.conf", "local all all peer map=rework\n")?;
+        write("pg_hba.conf", "local all all peer map=rework\n", How::Anew)?;
         // Whoever made it, and whoever runs it, may log in as its superuser; nobody else.
         let map = format!(
             "rework {caller} postgres\nrework {} postgres\n",
             user.user.name
         );
-        write("pg_ident.conf", &map)?;
-        let conf = fs::read_to_string(fresh.join("postgresql.conf")).unwrap_or_default();
-        write("postgresql.conf", &(conf + "\n" + SETTINGS))?;
+        write("pg_ident.conf", &map, How::Anew)?;
+        write("postgresql.conf", SETTINGS, How::Behind)?;
         fs::rename(&fresh, self.data()).map_err(Error::system("put the new cluster in its place"))
     }
 
@@ -290,13 +334,20 @@ impl Cluster {
             .arg(self.data())
             .arg("-l")
             .arg(&log)
-            .args(["-o", &format!("-k '{}'", self.directory.display())]);
+            .args(["-o", &server_options(&self.directory)]);
         let began = Instant::now();
         loop {
             let said = fs::metadata(&log).map_or(0, |metadata| metadata.len());
             run("pg_ctl", user, &mut pg_ctl)?;
             let Err(words) = self.wait_until_ready(began + START_LIMIT, &log, said) else {
-                return keeper::start(&self.directory, user);
+                if let Err(error) = keeper::start(&self.directory, user) {
+                    // The server is there, and that is what was asked for.
+                    let place = self.directory.display();
+                    tracing::warn!(
+                        "nobody will stop the server in {place} when it is idle: {error}"
+                    );
+                }
+                return Ok(());
             };
             // A server that was killed is in the way until its parent has collected it, and its
             // backends until they have noticed.
@@ -345,10 +396,16 @@ impl Cluster {
         };
         // Fast, and, if that takes too long, at once; see "Shutting Down the Server".
         for (signal, limit) in [(SIGINT, 20), (SIGQUIT, 10)] {
-            kill(Pid::from_raw(pid), signal).map_err(|error| Error::System {
-                doing: format!("stop the server (process {pid})"),
-                source: error.into(),
-            })?;
+            match kill(Pid::from_raw(pid), signal) {
+                // It was faster.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => {
+                    return Err(Error::System {
+                        doing: format!("stop the server (process {pid})"),
+                        source: error.into(),
+                    });
+                }
+            }
             let deadline = Instant::now() + Duration::from_secs(limit);
             while Instant::now() < deadline {
                 if !is_alive(pid) {
@@ -376,6 +433,38 @@ impl Cluster {
     }
 }
 
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Instead of what is in it.
+    Anew,
+    /// After what is in it.
+    Behind,
+}
+
+/// Writes into a file that initdb has made. Whoever runs the server could have put a link there by
+/// now: it is written only if it is theirs, as if they wrote it themselves.
+fn write_owned(path: &Path, text: &str, how: How, owner: &ServerUser) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.uid() != owner.user.uid.as_raw() {
+        return Err(io::Error::other("it is not a file of the server's user"));
+    }
+    if how == How::Anew {
+        file.set_len(0)?;
+    }
+    io::Write::write_all(&mut file, text.as_bytes())
+}
+
+/// What overrides the settings, as `pg_ctl` hands it to a shell.
+fn server_options(directory: &Path) -> String {
+    let quoted = directory.to_string_lossy().replace('\'', r"'\''");
+    format!("-p {PORT} -k '{quoted}'")
+}
+
 /// Whether a process runs; one that has ended and was not collected yet does not.
 fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -395,15 +484,24 @@ pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
     }
 }
 
+/// What the server's programs get of our environment. The rest is for clients (`PGPORT`,
+/// `PGOPTIONS`), or nobody else's business (`REWORK_DB`).
+const INHERITED: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
+
 /// Runs one of the server's programs to its end, from a directory that its user can enter.
 fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Result<(), Error> {
     command
         .current_dir("/")
-        .env_remove("PGDATA")
+        .env_clear()
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    for name in INHERITED {
+        if let Some(value) = env::var_os(name) {
+            command.env(name, value);
+        }
+    }
     as_user(command, user);
     let mut child = command
         .spawn()

@@ -2,7 +2,7 @@
 //! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
 
 use super::{Cluster, Error, cluster::as_user, user::ServerUser};
-use crate::descendants;
+use crate::descendants::Processes;
 use nix::{
     fcntl::FlockArg,
     sys::signal::{Signal, kill},
@@ -10,16 +10,21 @@ use nix::{
 };
 use std::{
     env,
+    fs::OpenOptions,
     io::Write as _,
     os::unix::process::CommandExt,
     path::Path,
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
 /// How long the server stays up without users.
 const LINGER: Duration = Duration::from_secs(10);
+/// Says otherwise, in seconds.
+const LINGER_SECONDS: &str = "REWORK_EMBEDDED_LINGER";
+/// Tells the process that starts the keeper from the keeper.
+const DETACH: &str = "REWORK_EMBEDDED_DETACH";
 
 /// Whether this program understands `embedded-keeper`.
 static IS_REWORK: AtomicBool = AtomicBool::new(false);
@@ -31,23 +36,44 @@ pub fn allow_keeper() {
     IS_REWORK.store(true, Relaxed);
 }
 
-/// Starts a keeper that is nobody's child: the shell that starts it ends at once.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this module runs the server's programs"
-)]
+/// Starts a keeper that is nobody's child: the process that starts it ends at once.
 pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     if !IS_REWORK.load(Relaxed) {
         return Ok(());
     }
-    let binary = env::current_exe().map_err(Error::system("find this program"))?;
-    let mut command = Command::new("/bin/sh");
+    let mut command = this_program(directory);
+    command.env(DETACH, "1").stderr(Stdio::piped());
+    if let Some(linger) = env::var_os(LINGER_SECONDS) {
+        command.env(LINGER_SECONDS, linger);
+    }
+    as_user(&mut command, user);
+    let failed = Error::system("start the keeper");
+    let child = command.spawn();
+    let output = child.and_then(Child::wait_with_output).map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let words = words.trim();
+    Err(Error::Program {
+        program: "the keeper",
+        words: match words {
+            "" => output.status.to_string(),
+            words => words.to_owned(),
+        },
+    })
+}
+
+/// This program as a keeper, by the magic link that survives its replacement.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this module runs the server's programs"
+)]
+fn this_program(directory: &Path) -> Command {
+    let mut command = Command::new("/proc/self/exe");
     command
-        .args([
-            "-c",
-            "\"$0\" embedded-keeper \"$1\" >/dev/null 2>&1 </dev/null &",
-        ])
-        .arg(binary)
+        .arg0("rework-keeper")
+        .arg("embedded-keeper")
         .arg(directory)
         .current_dir("/")
         .env_clear()
@@ -55,55 +81,70 @@ pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
         .env("REWORK_EMBEDDED_KEEPER", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .process_group(0);
-    if let Some(linger) = env::var_os("REWORK_EMBEDDED_LINGER") {
-        command.env("REWORK_EMBEDDED_LINGER", linger);
+    command
+}
+
+/// Starts the lasting keeper and ends, so that it is nobody's child. What it complains is in the
+/// server's log.
+fn detach(directory: &Path) -> ExitCode {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("server.log"));
+    let started = log.and_then(|log| {
+        let mut command = this_program(directory);
+        if let Some(linger) = env::var_os(LINGER_SECONDS) {
+            command.env(LINGER_SECONDS, linger);
+        }
+        command.stderr(log).spawn()
+    });
+    match started {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
     }
-    as_user(&mut command, user);
-    let status = command
-        .status()
-        .map_err(Error::system("start the keeper"))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Program {
-        program: "the keeper",
-        words: status.to_string(),
-    })
+}
+
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("rework keeper: {error}");
+    ExitCode::FAILURE
 }
 
 /// The keeper's whole life: waits until nobody uses the server, lingers, stops it.
 pub fn keeper(directory: &Path) -> ExitCode {
-    let cluster = Cluster::at(directory.to_owned());
-    let linger = env::var("REWORK_EMBEDDED_LINGER")
+    if env::var_os(DETACH).is_some() {
+        return detach(directory);
+    }
+    match keep(&Cluster::at(directory.to_owned())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+fn keep(cluster: &Cluster) -> Result<(), Error> {
+    // Or it would be called `exe`.
+    let _ = nix::sys::prctl::set_name(c"rework-keeper");
+    let linger = env::var(LINGER_SECONDS)
         .ok()
         .and_then(|seconds| seconds.parse().ok())
         .map_or(LINGER, Duration::from_secs);
     // One at a time; the next one waits, for this one may be about to end.
-    let Ok(mut only) = cluster.lock("keeper.lock", FlockArg::LockExclusive) else {
-        return ExitCode::FAILURE;
-    };
+    let mut only = cluster.lock("keeper.lock", FlockArg::LockExclusive)?;
     // For `stop`, which ends us too.
     let _ = only
         .set_len(0)
         .and_then(|()| write!(only, "{}", std::process::id()));
     loop {
         if cluster.pid().is_none() {
-            return ExitCode::SUCCESS;
+            return Ok(());
         }
         // Blocks without any cost until the last user has gone.
-        let Ok(unused) = cluster.lock("users.lock", FlockArg::LockExclusive) else {
-            return ExitCode::FAILURE;
-        };
-        drop(unused);
+        drop(cluster.lock("users.lock", FlockArg::LockExclusive)?);
         std::thread::sleep(linger);
         if cluster.pid().is_none() {
-            return ExitCode::SUCCESS;
+            return Ok(());
         }
-        let Ok(_start) = cluster.lock("start.lock", FlockArg::LockExclusive) else {
-            return ExitCode::FAILURE;
-        };
+        let _start = cluster.lock("start.lock", FlockArg::LockExclusive)?;
         // Whoever comes now waits for the start lock, or is seen here.
         let Ok(_unused) = cluster.lock("users.lock", FlockArg::LockExclusiveNonblock) else {
             continue;
@@ -111,10 +152,8 @@ pub fn keeper(directory: &Path) -> ExitCode {
         if cluster.pid().is_some_and(has_clients) {
             continue;
         }
-        return match cluster.stop_locked() {
-            Ok(_) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
+        cluster.stop_locked()?;
+        return Ok(());
     }
 }
 
@@ -134,8 +173,9 @@ pub(super) fn dismiss(directory: &Path) {
 /// Whether somebody is connected who holds no lock: the server gives each client a process whose
 /// title names user, database and place.
 fn has_clients(server: i32) -> bool {
-    descendants::children_of(Pid::from_raw(server))
-        .into_iter()
+    Processes::look()
+        .children_of(Pid::from_raw(server))
+        .iter()
         .any(|child| {
             let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&title).contains("[local]")

@@ -262,7 +262,8 @@ impl Store {
                        -- Declared lost too early: its monitor was only away.
                     or (t.outcome = 'aborted' and t.cause = 'monitor lost' and n.fate = 'end')
                  order by t.id
-                   for update of t skip locked
+                   -- No key changes: files of a task may be written at the same time.
+                   for no key update of t skip locked
             ), ended_task as (
                 update rework.task t
                    set status = case e.fate when 'end' then 'done' else 'queued' end,

@@ -31,11 +31,21 @@ impl Store {
     pub async fn log_lines(&self, task: TaskId, after: i64, limit: i64) -> Result<Vec<LogRow>> {
         let rows = sqlx::query_as!(
             LogRow,
-            r#"select id as "id!", task as "task!", attempt as "attempt!", time as "time!",
-                      stream as "stream!", level as "level!", target, line as "line!"
-                 from rework.log_line
-                where task = $1 and id > $2
-                order by id
+            r#"select l.first + n - 1 as "id!", l.task, l.attempt,
+                      to_timestamp(0) + (line->>0)::bigint * interval '1 microsecond' as "time!",
+                      line->>1 as "stream!", line->>2 as "level!", line->>3 as target,
+                      line->>4 as "line!"
+                 from rework.log l,
+                      jsonb_array_elements(l.lines) with ordinality as unfolded (line, n)
+                where l.task = $1
+                  -- As rework.log_line has it, but without unfolding what is not asked for: from
+                  -- the chunk that may hold the next line to the last that may be needed.
+                  and l.first >= coalesce((select max(c.first) from rework.log c
+                                            where c.task = $1 and c.first <= $2::bigint + 1), 0)
+                  and l.first < coalesce((select min(c.first) from rework.log c
+                                           where c.task = $1 and c.first > $2), $2 + 1) + $3::bigint
+                  and l.first + n - 1 > $2
+                order by 1
                 limit $3"#,
             task.0,
             after,

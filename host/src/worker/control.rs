@@ -1,5 +1,6 @@
 //! The thread that watches over the worker while an operation has the main one: when the monitor
-//! is gone, or its lease has passed, everything below this process ends, and then it does.
+//! is gone, or its lease has passed, or the operation has closed the socket that would tell,
+//! everything below this process ends, and then it does.
 
 use crate::{descendants, wire::Page};
 use nix::{
@@ -15,6 +16,10 @@ use std::{
 
 /// How often the lease is looked at; it only counts in seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long those below may take to be gone. The operation goes on meanwhile, so it is not much.
+const KILL_PATIENCE: Duration = Duration::from_millis(500);
+/// The last words of a worker that has been cut off.
+const CLOSED: &[u8] = b"the operation has closed the worker's connection to its monitor\n";
 
 /// Starts the thread. The socket stays open as long as the process.
 pub(super) fn watch(socket: RawFd, page: &'static Page) {
@@ -24,7 +29,7 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
         .spawn(move || {
             while !is_gone(socket) && boottime() < page.lease_until() {}
             // A SIGKILL of the worker alone would leave its descendants to nobody.
-            descendants::kill_all(Pid::this());
+            descendants::kill_all(Pid::this(), KILL_PATIENCE);
             let _ = kill(Pid::this(), Signal::SIGKILL);
         })
         .expect("a process that has just started can start a thread");
@@ -38,9 +43,17 @@ fn is_gone(socket: RawFd) -> bool {
     let timeout = PollTimeout::try_from(LOOK_EVERY).expect("a quarter of a second fits");
     match poll(&mut watched, timeout) {
         Ok(0) | Err(_) => false,
-        Ok(_) => watched[0]
-            .revents()
-            .is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)),
+        Ok(_) => {
+            let events = watched[0].revents().unwrap_or(PollFlags::empty());
+            let is_closed = events.contains(PollFlags::POLLNVAL);
+            if is_closed {
+                // Without it this worker can neither say anything nor see its monitor die.
+                // Past the locks that the operation's threads may hold, and whether or not it
+                // can still be said.
+                let _ = nix::unistd::write(std::io::stderr(), CLOSED);
+            }
+            is_closed || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{capture::Capture, context, control, run::run};
 use crate::{
+    causes::chain,
     plugin::{self, Loaded},
     wire::{
         BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError,
@@ -26,7 +27,7 @@ pub fn main() -> ExitCode {
     match live() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rework worker: {error}");
+            eprintln!("rework worker: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,0 +1,171 @@
+//! The pool: how many workers a domain has, and when one of them has to go.
+
+use crate::harness::{Rework, hello, misbehaving, until};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// The workers that are not dead.
+fn alive(rework: &Rework) -> usize {
+    let count = rework
+        .database
+        .psql("select count(*) from rework.worker where state <> 'dead'");
+    count.parse().unwrap()
+}
+
+/// The dead workers, the oldest first.
+fn dead(rework: &Rework) -> Vec<Value> {
+    let mut rows = rework.json(&["list-workers", "--all"]);
+    let rows = rows.as_array_mut().unwrap();
+    rows.retain(|row| row["state"] == "dead");
+    rows.sort_by_key(|row| row["id"].as_i64());
+    rows.clone()
+}
+
+#[test]
+fn it_grows_with_demand_and_shrinks_to_its_minimum_one_at_a_time() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&[
+        "--domain",
+        "misbehaving",
+        "--minworkers",
+        "1",
+        "--maxworkers",
+        "3",
+    ]);
+    until("the minimum", || alive(&rework), |count| *count == 1);
+    let input = r#"{"mode": "wait for cancel", "seconds": 1}"#;
+    let tasks: Vec<String> = (0..7)
+        .map(|_| rework.schedule(&["misbehave", "--input", input]))
+        .collect();
+    // Processes and rows, from the first task to the last surplus worker's end.
+    let mut most = 0;
+    let mut rows = vec![alive(&rework)];
+    until(
+        "the surplus to go",
+        || {
+            most = most.max(rework::descendants::of(monitor.pid()).len());
+            let now = alive(&rework);
+            if rows.last() != Some(&now) {
+                rows.push(now);
+            }
+            rows.clone()
+        },
+        |rows| rows.contains(&3) && rows.last() == Some(&1),
+    );
+    assert_eq!(most, 3, "{rows:?}");
+    assert!(rows.ends_with(&[3, 2, 1]), "one at a time: {rows:?}");
+    for task in tasks {
+        assert_eq!(rework.task(&task)["state"], "done");
+    }
+    let causes: Vec<Value> = dead(&rework)
+        .iter()
+        .map(|row| row["cause"].clone())
+        .collect();
+    assert_eq!(causes, ["idle", "idle"]);
+    // The minimum stays, longer than it would take one more to go.
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(2) {
+        assert_eq!(alive(&rework), 1);
+    }
+}
+
+#[test]
+fn a_worker_ends_after_its_number_of_tasks() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&["--maxworkers", "1", "--maxruns", "2"]);
+    let tasks: Vec<String> = (0..5)
+        .map(|_| rework.schedule(&["my_first_task", "--input", "1"]))
+        .collect();
+    for task in &tasks {
+        rework.wait(task, &["done"]);
+    }
+    let ended = until(
+        "two to have ended",
+        || dead(&rework),
+        |dead| dead.len() == 2,
+    );
+    for worker in ended {
+        assert_eq!(
+            (&worker["cause"], &worker["runs"]),
+            (&"maxruns".into(), &2.into()),
+            "{worker:#}"
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_has_grown_too_large_ends_after_its_task() {
+    let rework = Rework::with_plugins(&[hello()]);
+    // No process is as small as that.
+    let _monitor = rework.monitor(&["--maxworkers", "1", "--maxmem", "1"]);
+    for _ in 0..2 {
+        let id = rework.schedule(&["my_first_task", "--input", "1"]);
+        assert_eq!(rework.wait(&id, &["done", "aborted"])["state"], "done");
+    }
+    let ended = until(
+        "two to have ended",
+        || dead(&rework),
+        |dead| dead.len() == 2,
+    );
+    for worker in ended {
+        assert_eq!(
+            (&worker["cause"], &worker["runs"]),
+            (&"maxmem".into(), &1.into()),
+            "{worker:#}"
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_in_time_is_killed_and_the_next_one_waits() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let child = rework
+        .command(&["monitor", "--domain", "misbehaving", "--start-timeout", "1"])
+        .args(["--maxworkers", "1", "--env", "MISBEHAVE_ON_LOAD"])
+        .env("MISBEHAVE_ON_LOAD", "hang")
+        .spawn();
+    let mut monitor = child.unwrap();
+    let ended = until(
+        "two to have been killed",
+        || dead(&rework),
+        |dead| dead.len() >= 2,
+    );
+    let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(monitor.wait().unwrap().success());
+    for worker in &ended {
+        assert_eq!(worker["cause"], "start timeout", "{worker:#}");
+    }
+    let pause = rework.database.psql(
+        "select extract(epoch from max(created) - min(finished))
+           from (select * from rework.worker order by id limit 2) w",
+    );
+    let pause: f64 = pause.parse().unwrap();
+    assert!(pause > 0.4, "the second came {pause} s after the first");
+}
+
+#[test]
+fn an_idle_monitor_costs_next_to_nothing() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let monitor = rework.monitor(&["--minworkers", "2"]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&id, &["done"]);
+    until("both workers", || alive(&rework), |count| *count == 2);
+    let processor_time = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", monitor.pid())).unwrap();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
+        // In ticks of ten milliseconds; see proc_pid_stat(5).
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    // What its beginning costs is not meant.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = processor_time();
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = processor_time() - before;
+    assert!(ticks <= 20, "{ticks} ticks in two seconds");
+}

@@ -1,0 +1,238 @@
+//! States: the function that says what may follow what, held against what the database does with a
+//! task in each state when each event happens to it.
+
+use crate::harness::{Rework, hello};
+use rework::{
+    model::{
+        MonitorId, TaskId, Token, WorkerId,
+        task::{Cause, Outcome, TaskEvent, TaskState, next_state},
+    },
+    store::{Cycle, Ended, Fate, Mark, Scan, Store},
+};
+
+/// Where a task is, told apart more finely than its state does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Situation {
+    /// In the queue.
+    Waiting,
+    /// Claimed, and not begun.
+    Claimed,
+    Running,
+    Aborting,
+    Ended(Outcome),
+}
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Done, Outcome::Failed, Outcome::Aborted];
+
+impl Situation {
+    fn state(self) -> TaskState {
+        match self {
+            Self::Waiting | Self::Claimed => TaskState::Queued,
+            Self::Running => TaskState::Running,
+            Self::Aborting => TaskState::Aborting,
+            Self::Ended(outcome) => outcome.as_str().parse().unwrap(),
+        }
+    }
+
+    /// What can happen in it. To a task that nobody has claimed no monitor does anything.
+    fn events(self) -> Vec<TaskEvent> {
+        let claimed = self != Self::Waiting;
+        let mut events = vec![TaskEvent::Abort { claimed }];
+        if claimed {
+            events.extend([TaskEvent::Begin, TaskEvent::Requeue]);
+            events.extend(OUTCOMES.map(TaskEvent::End));
+        }
+        events
+    }
+}
+
+/// A monitor without workers: it says what it is told to say.
+struct Puppet<'a> {
+    rework: &'a Rework,
+    store: Store,
+    monitor: MonitorId,
+    cycle: u64,
+    plugin_operation: i32,
+}
+
+impl Puppet<'_> {
+    async fn say(&mut self, ended: Vec<Ended>, marks: Vec<Mark>, scans: Vec<Scan>) -> Vec<TaskId> {
+        self.cycle += 1;
+        let cycle = Cycle {
+            monitor: self.monitor,
+            number: self.cycle,
+            ended,
+            marks,
+            logs: Vec::new(),
+            finished_cycles: Vec::new(),
+            scans,
+        };
+        let result = self.store.cycle(&cycle).await.unwrap();
+        result.claimed.iter().map(|claimed| claimed.task).collect()
+    }
+
+    /// The only task in the queue; the claim's token.
+    async fn claim(&mut self, task: TaskId) -> Token {
+        let lane = self
+            .rework
+            .database
+            .psql(&format!("select lane from rework.task where id = {task}"));
+        let scan = Scan {
+            lane: lane.parse().unwrap(),
+            after: (i16::MIN, 0),
+            last_rank: i16::MAX,
+            pool: 0,
+            quota: 10,
+        };
+        assert_eq!(self.say(Vec::new(), Vec::new(), vec![scan]).await, [task]);
+        Token::new(self.monitor, self.cycle)
+    }
+
+    async fn begin(&mut self, task: TaskId, token: Token) {
+        let mark = Mark {
+            task,
+            token,
+            started: chrono::Utc::now(),
+            worker: WorkerId(1),
+            plugin_operation: self.plugin_operation,
+            progress: None,
+            progress_message: None,
+        };
+        self.say(Vec::new(), vec![mark], Vec::new()).await;
+    }
+
+    async fn end(&mut self, task: TaskId, token: Token, fate: Fate) {
+        let ended = Ended {
+            cause: match fate {
+                Fate::End(Outcome::Done) | Fate::Release => None,
+                Fate::End(Outcome::Failed) | Fate::Retry(_) => Some(Cause::Error),
+                Fate::End(Outcome::Aborted) => Some(Cause::Crash),
+            },
+            plugin_operation: self.plugin_operation,
+            ..Ended::new(task, token, fate, chrono::Utc::now())
+        };
+        self.say(vec![ended], Vec::new(), Vec::new()).await;
+    }
+
+    /// A task in this situation, and its claim.
+    async fn task(&mut self, situation: Situation) -> (TaskId, Token) {
+        // Nobody else waits.
+        self.rework
+            .database
+            .psql("delete from rework.ready; delete from rework.delayed");
+        let id = self.rework.schedule(&["my_first_task", "--input", "1"]);
+        let task = TaskId(id.parse().unwrap());
+        if situation == Situation::Waiting {
+            return (task, Token::new(self.monitor, self.cycle));
+        }
+        let token = self.claim(task).await;
+        match situation {
+            Situation::Waiting | Situation::Claimed => {}
+            Situation::Running => self.begin(task, token).await,
+            Situation::Aborting => {
+                self.begin(task, token).await;
+                self.store.task_abort(task, None).await.unwrap();
+            }
+            Situation::Ended(outcome) => self.end(task, token, Fate::End(outcome)).await,
+        }
+        assert_eq!(self.state(task), situation.state(), "{situation:?}");
+        (task, token)
+    }
+
+    fn state(&self, task: TaskId) -> TaskState {
+        let state = self.rework.database.psql(&format!(
+            "select state from rework.task_view where id = {task}"
+        ));
+        state.parse().unwrap()
+    }
+
+    /// Lets an event happen, as whoever it comes from would.
+    async fn happen(&mut self, situation: Situation, event: TaskEvent, task: TaskId, token: Token) {
+        match (event, situation) {
+            (TaskEvent::Begin, _) => self.begin(task, token).await,
+            (TaskEvent::End(outcome), _) => self.end(task, token, Fate::End(outcome)).await,
+            // What is not possible is refused, and changes nothing.
+            (TaskEvent::Abort { .. }, _) => drop(self.store.task_abort(task, None).await),
+            (TaskEvent::Requeue, Situation::Ended(_)) => {
+                self.store.task_retry(task).await.unwrap();
+            }
+            (TaskEvent::Requeue, Situation::Waiting | Situation::Claimed) => {
+                self.end(task, token, Fate::Release).await;
+            }
+            (TaskEvent::Requeue, Situation::Running | Situation::Aborting) => {
+                self.end(task, token, Fate::Retry(0)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_database_does_what_the_state_machine_says() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let options = rework.database.url().parse().unwrap();
+    let store = Store::connect(options, 1).await.unwrap();
+    let monitor = store
+        .monitor_start("testhost", 1, &[], &serde_json::json!({}), "/nowhere")
+        .await
+        .unwrap();
+    let plugin_operation = rework
+        .database
+        .psql("select id from rework.plugin_operation where name = 'my_first_task'");
+    let mut puppet = Puppet {
+        rework: &rework,
+        store,
+        monitor,
+        cycle: 0,
+        plugin_operation: plugin_operation.parse().unwrap(),
+    };
+    let situations = [
+        Situation::Waiting,
+        Situation::Claimed,
+        Situation::Running,
+        Situation::Aborting,
+    ];
+    for situation in situations.into_iter().chain(OUTCOMES.map(Situation::Ended)) {
+        for event in situation.events() {
+            let (task, token) = puppet.task(situation).await;
+            puppet.happen(situation, event, task, token).await;
+            // What cannot happen changes nothing.
+            let expected = next_state(situation.state(), event).unwrap_or(situation.state());
+            assert_eq!(puppet.state(task), expected, "{situation:?}, {event:?}");
+        }
+    }
+}
+
+#[test]
+fn no_row_is_in_a_state_that_does_not_exist() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.schedule(&["my_first_task", "--input", "1"]);
+    for (change, constraint) in [
+        ("status = 'asleep'", "task_status_known"),
+        ("status = 'running'", "task_claimed_while_running"),
+        ("outcome = 'done'", "task_outcome_iff_done"),
+        ("finished = now()", "task_finished_iff_done"),
+        ("status = 'done', finished = now()", "task_outcome_iff_done"),
+        (
+            "status = 'done', outcome = 'done'",
+            "task_finished_iff_done",
+        ),
+        (
+            "status = 'done', finished = now(), outcome = 'lost', cause = 'crash'",
+            "task_outcome_known",
+        ),
+        (
+            "status = 'done', finished = now(), outcome = 'failed'",
+            "task_cause_iff_not_well",
+        ),
+        (
+            "status = 'done', finished = now(), outcome = 'done', cause = 'error'",
+            "task_cause_iff_not_well",
+        ),
+        ("attempt = -1", "task_attempts"),
+    ] {
+        let refusal = rework
+            .database
+            .psql_error(&format!("update rework.task set {change}"));
+        assert!(refusal.contains(constraint), "{change}: {refusal}");
+    }
+}
