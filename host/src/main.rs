@@ -1,4 +1,4 @@
-//! The `rework` binary. Three hidden subcommands are the children of the others; everything else
+//! The `rework` binary. Some hidden subcommands are the children of the others; everything else
 //! is the command line.
 
 use std::{env, ffi::OsString, path::Path, process::ExitCode};
@@ -9,11 +9,15 @@ fn main() -> ExitCode {
     let hidden = (
         arguments.get(1).and_then(|word| word.to_str()),
         arguments.get(2),
+        arguments.get(3),
     );
     match hidden {
-        (Some("new-worker"), _) => rework::worker::main(),
-        (Some("probe"), Some(file)) => rework::plugin::probe_child(Path::new(file)),
-        (Some("embedded-keeper"), Some(directory)) => {
+        (Some("new-worker"), _, _) => rework::worker::main(),
+        (Some("probe"), Some(limit), Some(file)) => {
+            rework::plugin::supervise(&limit.to_string_lossy(), Path::new(file))
+        }
+        (Some("probe-load"), Some(file), _) => rework::plugin::load_only(Path::new(file)),
+        (Some("embedded-keeper"), Some(directory), _) => {
             rework::postgres::keeper(Path::new(directory))
         }
         _ => rework::cli::main(arguments),

@@ -1,11 +1,13 @@
 //! What makes a test read like a shell transcript.
 
 mod database;
+mod fake;
 mod plugins;
 mod rework;
 mod wait;
 
 pub(crate) use database::Database;
+pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use plugins::{hello, misbehaving, report, standalone};
 pub(crate) use rework::Rework;
 pub(crate) use wait::until;

@@ -555,24 +555,13 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
         .collect()
 }
 
-/// The cached copy of a registered plugin: made when it was registered, or now from its file, if
-/// that is still the file that was registered.
+/// The copy of a registered plugin that workers load.
 fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
-    if let Some(path) = cache.find(hash) {
-        return Ok(PluginFile {
+    match cache.recover(hash, path) {
+        Ok(path) => Ok(PluginFile {
             hash: hash.to_owned(),
             path,
-        });
+        }),
+        Err(error) => Err(format!("a registered plugin cannot be used: {error}")),
     }
-    let cached = cache.admit(path).map_err(|error| error.to_string())?;
-    if cached.hash != hash {
-        return Err(format!(
-            "{} changed since it was registered; run rework register-operations",
-            path.display()
-        ));
-    }
-    Ok(PluginFile {
-        hash: cached.hash,
-        path: cached.path,
-    })
 }

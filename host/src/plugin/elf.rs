@@ -5,7 +5,7 @@
 use object::{
     NativeEndian,
     elf::{self, FileHeader64, Machine},
-    read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader},
+    read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym},
 };
 use thiserror::Error;
 
@@ -20,8 +20,7 @@ pub(super) enum ElfError {
     },
     /// An executable.
     #[error(
-        "is a program, not a plugin: build it as a library, with crate-type = [\"cdylib\"] under \
-         [lib] in its Cargo.toml"
+        "is a program, not a plugin: set crate-type = [\"cdylib\"] under [lib] in its Cargo.toml"
     )]
     Program,
     /// Its end is missing.
@@ -55,6 +54,8 @@ pub(super) struct Library<'data> {
     pub(super) notes: Vec<(u32, &'data [u8])>,
     /// The newest version of glibc that it asks for.
     pub(super) glibc: Option<(u32, u32)>,
+    /// Whether it exports the root module of a plugin; unknown without a table of sections.
+    pub(super) exports_root: Option<bool>,
 }
 
 type Header = FileHeader64<NativeEndian>;
@@ -71,6 +72,7 @@ pub(super) fn read<'data>(data: &'data [u8], owner: &[u8]) -> Result<Library<'da
     Ok(Library {
         notes: notes(header, data, owner)?,
         glibc: glibc(header, data),
+        exports_root: exports(header, data, super::load::ROOT_SYMBOL.as_bytes()),
     })
 }
 
@@ -270,13 +272,37 @@ fn glibc(header: &Header, data: &[u8]) -> Option<(u32, u32)> {
     let (mut needs, strings) = sections.gnu_verneed(ENDIAN, data).ok()??;
     let strings = sections.strings(ENDIAN, data, strings).ok()?;
     let mut newest = None;
-    while let Ok(Some((_, mut versions))) = needs.next() {
-        while let Ok(Some(version)) = versions.next() {
+    // A damaged table may lead round and round; nobody links that many libraries.
+    for _ in 0..MANY {
+        let Ok(Some((_, mut versions))) = needs.next() else {
+            break;
+        };
+        for _ in 0..MANY {
+            let Ok(Some(version)) = versions.next() else {
+                break;
+            };
             let name = version.name(ENDIAN, strings).ok();
             newest = newest.max(name.and_then(glibc_version));
         }
     }
     newest
+}
+
+/// Libraries, and versions of one of them, that a plugin may need.
+const MANY: usize = 500;
+
+/// Whether a symbol can be found in it once it is loaded.
+fn exports(header: &Header, data: &[u8], wanted: &[u8]) -> Option<bool> {
+    let sections = header.sections(ENDIAN, data).ok()?;
+    let symbols = sections.symbols(ENDIAN, data, elf::SHT_DYNSYM).ok()?;
+    if symbols.is_empty() {
+        return None;
+    }
+    let is_wanted = |symbol: &elf::Sym64<NativeEndian>| {
+        symbol.st_shndx(ENDIAN) != elf::SHN_UNDEF
+            && symbol.name(ENDIAN, symbols.strings()).ok() == Some(wanted)
+    };
+    Some(symbols.iter().any(is_wanted))
 }
 
 fn glibc_version(name: &[u8]) -> Option<(u32, u32)> {
