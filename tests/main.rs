@@ -15,6 +15,7 @@ mod crash;
 mod embedded;
 mod inspect;
 mod layers;
+mod mutate;
 mod operate;
 mod prepare;
 mod refuse;
