@@ -299,7 +299,7 @@ fn check_plugin_shows_what_a_plugin_offers_and_needs_no_database() {
     }
     let document = rework.json(&["check-plugin", hello.to_str().unwrap()]);
     assert_eq!(document["crate"], "hello");
-    assert_eq!(document["abi"], "1.0");
+    assert_eq!(document["abi"], "1.1");
     assert_eq!(document["path"], hello.to_str().unwrap());
     assert_eq!(document["size"], fs::metadata(&hello).unwrap().len());
     assert_eq!(document["warnings"], serde_json::json!([]));

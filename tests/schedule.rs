@@ -247,6 +247,29 @@ fn a_running_task_queues_another() {
     assert_eq!(rework.wait(&other.to_string(), &["done"])["output"], "ok");
 }
 
+#[test]
+fn a_running_task_queues_another_with_a_raw_input() {
+    let rework = Rework::with_plugins(&[crate::harness::misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    // The large one travels beside the socket.
+    for bytes in [0, 3, 300_000] {
+        let input = format!("{{\"bytes\": {bytes}}}");
+        let id = rework.schedule(&["queue_raw", "--input", &input]);
+        let other = rework.wait(&id, &["done"])["output"].to_string();
+        let task = rework.wait(&other, &["done"]);
+        assert_eq!(task["input_encoding"], "raw", "{task:#}");
+        let output = rework.command(&["get-output", &other]).output().unwrap();
+        let expected: Vec<u8> = (0..bytes).map(|byte| byte as u8).rev().collect();
+        assert!(output.stdout == expected, "{bytes} bytes");
+    }
+    let id = rework.schedule(&["queue_both"]);
+    let task = rework.wait(&id, &["failed"]);
+    assert_eq!(
+        task["error"],
+        "a task has either fields or raw input, not both"
+    );
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -10,7 +10,7 @@ use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
-    wire::{PluginFile, ToWorker},
+    wire::{PluginFile, ToWorker, WireError},
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -523,12 +523,20 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn schedule_for(&mut self, id: WorkerId, request: String) {
+    /// Queues a task that a task asks for.
+    pub(super) fn schedule_for(
+        &mut self,
+        id: WorkerId,
+        request: String,
+        raw_input: Result<Option<Vec<u8>>, WireError>,
+    ) {
         let store = self.store.clone();
         self.ask(
             async move {
-                let request = serde_json::from_str::<ScheduleRequest>(&request)
+                let mut request = serde_json::from_str::<ScheduleRequest>(&request)
                     .map_err(|error| format!("the request cannot be read: {error}"))?;
+                request.input_raw =
+                    raw_input.map_err(|error| format!("the input cannot be read: {error}"))?;
                 match store.task_schedule(&request, None).await {
                     Ok(task) => Ok(task.0),
                     Err(error) => Err(super::report::chain(&error)),
