@@ -1,7 +1,7 @@
 //! Bad plugins: each is refused by `check-plugin` and `register-operations` alike, with a line that
 //! says what is wrong, and leaves nothing behind, no row, no copy and no process.
 
-use crate::harness::{Fake, Rework, about, compile, hello, patched};
+use crate::harness::{Fake, Rework, about, compile, hello, patched, until};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use std::{
     fs::{self, Permissions},
@@ -344,6 +344,29 @@ fn constructors_that_misbehave_do_it_elsewhere_and_leave_no_process() {
     assert!(refusal.contains("does not fit this rework"), "{refusal}");
     let pid = fs::read_to_string(&pids).unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
+}
+
+#[test]
+fn a_probe_ends_when_nobody_waits_for_it_any_more() {
+    let rework = Rework::without_schema();
+    let pids = rework.directory().join("pids");
+    let body = "leave(); for (;;) pause();";
+    let source = format!("#define PIDS \"{}\"\n{LEAVE}{body}\n}}", pids.display());
+    let plugin = Fake::plugin(&source).build(rework.directory(), "hang");
+    let mut asker = rework
+        .command(&["check-plugin", "--probe-timeout", "1h"])
+        .arg(&plugin)
+        .spawn()
+        .unwrap();
+    let left = until(
+        "the plugin to leave a process",
+        || fs::read_to_string(&pids).unwrap_or_default(),
+        |left| left.ends_with('\n'),
+    );
+    asker.kill().unwrap();
+    asker.wait().unwrap();
+    let process = Path::new("/proc").join(left.trim());
+    until("it to be gone", || process.exists(), |exists| !exists);
 }
 
 #[test]

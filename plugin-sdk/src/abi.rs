@@ -18,6 +18,11 @@
 //!   that was built later runs on an older host: what that host lacks is an error of the operation
 //!   that asks for it, or, with `#[operation(requires = "1.1")]`, a reason not to register it.
 //!
+//! To append a field: put it last, raise [`ABI_MINOR`] and [`ABI_VERSION`], say since when it is
+//! there, and let the SDK answer an error where it reads as `None`. The tests build plugins of an
+//! earlier and of a later minor from copies of this crate: adapt what they change
+//! (`tests/harness/sdk.rs`).
+//!
 //! # Lifetimes
 //!
 //! A [`Context`] stays valid until the process ends, because a thread that an operation left behind

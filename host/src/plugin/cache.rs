@@ -1,7 +1,7 @@
 //! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
 //! or deleting the original does no harm to who runs the copy.
 
-use super::{PluginError, source::Source};
+use super::{PluginError, permissions, source::Source};
 use crate::model::input::hexadecimal;
 use sha2::{Digest, Sha256};
 use std::{
@@ -87,6 +87,8 @@ impl Cache {
         if self.verified().get(hash) == Some(&stamp) {
             return Some(path);
         }
+        // A directory of somebody else's is not believed either; who puts something there is told.
+        permissions::check_one(&self.directory).ok()?;
         let found = hash_while(&mut file, |_| Ok(())).ok()?;
         if found == hash {
             self.verified().insert(hash.to_owned(), stamp);
@@ -128,6 +130,9 @@ impl Cache {
             .mode(0o700)
             .create(&self.directory)
             .map_err(failed)?;
+        permissions::check_one(&self.directory).map_err(|error| {
+            PluginError::new(file, format!("could not be copied to the cache{error}"))
+        })?;
         self.sweep();
         let mut copy = tempfile::Builder::new()
             .prefix(INCOMING)
@@ -265,6 +270,22 @@ mod tests {
             b"first"
         );
         assert_eq!(cache.find("0"), None);
+    }
+
+    #[test]
+    fn a_cache_that_others_can_write_is_not_used() {
+        let (directory, cache) = cache();
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        let cached = cache.admit(&file).unwrap();
+        fs::set_permissions(&cache.directory, fs::Permissions::from_mode(0o777)).unwrap();
+        let fresh = Cache::at(cache.directory.clone());
+        assert_eq!(fresh.find(&cached.hash), None);
+        let refusal = fresh.recover(&cached.hash, &file).unwrap_err().reason;
+        assert!(
+            refusal.starts_with("could not be copied to the cache: refused: other users can write"),
+            "{refusal}"
+        );
     }
 
     #[test]

@@ -75,6 +75,14 @@ pub(super) fn check(path: &Path) -> Result<(), PermissionError> {
     Ok(())
 }
 
+/// Checks one directory alone.
+pub(super) fn check_one(directory: &Path) -> Result<(), PermissionError> {
+    match fs::symlink_metadata(directory) {
+        Ok(metadata) => one(directory, &metadata),
+        Err(_) => Ok(()),
+    }
+}
+
 fn one(path: &Path, metadata: &Metadata) -> Result<(), PermissionError> {
     let mode = metadata.permissions().mode() & 0o7777;
     let directory = metadata.is_dir();
