@@ -293,7 +293,7 @@ fn check_plugin_shows_what_a_plugin_offers_and_needs_no_database() {
     for line in [
         "  input      a: number, b: number (optional)\n",
         "  limits     timeout 3m, 3 attempts\n",
-        "  input      any JSON or bytes\n",
+        "  input      any JSON or bytes\n  output     not declared\n",
     ] {
         assert!(shown.contains(line), "{line} in {shown}");
     }

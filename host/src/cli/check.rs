@@ -11,6 +11,7 @@ use crate::{
     plugin::{self, Cache, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
+use rework_plugin::abi::ABI_MAJOR;
 use serde::Serialize;
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -84,14 +85,24 @@ fn show_operation(operation: &OperationNote) -> Result<()> {
     for line in description {
         output::line(format!("    {line}").trim_end())?;
     }
-    for (what, specs) in [("input", &operation.inputs), ("output", &operation.outputs)] {
-        output::line(&format!("  {what:<11}{}", fields(specs.as_ref())))?;
+    let undeclared = ["any JSON or bytes", "not declared"];
+    let specs = [("input", &operation.inputs), ("output", &operation.outputs)];
+    for ((what, specs), undeclared) in specs.into_iter().zip(undeclared) {
+        let fields = fields(specs.as_ref()).unwrap_or_else(|| undeclared.to_owned());
+        output::line(&format!("  {what:<11}{fields}"))?;
     }
     output::line(&format!("  {:<11}{}", "limits", limits(operation)))?;
     if operation.capture != "all" || operation.level.is_some() {
         let level = operation.level.as_deref().unwrap_or("info");
         let capture = format!("{}, level {level}", operation.capture);
         output::line(&format!("  {:<11}{capture}", "capture"))?;
+    }
+    if operation.requires_minor > 0 {
+        let requires = format!(
+            "plugin ABI {ABI_MAJOR}.{} or later",
+            operation.requires_minor
+        );
+        output::line(&format!("  {:<11}{requires}", "requires"))?;
     }
     if !operation.file.is_empty() {
         let place = format!(
@@ -104,15 +115,13 @@ fn show_operation(operation: &OperationNote) -> Result<()> {
 }
 
 /// `a: number, b: number (optional), c: string (one of "x", "y"; default "x")`
-fn fields(specs: Option<&Value>) -> String {
-    let Some(Value::Array(specs)) = specs else {
-        return "any JSON or bytes".to_owned();
-    };
+fn fields(specs: Option<&Value>) -> Option<String> {
+    let specs = specs?.as_array()?;
     if specs.is_empty() {
-        return "none".to_owned();
+        return Some("none".to_owned());
     }
     let fields: Vec<String> = specs.iter().map(field).collect();
-    fields.join(", ")
+    Some(fields.join(", "))
 }
 
 fn field(spec: &Value) -> String {
@@ -167,10 +176,10 @@ mod tests {
             {"name": "c", "type": "string", "required": false, "choices": ["x", "y"], "default": "x"}
         ]);
         assert_eq!(
-            fields(Some(&specs)),
+            fields(Some(&specs)).unwrap(),
             "a: number, b: file (optional), c: string (one of \"x\", \"y\"; default \"x\")"
         );
-        assert_eq!(fields(Some(&json!([]))), "none");
-        assert_eq!(fields(None), "any JSON or bytes");
+        assert_eq!(fields(Some(&json!([]))).unwrap(), "none");
+        assert_eq!(fields(None), None);
     }
 }
