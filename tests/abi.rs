@@ -1,7 +1,7 @@
 //! The boundary: a plugin carries its notes through strip and link-time optimisation, and a host
 //! reads them without running it.
 
-use crate::harness::{Rework, standalone};
+use crate::harness::{Rework, as_of_1_0, as_of_1_2, misbehaving, standalone};
 use std::{fs, process::Command};
 
 /// The stranger's plugin is built with fat LTO, which drops what nobody refers to.
@@ -42,4 +42,87 @@ fn notes_tell_where_an_operation_is() {
     assert_eq!(patience["module"], "standalone::patience");
     assert_eq!(patience["file"], "src/patience.rs");
     assert_eq!(document["version"], "1.2.3");
+}
+
+/// What a plugin of any minor of this major can do on this host.
+fn runs_as_ever(rework: &Rework) {
+    let twice = rework.schedule(&["twice", "--input", "{\"n\": 21}"]);
+    let task = rework.wait(&twice, &["done", "failed", "aborted"]);
+    assert_eq!(task["output"], 42, "{task:#}");
+    assert_eq!(task["progress"]["fraction"], 0.5);
+    assert_eq!(rework.log(&twice), ["stdout:info:twice 21"]);
+    let panics = rework.schedule(&["panics"]);
+    let task = rework.wait(&panics, &["failed"]);
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"panic".into(), &"as ever".into())
+    );
+    let queue = rework.schedule(&["queue"]);
+    let other = rework.wait(&queue, &["done"])["output"].to_string();
+    assert_eq!(rework.wait(&other, &["done"])["output"], 8);
+}
+
+#[test]
+fn a_plugin_of_an_earlier_minor_runs_on_this_host() {
+    let rework = Rework::new();
+    let plugin = as_of_1_0();
+    let plugin = plugin.to_str().unwrap();
+    assert_eq!(rework.json(&["check-plugin", plugin])["abi"], "1.0");
+    rework.ok(&["register-operations", plugin]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    runs_as_ever(&rework);
+}
+
+#[test]
+fn a_plugin_of_a_later_minor_runs_and_is_told_what_this_host_lacks() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let (plugin, _) = as_of_1_2();
+    let plugin = plugin.to_str().unwrap();
+    assert_eq!(rework.json(&["check-plugin", plugin])["abi"], "1.2");
+    rework.ok(&["register-operations", plugin]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    runs_as_ever(&rework);
+    // What came with 1.1 is there, what came with 1.2 is not.
+    let queue = rework.schedule(&["queue_raw", "--domain", "abi"]);
+    let other = rework.wait(&queue, &["done"])["output"].to_string();
+    assert_eq!(rework.wait(&other, &["done"])["output_encoding"], "raw");
+    let whisper = rework.schedule(&["whisper"]);
+    let task = rework.wait(&whisper, &["failed"]);
+    assert_eq!(
+        task["error"],
+        "whisper needs rework ≥ 1.2: this worker speaks an older plugin ABI"
+    );
+}
+
+#[test]
+fn a_plugin_that_cannot_do_without_a_later_minor_says_so_and_nothing_else() {
+    let rework = Rework::new();
+    let (_, plugin) = as_of_1_2();
+    let path = plugin.to_str().unwrap();
+    for (command, end) in [
+        ("check-plugin", ""),
+        ("register-operations", "; nothing was registered"),
+    ] {
+        let refusal = rework.fails(1, &[command, path]);
+        assert_eq!(
+            refusal.trim_end(),
+            format!(
+                "error: {path} needs rework ≥ 1.2 for its operation `must_whisper`; this one \
+                 speaks plugin ABI 1.1{end}"
+            )
+        );
+    }
+}
+
+/// On a host that lacks it, `raw_input` is an error of the operation, not of the plugin.
+#[test]
+fn an_sdk_without_a_function_of_the_host_says_which_rework_has_it() {
+    let rework = Rework::with_plugins(&[as_of_1_0()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let queue = rework.schedule(&["queue_raw"]);
+    let task = rework.wait(&queue, &["failed"]);
+    assert_eq!(
+        task["error"],
+        "raw_input needs rework ≥ 1.1: this worker speaks an older plugin ABI"
+    );
 }

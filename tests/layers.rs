@@ -130,6 +130,7 @@ fn dangerous_things_happen_in_their_places_only() {
             &[
                 "monitor/process.rs",
                 "plugin/probe.rs",
+                "plugin/probe_child.rs",
                 "postgres/",
                 "cli/bench.rs",
                 "testing/children.rs",

@@ -1,6 +1,6 @@
 //! Register: a plugin is inspected, loaded by a child, and written down, or refused as a whole.
 
-use crate::harness::{Rework, hello, misbehaving, report, standalone};
+use crate::harness::{Rework, hello, misbehaving, patched, report, standalone};
 use std::{fs, process::Command};
 
 #[test]
@@ -144,137 +144,165 @@ fn what_a_new_version_no_longer_offers_is_retired_and_named() {
     assert_eq!(rework.ok(&["list-operations"]).lines().count(), 1);
 }
 
-/// Compiles a shared library from C.
-fn c_library(rework: &Rework, name: &str, source: &str) -> String {
-    let c = rework.directory().join(format!("{name}.c"));
-    let so = rework.directory().join(format!("{name}.so"));
-    fs::write(&c, source).unwrap();
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&so, &c])
-        .status();
-    assert!(status.unwrap().success());
-    so.to_str().unwrap().to_owned()
-}
-
-/// A C library that carries the notes of a plugin but is none.
-fn with_notes(abi: &str, body: &str) -> String {
-    let note = |kind: u32, text: &str| {
-        let padded = text.len().next_multiple_of(4);
-        let text: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
-        format!(
-            "__attribute__((section(\".note.rework\"), used, aligned(4))) static const struct {{ \
-             unsigned namesz, descsz, type; char name[8]; unsigned char desc[{padded}]; }} note{kind} = \
-             {{ 7, {}, {kind}, \"REWORK\", {{ {} }} }};\n",
-            text.len(),
-            text.join(",")
-        )
-    };
-    let plugin = format!(
-        r#"{{"sdk":"9.9.9","abi":"{abi}","crate":"fake","version":"1.0.0","rustc":"cc","target":"x","panic":"unwind"}}"#
+#[test]
+fn the_same_plugin_under_another_path_is_its_next_version() {
+    let rework = Rework::new();
+    let path = |name: &str| rework.directory().join(name);
+    let (first, second) = (path("hello-1.so"), path("hello-2.so"));
+    fs::copy(hello(), &first).unwrap();
+    // A version with another operation instead of one.
+    patched(&hello(), &second, b"noop", b"nope");
+    rework.ok(&["register-operations", first.to_str().unwrap()]);
+    let plan = rework.ok(&["register-operations", second.to_str().unwrap(), "--dry-run"]);
+    assert!(plan.contains("would retire noop default"), "{plan}");
+    let said = rework.ok(&["register-operations", second.to_str().unwrap()]);
+    assert!(
+        said.starts_with("registered 1 new operation (2 already known)\nretired noop default"),
+        "{said}"
     );
-    let operation = r#"{"name":"f","domain":"default"}"#;
-    format!("{}{}{body}", note(1, &plugin), note(2, operation))
+    let rows = rework.json(&["list-operations"]);
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 3, "{rows:#?}");
+    for row in rows {
+        assert_eq!(row["path"], second.to_str().unwrap());
+    }
 }
 
 #[test]
-fn bad_plugins_are_refused_and_nothing_is_registered() {
-    let rework = Rework::new();
-    let path = |name: &str, content: &[u8]| {
-        let file = rework.directory().join(name);
-        fs::write(&file, content).unwrap();
-        file.to_str().unwrap().to_owned()
-    };
-    let hello = fs::read(hello()).unwrap();
-    let program = fs::read(env!("CARGO_BIN_EXE_rework")).unwrap();
-    let exports_none = with_notes("1.0", "int x;");
-    let undefined = with_notes("1.0", "void missing(void); void call(void) { missing(); }");
-    let crashes = with_notes(
-        "1.0",
-        "__attribute__((constructor)) void f(void) { *(volatile int *)8 = 1; }",
+fn an_operation_of_another_plugin_is_taken_over_only_when_asked() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let other = rework.directory().join("other.so");
+    patched(
+        &hello(),
+        &other,
+        b"\"crate\":\"hello\"",
+        b"\"crate\":\"other\"",
     );
-    let exits = with_notes(
-        "1.0",
-        "#include <stdlib.h>\n__attribute__((constructor)) void f(void) { _Exit(0); }",
-    );
-    let cases = [
-        (
-            path("text.so", b"#!/bin/sh\necho\n"),
-            "is a text file, not a plugin (expected an ELF shared library, .so)",
-        ),
-        (path("empty.so", b""), "is empty (0 bytes)"),
-        (
-            path("program.so", &program),
-            "is a program, not a plugin: build it as a library, with crate-type",
-        ),
-        (path("cut.so", &hello[..hello.len() / 2]), "is cut short"),
-        (
-            c_library(&rework, "other", "int x;"),
-            "is a shared library, but not a rework plugin: no .note.rework section",
-        ),
-        (
-            c_library(&rework, "abi2", &with_notes("2.0", "")),
-            "was built for plugin ABI 2.0 (rework-plugin 9.9.9); this rework speaks ABI 1",
-        ),
-        (
-            c_library(&rework, "noroot", &exports_none),
-            "exports no root module",
-        ),
-        (
-            c_library(&rework, "undefined", &undefined),
-            "undefined symbol: missing",
-        ),
-        (
-            c_library(&rework, "crashes", &crashes),
-            "crashed while loading (SIGSEGV)",
-        ),
-        (
-            c_library(&rework, "exits", &exits),
-            "ended the process while loading (exit 0)",
-        ),
-        (
-            rework
-                .directory()
-                .join("none.so")
-                .to_str()
-                .unwrap()
-                .to_owned(),
-            "does not exist: no such file",
-        ),
-        (
-            rework.directory().to_str().unwrap().to_owned(),
-            "is a directory, not a plugin",
-        ),
-    ];
-    for (file, reason) in cases {
-        let refusal = rework.fails(1, &["register-operations", &file]);
-        assert!(
-            refusal.contains(&format!("{file} ")) && refusal.contains(reason),
-            "{refusal}"
+    let other = other.to_str().unwrap();
+    for options in [&[] as &[&str], &["--dry-run"]] {
+        let refusal = rework.fails(1, &[&["register-operations", other], options].concat());
+        assert_eq!(
+            refusal.trim_end(),
+            format!(
+                "error: operation default/my_first_task on host testhost already comes from {} \
+                 (plugin `hello`) (and 2 more); use --replace; nothing was registered",
+                hello().display()
+            )
         );
-        assert!(refusal.contains("nothing was registered"), "{refusal}");
-        assert_eq!(refusal.lines().count(), 1, "{refusal}");
-        let refusal = rework.fails(1, &["check-plugin", &file]);
-        assert!(refusal.contains(reason), "{refusal}");
     }
-    assert_eq!(rework.ok(&["list-operations"]), "");
     assert_eq!(
         rework.database.psql("select count(*) from rework.plugin"),
-        "0"
+        "1"
+    );
+    // On another host nobody is in the way; nor is a part that is.
+    rework.ok(&["register-operations", other, "--host", "elsewhere"]);
+    rework.ok(&["register-operations", other, "--asdomain", "apart"]);
+    let maths = ["register-operations", other, "--domain", "maths"];
+    let refusal = rework.fails(1, &maths);
+    assert!(refusal.contains("operation maths/add on host"), "{refusal}");
+    assert_eq!(
+        rework.ok(&[&maths[..], &["--replace"]].concat()),
+        "registered 0 new operation (1 already known)"
+    );
+    // The others stay where they were.
+    let rows = rework.json(&["list-operations"]);
+    let from = |name: &str, domain: &str| {
+        let row = rows.as_array().unwrap().iter().find(|row| {
+            row["name"] == name && row["domain"] == domain && row["host"] == "testhost"
+        });
+        row.unwrap()["path"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(from("add", "maths"), other);
+    assert_eq!(from("my_first_task", "default"), hello().to_str().unwrap());
+    let said = rework.ok(&["register-operations", other, "--replace"]);
+    assert!(
+        said.starts_with("registered 0 new operation (3 already known)"),
+        "{said}"
     );
 }
 
 #[test]
-fn check_plugin_needs_no_database() {
+fn any_way_to_name_a_file_will_do() {
+    let rework = Rework::new();
+    let directory = rework.directory().join("a directory");
+    fs::create_dir(&directory).unwrap();
+    let plugin = directory.join("a plugin.so");
+    fs::copy(hello(), &plugin).unwrap();
+    std::os::unix::fs::symlink(&plugin, rework.directory().join("current.so")).unwrap();
+    // The working directory of the tests is the installation's.
+    rework.ok(&["register-operations", "current.so"]);
+    let link = rework.directory().join("current.so");
+    let listing = rework.ok(&["list-operations", "--domain", "maths"]);
+    assert!(
+        listing.contains(&format!("path({})", link.display())),
+        "{listing}"
+    );
+    assert_eq!(
+        rework.ok(&["register-operations", "a directory/a plugin.so"]),
+        "registered 0 new operation (3 already known)"
+    );
+    let listing = rework.ok(&["list-operations", "--domain", "maths"]);
+    assert!(
+        listing.contains(&format!("path({})", plugin.display())),
+        "{listing}"
+    );
+}
+
+#[test]
+fn a_plugin_whose_panics_abort_is_registered_with_a_warning() {
+    let rework = Rework::new();
+    let plugin = rework.directory().join("aborts.so");
+    let (unwind, abort) = (b"\"panic\":\"unwind\"", b"\"panic\":\"abort\" ");
+    patched(&hello(), &plugin, unwind, abort);
+    let path = plugin.to_str().unwrap();
+    let warning =
+        format!("warning: {path} is built with panic = \"abort\": panics end the worker process\n");
+    for command in ["check-plugin", "register-operations"] {
+        let output = rework.run(&[command, path]);
+        assert_eq!((output.code, &output.stderr), (0, &warning));
+    }
+    let document = rework.json(&["check-plugin", path]);
+    assert_eq!(document["panic"], "abort");
+    assert_eq!(
+        document["warnings"][0],
+        "is built with panic = \"abort\": panics end the worker process"
+    );
+}
+
+#[test]
+fn check_plugin_shows_what_a_plugin_offers_and_needs_no_database() {
     let rework = Rework::without_schema();
     let shown = rework.ok(&["check-plugin", misbehaving().to_str().unwrap()]);
     assert!(
-        shown.contains("`misbehave` misbehaving Does what no operation should."),
+        shown.contains("`misbehave` misbehaving Does what no operation should.\n"),
         "{shown}"
     );
-    let document = rework.json(&["check-plugin", hello().to_str().unwrap()]);
+    let shown = rework.ok(&["check-plugin", report().to_str().unwrap()]);
+    for line in [
+        "report 0.1.0\n",
+        ", glibc 2.",
+        "  panics     unwind\n",
+        "`word_frequencies` reports Counts the words of a text.\n",
+        "  input      text: file, top: number (default 10)\n",
+        "  limits     timeout 10m, 1 attempt\n",
+    ] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    let hello = hello();
+    let shown = rework.ok(&["check-plugin", hello.to_str().unwrap()]);
+    for line in [
+        "  input      a: number, b: number (optional)\n",
+        "  limits     timeout 3m, 3 attempts\n",
+        "  input      any JSON or bytes\n  output     not declared\n",
+    ] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    let document = rework.json(&["check-plugin", hello.to_str().unwrap()]);
     assert_eq!(document["crate"], "hello");
-    assert_eq!(document["abi"], "1.0");
+    assert_eq!(document["abi"], "1.1");
+    assert_eq!(document["path"], hello.to_str().unwrap());
+    assert_eq!(document["size"], fs::metadata(&hello).unwrap().len());
+    assert_eq!(document["warnings"], serde_json::json!([]));
     assert_eq!(document["operations"].as_array().unwrap().len(), 3);
 }
 

@@ -263,6 +263,7 @@ fn a_running_task_queues_another() {
 }
 
 #[test]
+
 fn every_type_goes_in_and_out() {
     let rework = Rework::with_plugins(&[standalone()]);
     let _monitor = rework.monitor(&["--all-domains"]);
@@ -507,6 +508,29 @@ fn during_a_rolling_upgrade_a_task_goes_to_who_accepts_it() {
         .psql("update rework.deployment set retired = now() where host = 'otherhost'");
     let task = rework.wait(&new, &["failed"]);
     assert_eq!(task["error"], "missing required input `a`");
+}
+
+#[test]
+fn a_running_task_queues_another_with_a_raw_input() {
+    let rework = Rework::with_plugins(&[crate::harness::misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    // The large one travels beside the socket.
+    for bytes in [0, 3, 300_000] {
+        let input = format!("{{\"bytes\": {bytes}}}");
+        let id = rework.schedule(&["queue_raw", "--input", &input]);
+        let other = rework.wait(&id, &["done"])["output"].to_string();
+        let task = rework.wait(&other, &["done"]);
+        assert_eq!(task["input_encoding"], "raw", "{task:#}");
+        let output = rework.command(&["get-output", &other]).output().unwrap();
+        let expected: Vec<u8> = (0..bytes).map(|byte| byte as u8).rev().collect();
+        assert!(output.stdout == expected, "{bytes} bytes");
+    }
+    let id = rework.schedule(&["queue_both"]);
+    let task = rework.wait(&id, &["failed"]);
+    assert_eq!(
+        task["error"],
+        "a task has either fields or raw input, not both"
+    );
 }
 
 fn runtime() -> tokio::runtime::Runtime {

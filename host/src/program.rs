@@ -1,5 +1,5 @@
-//! What a process of this program is: the command line, or one of the three kinds of child that
-//! the command line starts of itself.
+//! What a process of this program is: the command line, or one of the kinds of child that the
+//! command line starts of itself.
 
 use crate::{cli, plugin, postgres, worker};
 use std::{ffi::OsString, path::Path, process::ExitCode};
@@ -10,11 +10,15 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let hidden = (
         arguments.get(1).and_then(|word| word.to_str()),
         arguments.get(2),
+        arguments.get(3),
     );
     match hidden {
-        (Some("new-worker"), _) => worker::main(),
-        (Some("probe"), Some(file)) => plugin::probe_child(Path::new(file)),
-        (Some("embedded-keeper"), Some(directory)) => postgres::keeper(Path::new(directory)),
+        (Some("new-worker"), ..) => worker::main(),
+        (Some("probe"), Some(limit), Some(file)) => {
+            plugin::supervise(&limit.to_string_lossy(), Path::new(file))
+        }
+        (Some("probe-load"), Some(file), _) => plugin::load_only(Path::new(file)),
+        (Some("embedded-keeper"), Some(directory), _) => postgres::keeper(Path::new(directory)),
         _ => cli::main(arguments),
     }
 }

@@ -14,7 +14,14 @@
 //!   JSON text, in which unknown keys are ignored and missing ones have a default.
 //! * The same minor on both sides: abi_stable checks the full layout. Different minors of one
 //!   major: the version decides, the layout check is skipped, and a field that the older side lacks
-//!   reads as `None`. So a host that grew never refuses a plugin that was built before.
+//!   reads as `None`. So a host that grew never refuses a plugin that was built before, and a plugin
+//!   that was built later runs on an older host: what that host lacks is an error of the operation
+//!   that asks for it, or, with `#[operation(requires = "1.1")]`, a reason not to register it.
+//!
+//! To append a field: put it last, raise [`ABI_MINOR`] and [`ABI_VERSION`], say since when it is
+//! there, and let the SDK answer an error where it reads as `None`. The tests build plugins of an
+//! earlier and of a later minor from copies of this crate: adapt what they change
+//! (`tests/harness/sdk.rs`).
 //!
 //! # Lifetimes
 //!
@@ -32,8 +39,16 @@ use abi_stable::{
 /// Raised when an existing field changes; a host runs only plugins of its own major.
 pub const ABI_MAJOR: u32 = 1;
 
-/// Raised with each appended field.
-pub const ABI_MINOR: u32 = 0;
+/// Raised with each appended field; the history is in [`Host`].
+pub const ABI_MINOR: u32 = 1;
+
+/// The two as text, for the note.
+pub const ABI_VERSION: &str = "1.1";
+const _: () = assert!(
+    matches!(ABI_VERSION.as_bytes(), [major, b'.', minor]
+        if (*major - b'0') as u32 == ABI_MAJOR && (*minor - b'0') as u32 == ABI_MINOR),
+    "the text says what the numbers say"
+);
 
 /// Encoding tag of a payload: there is none.
 pub const ENCODING_NONE: u8 = 0;
@@ -107,6 +122,8 @@ pub struct Payload {
 }
 
 /// What the host offers to a running operation. None of these unwinds or blocks for long.
+///
+/// Since 1.1: [`Host::schedule_raw`].
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = HostRef)))]
@@ -142,6 +159,9 @@ pub struct Host {
     /// "message", "location", "backtrace"}`.
     #[sabi(last_prefix_field)]
     pub fail: extern "C" fn(Context, failure: RStr<'_>),
+    /// As [`Host::schedule`], with a raw input.
+    pub schedule_raw:
+        extern "C" fn(Context, request: RStr<'_>, input: RSlice<'_, u8>) -> RResult<i64, RString>,
 }
 
 impl std::fmt::Debug for HostRef {

@@ -23,21 +23,23 @@ pub use linkme;
 pub use serde_json;
 
 /// The beginning of a plugin's note: what the SDK knows of its own build.
-pub const BUILD: &str = concat!(
-    "{\"sdk\":\"",
-    env!("CARGO_PKG_VERSION"),
-    "\",\"abi\":\"1.0\",\"rustc\":\"",
-    env!("REWORK_RUSTC"),
-    "\",\"target\":\"",
-    env!("REWORK_TARGET"),
-    "\",\"profile\":\"",
-    env!("REWORK_PROFILE"),
-    "\""
-);
-const _: () = assert!(
-    abi::ABI_MAJOR == 1 && abi::ABI_MINOR == 0,
-    "the note says 1.0"
-);
+pub const BUILD: &str = {
+    const PARTS: &[&str] = &[
+        "{\"sdk\":\"",
+        env!("CARGO_PKG_VERSION"),
+        "\",\"abi\":\"",
+        abi::ABI_VERSION,
+        "\",\"rustc\":\"",
+        env!("REWORK_RUSTC"),
+        "\",\"target\":\"",
+        env!("REWORK_TARGET"),
+        "\",\"profile\":\"",
+        env!("REWORK_PROFILE"),
+        "\"",
+    ];
+    const BYTES: [u8; length(PARTS)] = concat(PARTS);
+    text(&BYTES)
+};
 
 /// An operation of this plugin.
 #[derive(Debug, Clone, Copy)]

@@ -201,8 +201,16 @@ impl Task {
             host: self.host,
             context: self.context,
             request: json!({ "operation": operation }),
+            raw: None,
         }
     }
+}
+
+/// The host was built before there was such a thing.
+fn lacking(what: &str, since: &str) -> Error {
+    Error::from(format!(
+        "{what} needs rework ≥ {since}: this worker speaks an older plugin ABI"
+    ))
 }
 
 /// A scope of captured logs; ends when it is dropped.
@@ -232,6 +240,7 @@ pub struct Schedule {
     host: HostRef,
     context: Context,
     request: Value,
+    raw: Option<Vec<u8>>,
 }
 
 impl Schedule {
@@ -243,6 +252,12 @@ impl Schedule {
     /// Its input.
     pub fn input(self, input: impl Into<Value>) -> Self {
         self.with("input", input)
+    }
+
+    /// Its input as bytes, instead; needs a host of plugin ABI 1.1.
+    pub fn raw_input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.raw = Some(input.into());
+        self
     }
 
     /// Its domain, for a name that exists in several.
@@ -290,10 +305,19 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// What the host says against it: no such operation, an input that does not fit.
+    /// What the host says against it: no such operation, an input that does not fit. Or that it is
+    /// too old for [`Schedule::raw_input`].
     pub fn send(self) -> Result<i64> {
         let text = self.request.to_string();
-        let answer = self.host.schedule()(self.context, text.as_str().into());
+        let request = text.as_str().into();
+        let answer = match &self.raw {
+            None => self.host.schedule()(self.context, request),
+            Some(input) => {
+                let schedule = self.host.schedule_raw();
+                let schedule = schedule.ok_or_else(|| lacking("raw_input", "1.1"))?;
+                schedule(self.context, request, input.as_slice().into())
+            }
+        };
         answer
             .into_result()
             .map_err(|refusal| Error::from(refusal.into_string()))

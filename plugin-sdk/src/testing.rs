@@ -73,6 +73,8 @@ pub struct Outcome {
     pub progress: Vec<(f64, String)>,
     /// The tasks that it queued, as it described them; their ids count from 1.
     pub scheduled: Vec<Value>,
+    /// The raw inputs among them, by id.
+    pub scheduled_raw: BTreeMap<i64, Vec<u8>>,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
@@ -324,6 +326,7 @@ fn host() -> HostRef {
         capture,
         panicking,
         fail,
+        schedule_raw,
     }
     .leak_into_prefix()
 }
@@ -395,6 +398,19 @@ extern "C" fn schedule(context: Context, request: RStr<'_>) -> RResult<i64, RStr
         .scheduled
         .push(serde_json::from_str(request.as_str()).unwrap_or_default());
     RResult::ROk(outcome.scheduled.len() as i64)
+}
+
+extern "C" fn schedule_raw(
+    context: Context,
+    request: RStr<'_>,
+    input: RSlice<'_, u8>,
+) -> RResult<i64, RString> {
+    let scheduled = schedule(context, request);
+    if let RResult::ROk(id) = scheduled {
+        let mut outcome = session(context).outcome();
+        outcome.scheduled_raw.insert(id, input.to_vec());
+    }
+    scheduled
 }
 
 extern "C" fn capture(_: Context, _: u32, _: u8, _: bool) -> u32 {

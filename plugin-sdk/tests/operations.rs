@@ -9,6 +9,25 @@ fn not_a_number() -> Vec<f64> {
     vec![1.0, f64::NAN]
 }
 
+#[operation]
+fn queue_raw(task: &mut Task) -> Result<i64> {
+    task.schedule("other")
+        .priority(1)
+        .raw_input(*b"\0\xff")
+        .send()
+}
+
+#[test]
+fn a_raw_input_of_another_task_is_shown() {
+    let outcome = testing::task("queue_raw").run();
+    assert_eq!(outcome.output, Some(json!(1)));
+    assert_eq!(
+        outcome.scheduled,
+        [json!({"operation": "other", "priority": 1})]
+    );
+    assert_eq!(outcome.scheduled_raw[&1], b"\0\xff");
+}
+
 #[derive(Outputs)]
 struct Measured {
     speed: f64,

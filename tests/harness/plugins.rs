@@ -6,14 +6,15 @@ use std::{
     sync::OnceLock,
 };
 
-fn root() -> &'static Path {
+/// The workspace.
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the host is a member of the workspace")
 }
 
 /// Where this test binary was built: `target/debug` or `target/release`.
-fn target() -> PathBuf {
+pub(super) fn target() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_rework"));
     binary
         .parent()
@@ -21,7 +22,8 @@ fn target() -> PathBuf {
         .to_owned()
 }
 
-fn cargo(arguments: &[&str], directory: &Path) {
+/// Runs cargo in a directory.
+pub(super) fn cargo(arguments: &[&str], directory: &Path) {
     let output = Command::new(env!("CARGO"))
         .args(arguments)
         .current_dir(directory)

@@ -97,6 +97,29 @@ fn queue_another(task: &mut Task) -> Result<i64> {
         .send()
 }
 
+/// Queues a task with raw bytes for its input, so many of them, and says which.
+#[operation(domain = "misbehaving", requires = "1.1")]
+fn queue_raw(task: &mut Task, bytes: i64) -> Result<i64> {
+    let input: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
+    task.schedule("reverse_bytes").raw_input(input).send()
+}
+
+/// Queues a task with both kinds of input, which is one too many.
+#[operation(domain = "misbehaving")]
+fn queue_both(task: &mut Task) -> Result<i64> {
+    task.schedule("reverse_bytes")
+        .input(json!(1))
+        .raw_input(*b"\0\xff")
+        .send()
+}
+
+/// The bytes of its input, the last one first.
+#[operation(domain = "misbehaving")]
+fn reverse_bytes(task: &mut Task) -> Result<()> {
+    let reversed: Vec<u8> = task.raw_input().iter().rev().copied().collect();
+    task.save_raw_output(&reversed)
+}
+
 /// What a task can see of the world.
 #[operation(domain = "misbehaving")]
 fn look_around() -> Result<Value> {

@@ -150,9 +150,21 @@ pub(super) struct RegisterArgs {
     /// For this host instead of this one
     #[arg(long)]
     pub(super) host: Option<String>,
+    /// Take over operations that the host has from another plugin
+    #[arg(long)]
+    pub(super) replace: bool,
     /// Check everything, write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) probe: ProbeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// How long loading the plugin may take, in a child that tries it
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(super) probe_timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +174,8 @@ pub(super) struct CheckArgs {
     /// One JSON document
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) probe: ProbeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -568,8 +582,10 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     let has_database = arguments
         .get(2)
         .is_some_and(|argument| names_database(argument));
+    // A path that is not UTF-8 has been taken for the database.
+    let is_path = first.kind() == ErrorKind::InvalidUtf8;
     if let Some(database) = database
-        && first.kind() == ErrorKind::MissingRequiredArgument
+        && (first.kind() == ErrorKind::MissingRequiredArgument || is_path)
         && arguments.len() >= 2
         && !has_database
     {
@@ -578,6 +594,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         return Cli::try_parse_from(completed).map_err(|error| match error.kind() {
             // Two are missing: what was typed is what to talk about.
             ErrorKind::MissingRequiredArgument => first,
+            _ if is_path => first,
             _ => error,
         });
     }

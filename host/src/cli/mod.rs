@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod database;
 mod exit;
 mod format;
@@ -37,7 +38,7 @@ fn run(command: Command) -> Result<()> {
         Command::ResetDb { db, yes } => block_on(database::reset_db(&db, yes)),
         Command::Embedded { command } => database::embedded(&command),
         Command::RegisterOperations(args) => block_on(operations::register(args)),
-        Command::CheckPlugin(args) => operations::check(&args),
+        Command::CheckPlugin(args) => check::check(&args),
         Command::UnregisterOperation(args) => block_on(operations::unregister(args)),
         Command::ListOperations(args) => block_on(operations::list(args)),
         Command::Schedule(args) => block_on(schedule::schedule(args)),

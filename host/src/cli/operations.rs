@@ -1,15 +1,12 @@
-//! Operations: register, check, withdraw, list.
+//! Operations: register, withdraw, list.
 
 use super::{
-    args::{CheckArgs, ListOperationsArgs, RegisterArgs, UnregisterArgs},
+    args::{ListOperationsArgs, RegisterArgs, UnregisterArgs},
     database::confirmed,
     exit::{Failure, Result},
     format, output,
 };
-use crate::{
-    client::{Client, RegistrationOptions},
-    here, plugin,
-};
+use crate::client::{Client, RegistrationOptions};
 
 pub(super) async fn register(args: RegisterArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
@@ -17,7 +14,9 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         domain: args.domain,
         as_domain: args.asdomain,
         host: args.host,
+        replace: args.replace,
         dry_run: args.dry_run,
+        probe_limit: Some(args.probe.probe_timeout),
     };
     let registration = client.register(&args.plugin, &options).await?;
     for warning in &registration.warnings {
@@ -32,35 +31,14 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
     ))?;
+    let verb = if args.dry_run {
+        "would retire"
+    } else {
+        "retired"
+    };
     for (domain, name) in &registration.retired {
         output::line(&format!(
-            "retired {name} {domain}: the plugin no longer offers it; its tasks and logs stay"
-        ))?;
-    }
-    Ok(())
-}
-
-pub(super) fn check(args: &CheckArgs) -> Result<()> {
-    let refused = |error: plugin::PluginError| Failure::new(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir())
-        .admit(&args.plugin)
-        .map_err(refused)?;
-    let inspection = plugin::inspect(&cached.path, &args.plugin).map_err(refused)?;
-    plugin::probe(&cached.path, &args.plugin).map_err(refused)?;
-    if args.json {
-        return output::json(&inspection);
-    }
-    let note = &inspection.note;
-    output::line(&format!(
-        "{} {} ({} bytes, sdk {}, abi {}, {}, {})",
-        note.name, note.version, inspection.size, note.sdk, note.abi, note.rustc, note.target
-    ))?;
-    output::line(&format!("sha256 {}", inspection.hash))?;
-    for operation in &inspection.operations {
-        let description = operation.description.lines().next().unwrap_or_default();
-        output::line(&format!(
-            "`{}` {} {description}",
-            operation.name, operation.domain
+            "{verb} {name} {domain}: the plugin no longer offers it; its tasks and logs stay"
         ))?;
     }
     Ok(())

@@ -8,9 +8,12 @@ use super::{
 use crate::{
     here,
     plugin::{self, OperationNote},
-    store::{NewOperation, NewPlugin},
+    store::{NewOperation, NewPlugin, Placement, StoreError},
 };
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How to register a plugin.
 #[derive(Debug, Clone, Default)]
@@ -21,8 +24,12 @@ pub struct RegistrationOptions {
     pub as_domain: Option<String>,
     /// For this host instead of this one.
     pub host: Option<String>,
+    /// Take over operations that this host has from another plugin.
+    pub replace: bool,
     /// Check everything, write nothing.
     pub dry_run: bool,
+    /// How long loading may take; [`plugin::PROBE_LIMIT`] if nothing is said.
+    pub probe_limit: Option<Duration>,
 }
 
 /// What was registered.
@@ -45,39 +52,21 @@ impl Client {
         file: &Path,
         options: &RegistrationOptions,
     ) -> Result<Registration> {
-        let plugin = checked_plugin(file, options)?;
-        let mut warnings = Vec::new();
-        if plugin.panic == "abort" {
-            warnings.push(format!(
-                "{} is built with panic = \"abort\": panics end the worker process",
-                file.display()
-            ));
-        }
-        if options.dry_run {
-            let known = self.store().operation_list(None).await?;
-            let host = here::host_name(options.host.as_deref());
-            let is_known = |operation: &&NewOperation| {
-                known.iter().any(|row| {
-                    row.name == operation.name && row.domain == operation.domain && row.host == host
-                })
-            };
-            let known = plugin.operations.iter().filter(is_known).count();
-            let new = plugin.operations.len() - known;
-            return Ok(Registration {
-                new,
-                known,
-                retired: Vec::new(),
-                warnings,
-            });
-        }
-        let host = here::host_name(options.host.as_deref());
-        let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        // A partial registration says nothing about the rest of the plugin.
-        let whole = options.domain.is_none() && options.as_domain.is_none();
+        let path = stored_path(file)?;
+        let (plugin, warnings) = checked_plugin(file, options)?;
+        let placement = Placement {
+            host: here::host_name(options.host.as_deref()),
+            path,
+            // A partial registration says nothing about the rest of the plugin.
+            whole: options.domain.is_none() && options.as_domain.is_none(),
+            replace: options.replace,
+            dry_run: options.dry_run,
+        };
         let registered = self
             .store()
-            .plugin_register(&plugin, &host, &path.to_string_lossy(), whole)
-            .await?;
+            .plugin_register(&plugin, &placement)
+            .await
+            .map_err(nothing_registered)?;
         Ok(Registration {
             new: registered.new,
             known: registered.known,
@@ -87,14 +76,31 @@ impl Client {
     }
 }
 
-/// Inspects, caches and probes a plugin; what to write about it.
-fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugin> {
+/// Where the database says that the file is.
+fn stored_path(file: &Path) -> Result<String> {
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    path.into_os_string().into_string().map_err(|path| {
+        let path = PathBuf::from(path);
+        ClientError::Plugin(format!(
+            "{}: its path is not valid UTF-8, which the database cannot hold: rename it",
+            path.display()
+        ))
+    })
+}
+
+fn nothing_registered(error: StoreError) -> ClientError {
+    match error {
+        StoreError::Refused { message, .. } => ClientError::Plugin(message),
+        other => other.into(),
+    }
+}
+
+/// Inspects, caches and probes a plugin; what to write about it, and what to warn of.
+fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<(NewPlugin, Vec<String>)> {
     let refused = |error: plugin::PluginError| ClientError::Plugin(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir())
-        .admit(file)
-        .map_err(refused)?;
-    let inspection = plugin::inspect(&cached.path, file).map_err(refused)?;
-    plugin::probe(&cached.path, file).map_err(refused)?;
+    let cache = plugin::Cache::at(here::plugin_cache_dir());
+    let limit = options.probe_limit.unwrap_or(plugin::PROBE_LIMIT);
+    let inspection = plugin::check(&cache, file, limit).map_err(refused)?;
     let wanted = |operation: &&OperationNote| {
         options
             .domain
@@ -122,8 +128,13 @@ fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugi
             domains.join(", ")
         )));
     }
+    let warnings = inspection.warnings();
+    let warnings = warnings
+        .iter()
+        .map(|warning| format!("{} {warning}", file.display()))
+        .collect();
     let note = inspection.note;
-    Ok(NewPlugin {
+    let plugin = NewPlugin {
         hash: inspection.hash,
         name: note.name,
         version: note.version,
@@ -134,7 +145,8 @@ fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugi
         panic: note.panic,
         size: inspection.size as i64,
         operations,
-    })
+    };
+    Ok((plugin, warnings))
 }
 
 fn new_operation(note: &OperationNote, as_domain: Option<&str>) -> NewOperation {

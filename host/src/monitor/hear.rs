@@ -78,7 +78,13 @@ impl Supervisor {
                 };
                 self.outbox.marks.insert(handed.task, mark);
             }
-            FromWorker::Schedule { request, .. } => self.schedule_for(id, request),
+            FromWorker::Schedule {
+                request, raw_input, ..
+            } => {
+                let mut descriptors = descriptors;
+                let raw_input = raw_input.map(|bytes| bytes.into_vec(&mut descriptors));
+                self.schedule_for(id, request, raw_input.transpose());
+            }
             FromWorker::Pipes { task } => {
                 let events = self.events.clone();
                 if let Err(error) = worker.replace_pipes(descriptors, TaskId(task), &events) {

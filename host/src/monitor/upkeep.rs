@@ -11,7 +11,7 @@ use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, ScheduleRequest, StoreError},
-    wire::{PluginFile, ToWorker},
+    wire::{PluginFile, ToWorker, WireError},
 };
 use std::{
     collections::HashMap,
@@ -525,12 +525,20 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn schedule_for(&mut self, id: WorkerId, request: String) {
+    /// Queues a task that a task asks for.
+    pub(super) fn schedule_for(
+        &mut self,
+        id: WorkerId,
+        request: String,
+        raw_input: Result<Option<Vec<u8>>, WireError>,
+    ) {
         let store = self.store.clone();
         self.ask(
             async move {
-                let request = serde_json::from_str::<ScheduleRequest>(&request)
+                let mut request = serde_json::from_str::<ScheduleRequest>(&request)
                     .map_err(|error| format!("the request cannot be read: {error}"))?;
+                request.input_raw =
+                    raw_input.map_err(|error| format!("the input cannot be read: {error}"))?;
                 match store.task_schedule(&request, None).await {
                     Ok(task) => Ok(task.0),
                     Err(error) => Err(super::report::chain(&error)),
@@ -557,24 +565,13 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
         .collect()
 }
 
-/// The cached copy of a registered plugin: made when it was registered, or now from its file, if
-/// that is still the file that was registered.
+/// The copy of a registered plugin that workers load.
 fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
-    if let Some(path) = cache.find(hash) {
-        return Ok(PluginFile {
+    match cache.recover(hash, path) {
+        Ok(path) => Ok(PluginFile {
             hash: hash.to_owned(),
             path,
-        });
+        }),
+        Err(error) => Err(format!("a registered plugin cannot be used: {error}")),
     }
-    let cached = cache.admit(path).map_err(|error| error.to_string())?;
-    if cached.hash != hash {
-        return Err(format!(
-            "{} changed since it was registered; run rework register-operations",
-            path.display()
-        ));
-    }
-    Ok(PluginFile {
-        hash: cached.hash,
-        path: cached.path,
-    })
 }

@@ -1,20 +1,31 @@
 //! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
 //! or deleting the original does no harm to who runs the copy.
 
-use super::{PluginError, permissions};
+use super::{PluginError, permissions, source::Source};
 use crate::model::input::hexadecimal;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
+use tempfile::NamedTempFile;
 
-/// A directory of plugins, each named by the SHA-256 of its content.
+const INCOMING: &str = ".incoming-";
+/// No copy takes so long: it was left by a process that was killed.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// A directory of plugins, each named by the SHA-256 of its content. Clones know what one of them
+/// has verified.
 #[derive(Debug, Clone)]
 pub struct Cache {
     directory: PathBuf,
+    /// The files whose content has been seen to be what their name says, as they were then.
+    verified: Arc<Mutex<HashMap<String, Stamp>>>,
 }
 
 /// A plugin in the cache.
@@ -26,86 +37,206 @@ pub struct Cached {
     pub path: PathBuf,
 }
 
+/// A copy that is in the cache's directory, but not yet in the cache: it goes away unless it is
+/// kept.
+#[derive(Debug)]
+pub struct Incoming {
+    cache: Cache,
+    file: NamedTempFile,
+    hash: String,
+    named: PathBuf,
+}
+
+/// What changes whenever a file is written to or replaced; see inode(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
 impl Cache {
     /// A cache in this directory, which is made when it is needed.
     pub fn at(directory: PathBuf) -> Self {
-        Self { directory }
+        Self {
+            directory,
+            verified: Arc::default(),
+        }
     }
 
-    /// The copy of a content, if it is here and whole.
+    /// The copy of a content, if it is here and whole. A copy that is damaged is thrown away.
+    ///
+    /// The content is read once, and again only when the file has changed since.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
-        let path = self.directory.join(format!("{hash}.so"));
-        path.is_file().then_some(path)
+        let path = self.place(hash);
+        let mut file = File::open(&path).ok()?;
+        let stamp = Stamp::of(&file).ok()?;
+        if self.verified().get(hash) == Some(&stamp) {
+            return Some(path);
+        }
+        // A directory of somebody else's is not believed either; who puts something there is told.
+        permissions::check_one(&self.directory).ok()?;
+        let found = hash_while(&mut file, |_| Ok(())).ok()?;
+        if found == hash {
+            self.verified().insert(hash.to_owned(), stamp);
+            return Some(path);
+        }
+        tracing::warn!(plugin.hash = %hash, "the cached copy {} was damaged", path.display());
+        // Whoever has mapped it keeps what he has.
+        let _ = fs::remove_file(&path);
+        None
+    }
+
+    /// The copy of a registered content: found, or made again from its file, if that is still what
+    /// was registered.
+    pub fn recover(&self, hash: &str, file: &Path) -> Result<PathBuf, PluginError> {
+        if let Some(path) = self.find(hash) {
+            return Ok(path);
+        }
+        let copy = self.receive(file)?;
+        if copy.hash != hash {
+            return Err(PluginError::new(
+                file,
+                "changed since it was registered; run rework register-operations",
+            ));
+        }
+        Ok(copy.keep()?.path)
     }
 
     /// Copies a file into the cache, after checking that nobody else could have written it.
     pub fn admit(&self, file: &Path) -> Result<Cached, PluginError> {
-        let refused = |reason: String| PluginError::new(file, reason);
-        let mut source = open_regular(file)?;
-        check_permissions(file)?;
-        let failed =
-            |error: io::Error| refused(format!("could not be copied to the cache: {error}"));
+        self.receive(file)?.keep()
+    }
+
+    /// Copies a file beside the cache, after checking that nobody else could have written it.
+    pub fn receive(&self, file: &Path) -> Result<Incoming, PluginError> {
+        let mut source = Source::open(file)?;
+        let failed = |error: io::Error| cannot_copy(file, &error);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)
             .map_err(failed)?;
+        permissions::check_one(&self.directory).map_err(|error| {
+            PluginError::new(file, format!("could not be copied to the cache{error}"))
+        })?;
+        self.sweep();
         let mut copy = tempfile::Builder::new()
-            .prefix(".incoming-")
+            .prefix(INCOMING)
+            .suffix(".so")
+            .permissions(fs::Permissions::from_mode(0o600))
             .tempfile_in(&self.directory)
             .map_err(failed)?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let count = source
-                .read(&mut buffer)
-                .map_err(|error| refused(format!("cannot be read: {error}")))?;
-            if count == 0 {
-                break;
+        let hash = hash_while(source.file(), |bytes| copy.write_all(bytes)).map_err(failed)?;
+        source.check_unchanged()?;
+        Ok(Incoming {
+            cache: self.clone(),
+            file: copy,
+            hash,
+            named: file.to_owned(),
+        })
+    }
+
+    fn place(&self, hash: &str) -> PathBuf {
+        self.directory.join(format!("{hash}.so"))
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashMap<String, Stamp>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes copies that nobody can be making any more.
+    fn sweep(&self) {
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let is_copy = name.to_string_lossy().starts_with(INCOMING);
+            let age = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .ok()
+                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if is_copy && age.is_some_and(|age| age > FORGOTTEN) {
+                let _ = fs::remove_file(entry.path());
             }
-            hasher.update(&buffer[..count]);
-            copy.write_all(&buffer[..count]).map_err(failed)?;
         }
-        let hash = hexadecimal(&hasher.finalize());
-        let path = self.directory.join(format!("{hash}.so"));
-        if path.is_file() {
+    }
+}
+
+impl Incoming {
+    /// Where it is for now.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// SHA-256 of the content, hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Puts it into the cache under its name.
+    pub fn keep(self) -> Result<Cached, PluginError> {
+        let Self {
+            cache,
+            file,
+            hash,
+            named,
+        } = self;
+        let failed = |error: io::Error| cannot_copy(&named, &error);
+        if let Some(path) = cache.find(&hash) {
             return Ok(Cached { hash, path });
         }
-        copy.as_file()
+        let path = cache.place(&hash);
+        file.as_file()
             .set_permissions(fs::Permissions::from_mode(0o500))
-            .and_then(|()| copy.as_file().sync_all())
+            .and_then(|()| file.as_file().sync_all())
             .map_err(failed)?;
         // A rename: whoever looks sees all of it or nothing, also when two do this at once.
-        copy.persist(&path).map_err(|error| failed(error.error))?;
+        let kept = file.persist(&path).map_err(|error| failed(error.error))?;
+        if let Ok(stamp) = Stamp::of(&kept) {
+            cache.verified().insert(hash.clone(), stamp);
+        }
         Ok(Cached { hash, path })
     }
 }
 
-/// Opens what can only be a plugin; a FIFO would block.
-fn open_regular(file: &Path) -> Result<File, PluginError> {
-    let refused = |reason: &str| PluginError::new(file, reason);
-    let metadata = fs::metadata(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => refused("does not exist: no such file"),
-        _ => refused(&format!("cannot be read: {error}")),
-    })?;
-    if metadata.is_dir() {
-        return Err(refused("is a directory, not a plugin"));
-    }
-    if !metadata.is_file() {
-        return Err(refused("is not a regular file"));
-    }
-    if metadata.len() == 0 {
-        return Err(refused("is empty (0 bytes)"));
-    }
-    File::open(file).map_err(|error| refused(&format!("cannot be read: {error}")))
+fn cannot_copy(file: &Path, error: &io::Error) -> PluginError {
+    PluginError::new(file, format!("could not be copied to the cache: {error}"))
 }
 
-/// As sshd does with keys: file and directories belong to root or us, and nobody else may write
-/// them.
-fn check_permissions(file: &Path) -> Result<(), PluginError> {
-    let real = fs::canonicalize(file)
-        .map_err(|error| PluginError::new(file, format!("cannot be read: {error}")))?;
-    permissions::check(&real).map_err(|error| PluginError::new(file, format!("is {error}")))
+/// Reads a file to its end, and answers its SHA-256.
+fn hash_while(
+    file: &mut File,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => return Ok(hexadecimal(&hasher.finalize())),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&buffer[..count]);
+        each(&buffer[..count])?;
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +247,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().join("cache"));
         (directory, cache)
+    }
+
+    /// As a disk that forgets, or a user who is root.
+    fn damage(path: &Path, content: &[u8]) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(path, content).unwrap();
     }
 
     #[test]
@@ -136,30 +273,51 @@ mod tests {
     }
 
     #[test]
-    fn what_others_can_write_is_refused_with_the_remedy() {
+    fn a_cache_that_others_can_write_is_not_used() {
         let (directory, cache) = cache();
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        let refusal = cache.admit(&file).unwrap_err().to_string();
+        let cached = cache.admit(&file).unwrap();
+        fs::set_permissions(&cache.directory, fs::Permissions::from_mode(0o777)).unwrap();
+        let fresh = Cache::at(cache.directory.clone());
+        assert_eq!(fresh.find(&cached.hash), None);
+        let refusal = fresh.recover(&cached.hash, &file).unwrap_err().reason;
         assert!(
-            refusal.contains("other users can write this file (mode 666)"),
+            refusal.starts_with("could not be copied to the cache: refused: other users can write"),
             "{refusal}"
         );
-        assert!(refusal.contains("chmod go-w"), "{refusal}");
     }
 
     #[test]
-    fn what_is_no_file_is_named() {
+    fn what_is_not_kept_leaves_nothing() {
         let (directory, cache) = cache();
-        let refusal = |path: &Path| cache.admit(path).unwrap_err().reason;
-        assert_eq!(refusal(directory.path()), "is a directory, not a plugin");
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        let copy = cache.receive(&file).unwrap();
+        assert_eq!(fs::read(copy.path()).unwrap(), b"first");
+        drop(copy);
+        assert_eq!(fs::read_dir(&cache.directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_copy_is_noticed_also_by_who_has_seen_it_whole() {
+        let (directory, cache) = cache();
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        let Cached { hash, path } = cache.admit(&file).unwrap();
+        damage(&path, b"fiRst");
+        assert_eq!(cache.find(&hash), None);
+        // Its file is still what it was.
+        assert_eq!(cache.recover(&hash, &file).unwrap(), path);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        damage(&path, b"");
+        assert_eq!(Cache::at(cache.directory.clone()).find(&hash), None);
+        fs::write(&file, b"other").unwrap();
+        let refusal = cache.recover(&hash, &file).unwrap_err();
         assert_eq!(
-            refusal(&directory.path().join("none")),
-            "does not exist: no such file"
+            refusal.reason,
+            "changed since it was registered; run rework register-operations"
         );
-        let empty = directory.path().join("empty.so");
-        fs::write(&empty, b"").unwrap();
-        assert_eq!(refusal(&empty), "is empty (0 bytes)");
+        assert_eq!(fs::read_dir(&cache.directory).unwrap().count(), 0);
     }
 }

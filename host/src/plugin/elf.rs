@@ -5,7 +5,7 @@
 use object::{
     NativeEndian,
     elf::{self, FileHeader64, Machine},
-    read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader},
+    read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym},
 };
 use thiserror::Error;
 
@@ -20,8 +20,7 @@ pub(super) enum ElfError {
     },
     /// An executable.
     #[error(
-        "is a program, not a plugin: build it as a library, with crate-type = [\"cdylib\"] under \
-         [lib] in its Cargo.toml"
+        "is a program, not a plugin: set crate-type = [\"cdylib\"] under [lib] in its Cargo.toml"
     )]
     Program,
     /// Its end is missing.
@@ -52,9 +51,11 @@ pub(super) enum ElfError {
 #[derive(Debug, Default)]
 pub(super) struct Library<'data> {
     /// Type and content of each note of ours.
-    pub(super) notes: Vec<(u32, &'data [u8])>,
+    pub(super) notes: Vec<Note<'data>>,
     /// The newest version of glibc that it asks for.
     pub(super) glibc: Option<(u32, u32)>,
+    /// Whether it exports the root module of a plugin; unknown without a table of sections.
+    pub(super) exports_root: Option<bool>,
 }
 
 type Header = FileHeader64<NativeEndian>;
@@ -71,6 +72,7 @@ pub(super) fn read<'data>(data: &'data [u8], owner: &[u8]) -> Result<Library<'da
     Ok(Library {
         notes: notes(header, data, owner)?,
         glibc: glibc(header, data),
+        exports_root: exports(header, data, super::load::ROOT_SYMBOL.as_bytes()),
     })
 }
 
@@ -232,29 +234,56 @@ fn is_library(header: &Header, data: &[u8]) -> Result<(), ElfError> {
     Ok(())
 }
 
-/// From the segments, which survive `strip` and what is more thorough; or else the sections.
+/// From the segments, which survive `strip` and what is more thorough. If there is a section of
+/// them, too, it says the same: half of the notes would be half of a plugin.
 fn notes<'data>(
     header: &Header,
     data: &'data [u8],
     owner: &[u8],
-) -> Result<Vec<(u32, &'data [u8])>, ElfError> {
+) -> Result<Vec<Note<'data>>, ElfError> {
     let mut found = Vec::new();
     for segment in header.program_headers(ENDIAN, data).map_err(damaged)? {
         found.extend(ours(segment.notes(ENDIAN, data), owner));
     }
-    if found.is_empty() {
-        for section in header.section_headers(ENDIAN, data).unwrap_or_default() {
-            found.extend(ours(section.notes(ENDIAN, data), owner));
+    let sections = header.sections(ENDIAN, data).ok();
+    let section = sections.and_then(|sections| sections.section_by_name(ENDIAN, NOTE_SECTION));
+    if let Some((_, section)) = section {
+        let notes = section.notes(ENDIAN, data).map_err(damaged)?;
+        let mut listed = Vec::new();
+        for note in notes.into_iter().flatten() {
+            let note = note.map_err(damaged)?;
+            if note.name() != owner {
+                return Err(ElfError::Damaged {
+                    reason: "a note among its notes is none of them".to_owned(),
+                });
+            }
+            listed.push((note.n_type(ENDIAN).0, note.desc()));
         }
+        let in_order = |mut notes: Vec<Note<'data>>| {
+            notes.sort_by_key(|(_, text)| text.as_ptr());
+            notes
+        };
+        let listed = in_order(listed);
+        if !found.is_empty() && in_order(found) != listed {
+            return Err(ElfError::Damaged {
+                reason: "its segments and its sections disagree about its notes".to_owned(),
+            });
+        }
+        return Ok(listed);
     }
     Ok(found)
 }
+
+/// Type and content.
+type Note<'data> = (u32, &'data [u8]);
+
+const NOTE_SECTION: &[u8] = b".note.rework";
 
 /// Notes of others may be padded in ways of their own; then ours are in another segment.
 fn ours<'data>(
     notes: object::read::Result<Option<NoteIterator<'data, Header>>>,
     owner: &[u8],
-) -> Vec<(u32, &'data [u8])> {
+) -> Vec<Note<'data>> {
     let notes = notes.ok().flatten().into_iter().flatten();
     notes
         .map_while(Result::ok)
@@ -270,13 +299,37 @@ fn glibc(header: &Header, data: &[u8]) -> Option<(u32, u32)> {
     let (mut needs, strings) = sections.gnu_verneed(ENDIAN, data).ok()??;
     let strings = sections.strings(ENDIAN, data, strings).ok()?;
     let mut newest = None;
-    while let Ok(Some((_, mut versions))) = needs.next() {
-        while let Ok(Some(version)) = versions.next() {
+    // A damaged table may lead round and round; nobody links that many libraries.
+    for _ in 0..MANY {
+        let Ok(Some((_, mut versions))) = needs.next() else {
+            break;
+        };
+        for _ in 0..MANY {
+            let Ok(Some(version)) = versions.next() else {
+                break;
+            };
             let name = version.name(ENDIAN, strings).ok();
             newest = newest.max(name.and_then(glibc_version));
         }
     }
     newest
+}
+
+/// Libraries, and versions of one of them, that a plugin may need.
+const MANY: usize = 500;
+
+/// Whether a symbol can be found in it once it is loaded.
+fn exports(header: &Header, data: &[u8], wanted: &[u8]) -> Option<bool> {
+    let sections = header.sections(ENDIAN, data).ok()?;
+    let symbols = sections.symbols(ENDIAN, data, elf::SHT_DYNSYM).ok()?;
+    if symbols.is_empty() {
+        return None;
+    }
+    let is_wanted = |symbol: &elf::Sym64<NativeEndian>| {
+        symbol.st_shndx(ENDIAN) != elf::SHN_UNDEF
+            && symbol.name(ENDIAN, symbols.strings()).ok() == Some(wanted)
+    };
+    Some(symbols.iter().any(is_wanted))
 }
 
 fn glibc_version(name: &[u8]) -> Option<(u32, u32)> {

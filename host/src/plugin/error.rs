@@ -1,14 +1,13 @@
 //! Why a plugin is refused, each in one line that names the file and what to do.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// A plugin that cannot be used. Its text is complete: path, reason, remedy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} {reason}", path.display())]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginError {
     /// The file, as the user named it.
     pub path: PathBuf,
-    /// What is wrong with it, after its name.
+    /// What is wrong with it, after its name; some reasons begin with a colon.
     pub reason: String,
 }
 
@@ -23,3 +22,16 @@ impl PluginError {
         }
     }
 }
+
+impl fmt::Display for PluginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = if self.reason.starts_with(':') {
+            ""
+        } else {
+            " "
+        };
+        write!(f, "{}{space}{}", self.path.display(), self.reason)
+    }
+}
+
+impl std::error::Error for PluginError {}

@@ -46,8 +46,8 @@ pub trait TaskContext: Sync {
     fn progress(&self, fraction: f64, message: &str);
     /// Whether the task should end by itself.
     fn cancelled(&self) -> bool;
-    /// Queues another task.
-    fn schedule(&self, request: &str) -> Result<i64, String>;
+    /// Queues another task, with this raw input if there is one.
+    fn schedule(&self, request: &str, raw_input: Option<&[u8]>) -> Result<i64, String>;
     /// Begins (0) or ends a scope of capture; answers its number.
     fn capture(&self, scope: u32, captured: Captured) -> u32;
     /// A panic has begun.
@@ -121,6 +121,7 @@ static TABLE: &WithMetadata<Host> = &WithMetadata::new(Host {
     capture,
     panicking,
     fail,
+    schedule_raw,
 });
 static HOST: HostTable = HostTable(HostRef(TABLE.static_as_prefix()));
 
@@ -175,7 +176,18 @@ extern "C" fn cancelled(of: Context) -> bool {
 
 extern "C" fn schedule(of: Context, request: RStr<'_>) -> RResult<i64, RString> {
     context(of)
-        .schedule(request.as_str())
+        .schedule(request.as_str(), None)
+        .map_err(RString::from)
+        .into()
+}
+
+extern "C" fn schedule_raw(
+    of: Context,
+    request: RStr<'_>,
+    input: RSlice<'_, u8>,
+) -> RResult<i64, RString> {
+    context(of)
+        .schedule(request.as_str(), Some(input.as_slice()))
         .map_err(RString::from)
         .into()
 }

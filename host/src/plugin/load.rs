@@ -2,10 +2,18 @@
 //! closed, for a library that has run cannot be unloaded safely.
 
 use super::PluginError;
-use abi_stable::library::{AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::library::{
+    AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME, ROOT_MODULE_LOADER_NAME_WITH_NUL,
+};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR, OperationRef, PluginRef};
 use std::{collections::HashMap, path::Path};
+
+/// The symbol of a plugin's root module.
+pub(super) const ROOT_SYMBOL: &str = ROOT_MODULE_LOADER_NAME;
+/// What is said of a plugin without one.
+pub(super) const NO_ROOT: &str =
+    "exports no root module: call rework_plugin::export!() at its crate root";
 
 /// A plugin in this process.
 #[derive(Debug)]
@@ -55,12 +63,7 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     // its magic before anything else of it is believed.
     let symbol =
         unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
-            .map_err(|_| {
-                refused(
-                    "exports no root module: call rework_plugin::export!() at its crate root"
-                        .to_owned(),
-                )
-            })?;
+            .map_err(|_| refused(NO_ROOT.to_owned()))?;
     let header = *symbol;
     // Never closed: its code may be on the stack, and its statics in use, until the process ends.
     std::mem::forget(library);
@@ -100,9 +103,9 @@ fn loader_words(error: &libloading::Error, file: &Path) -> String {
     words = words.replace(&format!("{path}: "), "");
     match words.split_once(": cannot open shared object file") {
         Some((library, _)) if !library.contains(' ') => {
-            format!("it needs {library}, which is not here")
+            format!("needs {library}, which is not on this host")
         }
-        _ => words,
+        _ => words.replace("undefined symbol: ", "undefined symbol "),
     }
 }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 pub(super) enum PermissionError {
     /// Anybody can write.
     #[error(
-        "refused: other users can write {} (mode {mode:o}); run: chmod go-w {}",
+        ": refused: other users can write {} (mode {mode:o}); run: chmod go-w {}",
         what(*directory, path),
         path.display()
     )]
@@ -29,7 +29,7 @@ pub(super) enum PermissionError {
     },
     /// A group can write that has other members.
     #[error(
-        "refused: the group {group} can write {} (mode {mode:o}); run: chmod g-w {}",
+        ": refused: the group {group} can write {} (mode {mode:o}); run: chmod g-w {}",
         what(*directory, path),
         path.display()
     )]
@@ -44,7 +44,7 @@ pub(super) enum PermissionError {
         group: String,
     },
     /// It belongs to somebody else.
-    #[error("refused: {} belongs to user {owner}", what(*directory, path))]
+    #[error(": refused: {} belongs to user {owner}", what(*directory, path))]
     Owner {
         /// What belongs to them.
         path: PathBuf,
@@ -73,6 +73,14 @@ pub(super) fn check(path: &Path) -> Result<(), PermissionError> {
         }
     }
     Ok(())
+}
+
+/// Checks one directory alone.
+pub(super) fn check_one(directory: &Path) -> Result<(), PermissionError> {
+    match fs::symlink_metadata(directory) {
+        Ok(metadata) => one(directory, &metadata),
+        Err(_) => Ok(()),
+    }
 }
 
 fn one(path: &Path, metadata: &Metadata) -> Result<(), PermissionError> {
@@ -165,7 +173,9 @@ mod tests {
         let path = path.display();
         assert_eq!(
             error,
-            format!("refused: other users can write this file (mode 666); run: chmod go-w {path}")
+            format!(
+                ": refused: other users can write this file (mode 666); run: chmod go-w {path}"
+            )
         );
     }
 

@@ -28,7 +28,7 @@ pub use listing::{TaskFilter, TaskRow};
 pub use log::LogRow;
 pub use monitor::{LostMonitor, MonitorRow};
 pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
-pub use plugin::{NewOperation, NewPlugin, Registered};
+pub use plugin::{NewOperation, NewPlugin, Placement, Registered};
 pub use pool::{ConnectOptions, Store};
 pub use sched::{NewSchedule, ScheduleRow, ScheduledFire};
 pub use schedule::ScheduleRequest;

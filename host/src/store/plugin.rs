@@ -1,6 +1,6 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
-use super::{Store, error::Result};
+use super::{Store, StoreError, error::Result};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
@@ -64,6 +64,22 @@ pub struct NewOperation {
     pub line: i32,
 }
 
+/// Where to register a plugin, and how.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The host that runs it.
+    pub host: String,
+    /// Its file there.
+    pub path: String,
+    /// It is all that the file offers: what the file offered before and offers no longer is
+    /// retired; its tasks stay.
+    pub whole: bool,
+    /// Take over operations that the host has from another plugin.
+    pub replace: bool,
+    /// Find out what would happen, and change nothing.
+    pub dry_run: bool,
+}
+
 /// What a registration did.
 #[derive(Debug, Clone, Default)]
 pub struct Registered {
@@ -76,21 +92,25 @@ pub struct Registered {
 }
 
 impl Store {
-    /// Registers a plugin's operations for a host, all or nothing. With `retire_missing`, what the
-    /// file at `path` offered before and offers no longer is retired; its tasks stay.
+    /// Registers a plugin's operations for a host, all or nothing.
     pub async fn plugin_register(
         &self,
         plugin: &NewPlugin,
-        host: &str,
-        path: &str,
-        retire_missing: bool,
+        placement: &Placement,
     ) -> Result<Registered> {
+        let Placement { host, path, .. } = placement;
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
         // Two registrations at once would deadlock over the same operations.
         sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
             .execute(&mut *transaction)
             .await?;
+        let elsewhere = deployed_elsewhere(&mut transaction, plugin, placement).await?;
+        let foreign = elsewhere.iter().filter(|one| one.plugin != plugin.name);
+        let foreign: Vec<&Elsewhere> = foreign.collect();
+        if !foreign.is_empty() && !placement.replace {
+            return Err(comes_from_another(&foreign, host));
+        }
         let plugin_id = plugin_save(&mut transaction, plugin).await?;
         let mut registered = Registered::default();
         let mut kept = Vec::new();
@@ -124,17 +144,25 @@ impl Store {
                 registered.known += 1;
             }
         }
-        if retire_missing {
+        if placement.whole {
+            // The same plugin under another path (a new build directory, a version in its name) is
+            // its next version, not a second plugin.
+            let mut paths: Vec<String> = elsewhere
+                .into_iter()
+                .filter(|one| one.plugin == plugin.name)
+                .map(|one| one.path)
+                .collect();
+            paths.push(path.clone());
             let retired = sqlx::query!(
                 "update rework.deployment d
                     set retired = clock_timestamp()
                    from rework.operation o
                   where o.id = d.operation
-                    and d.host = $1 and d.path = $2 and d.retired is null
+                    and d.host = $1 and d.path = any ($2) and d.retired is null
                     and d.operation <> all ($3)
                  returning o.domain, o.name",
                 host,
-                path,
+                &paths,
                 &kept
             )
             .fetch_all(&mut *transaction)
@@ -144,11 +172,76 @@ impl Store {
                 .map(|row| (row.domain, row.name))
                 .collect();
         }
+        if placement.dry_run {
+            transaction.rollback().await?;
+            return Ok(registered);
+        }
         sqlx::query!("select pg_notify('rework_catalog', '')")
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
         Ok(registered)
+    }
+}
+
+/// An operation that a host has from a file at another path.
+struct Elsewhere {
+    domain: String,
+    name: String,
+    path: String,
+    plugin: String,
+}
+
+/// Which operations of a plugin the host has from elsewhere.
+async fn deployed_elsewhere(
+    connection: &mut PgConnection,
+    plugin: &NewPlugin,
+    placement: &Placement,
+) -> Result<Vec<Elsewhere>> {
+    let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
+        plugin.operations.iter().map(word).cloned().collect()
+    };
+    let (domains, names) = (of(|one| &one.domain), of(|one| &one.name));
+    let rows = sqlx::query_as!(
+        Elsewhere,
+        "select o.domain, o.name, d.path, p.name as plugin
+           from unnest($1::text[], $2::text[]) as wanted (domain, name)
+           join rework.operation o on o.domain = wanted.domain and o.name = wanted.name
+           join rework.deployment d on d.operation = o.id and d.retired is null
+           join rework.plugin_operation v on v.id = d.plugin_operation
+           join rework.plugin p on p.id = v.plugin
+          where d.host = $3 and d.path <> $4
+          order by o.domain, o.name",
+        &domains,
+        &names,
+        placement.host,
+        placement.path
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Another plugin is not taken the place of by accident.
+fn comes_from_another(foreign: &[&Elsewhere], host: &str) -> StoreError {
+    let Elsewhere {
+        domain,
+        name,
+        path,
+        plugin,
+    } = foreign[0];
+    let others = match foreign.len() - 1 {
+        0 => String::new(),
+        1 => " (and one more)".to_owned(),
+        more => format!(" (and {more} more)"),
+    };
+    StoreError::Refused {
+        code: "RW004".to_owned(),
+        message: format!(
+            "operation {domain}/{name} on host {host} already comes from {path} (plugin \
+             `{plugin}`){others}; use --replace"
+        ),
+        hint: None,
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub enum FromWorker {
         slot: u32,
         /// What it wants, as JSON.
         request: String,
+        /// Its raw input, if it has one.
+        raw_input: Option<Bytes>,
     },
     /// The task that is about to be `Finished` has left children behind. With this frame come the read ends of
     /// new pipes for stdout and stderr; the old ones belong to that task from now on.
@@ -198,11 +200,11 @@ impl FromWorker {
                     .chain(finished.files.iter_mut().map(|(_, bytes)| bytes))
                     .collect()
             }
+            Self::Schedule { raw_input, .. } => raw_input.iter_mut().collect(),
             Self::Ready { .. }
             | Self::Refused(_)
             | Self::Panicking { .. }
             | Self::Progress { .. }
-            | Self::Schedule { .. }
             | Self::Pipes { .. }
             | Self::Goodbye => Vec::new(),
         }

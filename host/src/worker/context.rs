@@ -277,7 +277,7 @@ impl TaskContext for Worker {
         self.page.cancelled(slot)
     }
 
-    fn schedule(&self, request: &str) -> Result<i64, String> {
+    fn schedule(&self, request: &str, raw_input: Option<&[u8]>) -> Result<i64, String> {
         let gone = || "the monitor is gone".to_owned();
         let slot = locked(&self.current).slot;
         // Held over question and answer: two threads that ask get their own answers.
@@ -285,6 +285,7 @@ impl TaskContext for Worker {
         let question = FromWorker::Schedule {
             slot,
             request: request.to_owned(),
+            raw_input: raw_input.map(|bytes| Bytes::Inline(bytes.to_vec())),
         };
         self.send(question, Vec::new()).map_err(|_| gone())?;
         loop {

@@ -1,6 +1,6 @@
 //! `#[operation]`: the function as it is, and beside it its registration and its note.
 
-use crate::parse::{Attributes, Limits, description, fault, json_string, unraw};
+use crate::parse::{Attributes, Limits, Requirement, description, fault, json_string, unraw};
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type, spanned::Spanned};
@@ -34,8 +34,11 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
     let head = head(&attributes, &function, &operation, &domain);
     let call = call(&function, &signature);
     let takes = takes(&signature);
+    let check_requirement = check_requirement(&attributes);
     Ok(quote! {
         #function
+
+        #check_requirement
 
         const _: () = {
             use ::rework_plugin::export;
@@ -150,7 +153,7 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
     format!(
         "{{\"name\":{},\"domain\":{},\"timeout_ms\":{},\"max_attempts\":{},\"backoff_ms\":{},\
          \"memory_bytes\":{},\"capture\":{},\"level\":{level},\"description\":{},\"async\":{},\
-         \"requires_minor\":0",
+         \"requires_minor\":{}",
         json_string(operation),
         json_string(domain),
         number(attributes.timeout_ms),
@@ -160,7 +163,24 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
         json_string(attributes.capture.as_deref().unwrap_or("all")),
         json_string(&description(&function.attrs)),
         function.sig.asyncness.is_some(),
+        attributes
+            .requires
+            .as_ref()
+            .map_or(0, |requires| requires.minor),
     )
+}
+
+/// An operation cannot ask for more than the SDK that it is built with knows.
+fn check_requirement(attributes: &Attributes) -> TokenStream {
+    let Some(Requirement { major, minor, span }) = &attributes.requires else {
+        return quote!();
+    };
+    quote_spanned! {*span=>
+        const _: () = assert!(
+            #major == ::rework_plugin::abi::ABI_MAJOR && #minor <= ::rework_plugin::abi::ABI_MINOR,
+            "this rework-plugin does not know that version of the plugin ABI"
+        );
+    }
 }
 
 /// The specs of the inputs, as an expression of type `&'static str`.

@@ -23,6 +23,7 @@ use proc_macro::TokenStream;
 /// | `memory` | what the task may use | `memory = "512MB"` |
 /// | `capture` | `all`, `logs`, `manual` or `none` of its output | `capture = "logs"` |
 /// | `level` | lowest level of log records to keep | `level = "debug"` |
+/// | `requires` | older hosts (by their plugin ABI) do not register it | `requires = "1.1"` |
 #[proc_macro_attribute]
 pub fn operation(attributes: TokenStream, item: TokenStream) -> TokenStream {
     expand::operation(attributes.into(), item.into())

@@ -17,9 +17,18 @@ pub(crate) struct Attributes {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) capture: Option<String>,
     pub(crate) level: Option<String>,
+    pub(crate) requires: Option<Requirement>,
 }
 
-const KNOWN: &str = "name, domain, timeout, max_attempts, backoff, memory, capture, level";
+/// The oldest plugin ABI that an operation can do with.
+pub(crate) struct Requirement {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) span: Span,
+}
+
+const KNOWN: &str = "name, domain, timeout, max_attempts, backoff, memory, capture, level, \
+                     requires";
 
 impl Attributes {
     pub(crate) fn parse(tokens: TokenStream) -> Result<Self> {
@@ -56,6 +65,7 @@ impl Attributes {
                     let known = ["error", "warn", "info", "debug", "trace"];
                     attributes.level = Some(one_of(&meta.value()?.parse()?, &known)?);
                 }
+                "requires" => attributes.requires = Some(version(&meta.value()?.parse()?)?),
                 _ => {
                     let message = format!("unknown attribute `{name}` (known: {KNOWN})");
                     return Err(syn::Error::new(meta.path.span(), message));
@@ -93,6 +103,25 @@ fn one_of(text: &LitStr, known: &[&str]) -> Result<String> {
         text.span(),
         format!("`{value}` is none of: {}", known.join(", ")),
     ))
+}
+
+/// `1.1`.
+fn version(text: &LitStr) -> Result<Requirement> {
+    let value = text.value();
+    let numbers = value
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let Some((major, minor)) = numbers else {
+        return Err(syn::Error::new(
+            text.span(),
+            format!("`{value}` is not a version of the plugin ABI (example: \"1.1\")"),
+        ));
+    };
+    Ok(Requirement {
+        major,
+        minor,
+        span: text.span(),
+    })
 }
 
 /// `3m`, `1h30m` or ISO 8601, in milliseconds.

@@ -1,0 +1,239 @@
+//! The two children of a probe: one that loads the plugin, and above it one that waits, judges how
+//! that ended, and leaves no process behind.
+
+use super::{
+    inspect::inspect_copy,
+    load,
+    probe::{LOADED, PROBING, REFUSED},
+};
+use crate::descendants;
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, setrlimit},
+        signal::Signal,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, dup2_stdout},
+};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::FromRawFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::Path,
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Where the verdict goes: out of the way of code that closes what it did not open.
+const VERDICT_FD: i32 = 200;
+/// So much of the end of what a plugin prints while it is loaded may explain its end.
+const LAST_WORDS: usize = 4096;
+/// Killing what it has left behind may take so long.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The child in the middle: lets another one load the plugin, and answers what became of it.
+pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
+    let limit = Duration::from_millis(limit_ms.parse().unwrap_or(10_000));
+    let judged =
+        judge(file, limit).unwrap_or_else(|error| Err(format!("could not be probed: {error}")));
+    let mut stdout = io::stdout().lock();
+    let written = match judged {
+        Ok(()) => stdout.write_all(LOADED),
+        Err(reason) => stdout
+            .write_all(REFUSED)
+            .and_then(|()| stdout.write_all(reason.as_bytes())),
+    };
+    // Nobody is left to tell.
+    let _ = written.and_then(|()| stdout.flush());
+    ExitCode::SUCCESS
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a probe is one of the three kinds of child"
+)]
+fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
+    // Whatever the plugin forks comes to us when its parent is gone.
+    prctl::set_child_subreaper(true)?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("rework-probe")
+        .arg("probe-load")
+        .arg(file)
+        .env_clear()
+        .env(PROBING, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let mut verdict = child.stdout.take().expect("it is piped");
+    let printed = child.stderr.take().expect("it is piped");
+    // Read all the time: a plugin that prints a lot must not wait for us.
+    let words = thread::spawn(move || last_line(printed));
+    let ended = wait(&mut child, limit)?;
+    if ended.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
+    leave_nothing();
+    // Nobody has the other ends any more.
+    let mut said = Vec::new();
+    verdict.by_ref().take(64 * 1024).read_to_end(&mut said)?;
+    let words = words.join().unwrap_or_default();
+    Ok(match ended {
+        Some(status) => verdict_of(status, &said, &words),
+        None => Err(format!("did not finish loading in {}", in_seconds(limit))),
+    })
+}
+
+/// Ends what the plugin has forked, and collects it.
+fn leave_nothing() {
+    descendants::kill_all(Pid::this(), PATIENCE);
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// How it ended; `None` if the time is up, or if nobody wants to know any more.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let asker = Pid::parent();
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline || Pid::parent() != asker {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn verdict_of(status: ExitStatus, said: &[u8], words: &str) -> Result<(), String> {
+    let words = if words.is_empty() {
+        String::new()
+    } else {
+        format!(": {words}")
+    };
+    if let Some(signal) = status.signal() {
+        let name = Signal::try_from(signal).map_or_else(
+            |_| format!("signal {signal}"),
+            |signal| signal.as_str().to_owned(),
+        );
+        return Err(format!("crashed while loading ({name}){words}"));
+    }
+    if said == LOADED {
+        return Ok(());
+    }
+    match said.strip_prefix(REFUSED) {
+        Some(reason) => Err(String::from_utf8_lossy(reason).into_owned()),
+        None => Err(format!(
+            "ended the process (exit {}) while loading{words}",
+            status.code().unwrap_or_default()
+        )),
+    }
+}
+
+fn in_seconds(limit: Duration) -> String {
+    format!("{} s", limit.as_secs_f64())
+}
+
+/// The last line that explains something.
+fn last_line(mut printed: impl Read) -> String {
+    let mut end = VecDeque::new();
+    let mut buffer = [0; LAST_WORDS];
+    while let Ok(count @ 1..) = printed.read(&mut buffer) {
+        end.extend(&buffer[..count]);
+        let surplus = end.len().saturating_sub(LAST_WORDS);
+        end.drain(..surplus);
+    }
+    let end = Vec::from(end);
+    let end = String::from_utf8_lossy(&end);
+    let line = end
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !line.starts_with("note: "));
+    line.unwrap_or_default().chars().take(200).collect()
+}
+
+/// The child at the end: loads the plugin, says what came of it, and is gone at once, for what a
+/// plugin does at its end is not asked here.
+pub fn load_only(file: &Path) -> ExitCode {
+    let verdict = match prepare() {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            eprintln!("could not prepare the probe: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let answer = match examine(file) {
+        Ok(()) => LOADED.to_vec(),
+        Err(reason) => [REFUSED, reason.as_bytes()].concat(),
+    };
+    let written = (&verdict).write_all(&answer);
+    // SAFETY: ends the process without running anything else; nothing of ours waits to be done.
+    unsafe { libc::_exit(i32::from(written.is_err())) }
+}
+
+/// Moves the verdict out of the way of what the plugin prints, and makes this process like a worker.
+fn prepare() -> nix::Result<File> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    prctl::set_no_new_privs()?;
+    prctl::set_name(c"rework-probe")?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))?;
+    let verdict = fcntl(io::stdout(), FcntlArg::F_DUPFD_CLOEXEC(VERDICT_FD))?;
+    dup2_stdout(io::stderr())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { File::from_raw_fd(verdict) })
+}
+
+/// Loads a plugin and compares what it offers with what its notes announce.
+fn examine(file: &Path) -> Result<(), String> {
+    let announced = inspect_copy(file, "", file).map_err(|error| error.reason)?;
+    let loaded = load(file, file).map_err(|error| error.reason)?.names();
+    let announced: Vec<(String, String)> = announced
+        .operations
+        .into_iter()
+        .map(|note| (note.domain, note.name))
+        .collect();
+    if let Some((domain, name)) = announced.iter().find(|key| !loaded.contains(key)) {
+        return Err(format!(
+            "is inconsistent: operation {domain}/{name} is in its notes only"
+        ));
+    }
+    if let Some((domain, name)) = loaded.iter().find(|key| !announced.contains(key)) {
+        return Err(format!(
+            "is inconsistent: operation {domain}/{name} has no note"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_the_ones_that_explain() {
+        let flood = format!("{}\nthe reason\n\nnote: run with…\n", "x".repeat(10_000));
+        assert_eq!(last_line(flood.as_bytes()), "the reason");
+        assert_eq!(last_line(&b""[..]), "");
+        assert_eq!(last_line(&b"torn \xff\xfe"[..]), "torn \u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn a_limit_reads_as_people_write_it() {
+        assert_eq!(in_seconds(Duration::from_secs(10)), "10 s");
+        assert_eq!(in_seconds(Duration::from_millis(250)), "0.25 s");
+    }
+}

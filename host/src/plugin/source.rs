@@ -1,0 +1,144 @@
+//! The file that somebody names as a plugin: opened once, so that what is checked is what is read.
+
+use super::{PluginError, permissions};
+use std::{
+    fs::{self, File, Metadata, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// A file that can only be changed by its owner, and may be a plugin.
+#[derive(Debug)]
+pub(super) struct Source<'a> {
+    named: &'a Path,
+    file: File,
+    opened: Metadata,
+}
+
+impl<'a> Source<'a> {
+    /// Opens it, unless it is no file, or nobody knows who wrote it.
+    pub(super) fn open(named: &'a Path) -> Result<Self, PluginError> {
+        let unreadable = |error: io::Error| PluginError::new(named, why_unreadable(&error));
+        // Before opening: that alone makes some devices do things.
+        check_kind(named, &fs::metadata(named).map_err(unreadable)?)?;
+        // What has become a FIFO meanwhile would block.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(named)
+            .map_err(unreadable)?;
+        let opened = file.metadata().map_err(unreadable)?;
+        check_kind(named, &opened)?;
+        let source = Self {
+            named,
+            file,
+            opened,
+        };
+        source.check_permissions()?;
+        Ok(source)
+    }
+
+    /// Its content, from where the last reader stopped.
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Whether what was read is one version of it.
+    pub(super) fn check_unchanged(&self) -> Result<(), PluginError> {
+        let now = self.file.metadata();
+        let written =
+            |metadata: &Metadata| (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+        if now.is_ok_and(|now| written(&now) == written(&self.opened)) {
+            return Ok(());
+        }
+        Err(PluginError::new(
+            self.named,
+            "is being written: try again when that is done",
+        ))
+    }
+
+    /// As sshd does with keys: file and directories belong to root or us, and nobody else may write
+    /// them.
+    fn check_permissions(&self) -> Result<(), PluginError> {
+        let real = fs::canonicalize(self.named)
+            .map_err(|error| PluginError::new(self.named, why_unreadable(&error)))?;
+        permissions::check(&real)
+            .map_err(|error| PluginError::new(self.named, error.to_string()))?;
+        let found = fs::symlink_metadata(&real);
+        let is_same =
+            |found: Metadata| (found.dev(), found.ino()) == (self.opened.dev(), self.opened.ino());
+        if found.is_ok_and(is_same) {
+            return Ok(());
+        }
+        Err(PluginError::new(
+            self.named,
+            "was replaced while it was looked at: try again",
+        ))
+    }
+}
+
+fn why_unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => ": no such file".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+fn check_kind(named: &Path, metadata: &Metadata) -> Result<(), PluginError> {
+    let reason = if metadata.is_dir() {
+        "is a directory, not a plugin"
+    } else if !metadata.is_file() {
+        "is not a regular file"
+    } else if metadata.len() == 0 {
+        "is empty (0 bytes)"
+    } else {
+        return Ok(());
+    };
+    Err(PluginError::new(named, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn refusal(path: &Path) -> String {
+        Source::open(path).unwrap_err().reason
+    }
+
+    #[test]
+    fn what_is_no_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(refusal(directory.path()), "is a directory, not a plugin");
+        assert_eq!(refusal(&directory.path().join("none")), ": no such file");
+        assert_eq!(refusal(Path::new("/dev/null")), "is not a regular file");
+        let empty = directory.path().join("empty.so");
+        fs::write(&empty, b"").unwrap();
+        assert_eq!(refusal(&empty), "is empty (0 bytes)");
+    }
+
+    #[test]
+    fn what_others_can_write_is_refused_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        let refusal = refusal(&file);
+        assert!(
+            refusal.contains("other users can write this file (mode 666); run: chmod go-w"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_written_while_it_is_read_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        let source = Source::open(&file).unwrap();
+        source.check_unchanged().unwrap();
+        fs::write(&file, b"first and more").unwrap();
+        assert!(source.check_unchanged().is_err());
+    }
+}
