@@ -15,6 +15,7 @@ mod crash;
 mod embedded;
 mod inspect;
 mod layers;
+mod limits;
 mod operate;
 mod prepare;
 mod register;

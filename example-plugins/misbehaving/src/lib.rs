@@ -1,7 +1,10 @@
 //! Everything that can go wrong in a task, one mode each. The tests of the host run it to see that
 //! each ends as it should, and that nobody else is harmed.
 
+mod children;
+mod crashes;
 mod native;
+mod resources;
 
 use rework_plugin::prelude::*;
 use std::{
@@ -15,7 +18,10 @@ struct Order {
     #[input(choices = [
         "ok", "error", "panic", "panic in a thread", "double panic", "hang", "busy loop",
         "segfault", "abort", "stack overflow", "leak", "exit", "flood", "child outlives",
-        "native output", "close output", "nul output", "wait for cancel",
+        "native output", "close output", "nul output", "wait for cancel", "assertion",
+        "segfault in a thread", "stack overflow in a thread", "bus error", "division by zero",
+        "illegal instruction", "wild address", "raise", "kill itself", "terminate itself",
+        "allocation refused", "exit with 3", "child crashes", "daemon", "many children",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -35,13 +41,30 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "double panic" => double_panic(),
         "hang" => thread::sleep(patience),
         "busy loop" => busy_loop(patience),
-        "segfault" => native::segfault(),
+        "segfault" => crashes::segfault(),
+        "segfault in a thread" => in_a_thread(crashes::segfault),
+        "wild address" => crashes::wild_address(),
         "abort" => std::process::abort(),
-        "stack overflow" => drop(native::overflow(1)),
+        "assertion" => crashes::assertion_of_c(),
+        "stack overflow" => drop(crashes::overflow(1)),
+        "stack overflow in a thread" => in_a_thread(|| {
+            crashes::overflow(1);
+        }),
+        "bus error" => crashes::bus_error()?,
+        "division by zero" => crashes::division_by_zero(),
+        "illegal instruction" => crashes::illegal_instruction(),
+        "raise" => crashes::raise(libc::SIGSEGV),
+        "kill itself" => crashes::raise(libc::SIGKILL),
+        "terminate itself" => crashes::raise(libc::SIGTERM),
+        "allocation refused" => resources::allocation_refused(),
         "leak" => leak(patience),
         "exit" => std::process::exit(0),
+        "exit with 3" => std::process::exit(3),
         "flood" => flood(),
-        "child outlives" => native::child_that_outlives(patience)?,
+        "child outlives" => children::one_that_outlives(patience)?,
+        "child crashes" => children::one_that_crashes()?,
+        "daemon" => children::daemon(patience)?,
+        "many children" => children::many(patience)?,
         "native output" => native::print_in_every_way()?,
         "close output" => native::close_output(),
         "nul output" => return Ok(json!("a\0b")),
@@ -90,24 +113,14 @@ fn queue_another(task: &mut Task) -> Result<i64> {
         .send()
 }
 
-/// What a task can see of the world.
-#[operation(domain = "misbehaving")]
-fn look_around() -> Result<Value> {
-    let environment: Vec<String> = std::env::vars()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let arguments: Vec<String> = std::env::args().collect();
-    let descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .map(|target| target.display().to_string())
-        .collect();
-    Ok(json!({ "environment": environment, "arguments": arguments, "descriptors": descriptors }))
-}
-
 fn panic_in_a_thread() {
     let thread = thread::spawn(|| panic!("in a thread of its own"));
     assert!(thread.join().is_err(), "it has panicked");
+}
+
+fn in_a_thread(what: fn()) {
+    let thread = thread::spawn(what);
+    assert!(thread.join().is_ok(), "it has panicked");
 }
 
 /// A panic while one is under way cannot be caught: the process aborts.

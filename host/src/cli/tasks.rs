@@ -65,6 +65,10 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
         }
         let text = match value {
             Value::String(text) => text,
+            // Each below the other.
+            Value::Array(_) if name == "last_lines" => {
+                format!("\n{}", report.last_lines.join("\n"))
+            }
             other => other.to_string(),
         };
         let mut lines = text.lines();
@@ -105,6 +109,7 @@ fn document(report: &TaskReport) -> Value {
         ("cpu_seconds".to_owned(), json!(detail.cpu_seconds)),
         ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
         ("attempts".to_owned(), json!(report.attempts)),
+        ("last_lines".to_owned(), json!(report.last_lines)),
     ]);
     document
 }

@@ -1,6 +1,7 @@
 //! Dead workers: collected, and their tasks told.
 
 use super::{
+    fault::Death,
     process,
     report::{self, Place},
     supervisor::Supervisor,
@@ -99,19 +100,27 @@ impl Supervisor {
                 .panic
                 .as_ref()
                 .filter(|(task, _)| *task == handed.task);
-            let why = report::of_death(
-                &exit,
+            let why = Death {
                 killed,
-                held.killed_because.clone(),
-                panic.map(|(_, failure)| failure),
-                self.lines.last_words(handed.task),
-            );
+                because: held.killed_because.as_deref(),
+                panic: panic.map(|(_, failure)| failure),
+                last_words: worker.last_words(),
+                crash: worker.crash(),
+                limits: held.limits(),
+                out_of_memory: worker.was_out_of_memory(),
+                ..Death::of(&exit)
+            }
+            .fault();
             fault = why.cause.map(|cause| (cause, why.error.clone()));
             let ended = held.end(why, Utc::now());
             self.outbox.end(Ended {
                 started: handed.begun.map(|(_, time)| time),
                 peak_memory: Some(exit.peak_memory as i64),
-                cpu_seconds: Some(exit.cpu.as_secs_f64()),
+                cpu_seconds: Some(
+                    exit.cpu
+                        .saturating_sub(worker.cpu_of_finished)
+                        .as_secs_f64(),
+                ),
                 worker: Some(id),
                 ..ended
             });
@@ -158,7 +167,12 @@ fn worker_end(
             Some(report::without_nul(reason.clone())),
         );
     }
-    let fault = report::of_death(exit, None, None, None, None);
+    let fault = Death {
+        crash: worker.crash(),
+        had_handler: worker.started.is_some(),
+        ..Death::of(exit)
+    }
+    .fault();
     (
         WorkerCause::Task(fault.cause.unwrap_or(Cause::Crash)),
         fault.error,

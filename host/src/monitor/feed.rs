@@ -125,7 +125,8 @@ impl Supervisor {
                 events: &self.events,
             };
             match Worker::spawn(&spawn) {
-                Ok(worker) => {
+                Ok(mut worker) => {
+                    worker.enter(self.cgroup.as_ref());
                     tracing::debug!(worker.id = %id, "spawned worker {id} of domain {domain}");
                     self.workers.insert(id, worker);
                 }
@@ -352,5 +353,6 @@ fn run_message(slot: u32, held: &Held) -> Run {
             "none" => Capture::None,
             _ => Capture::All,
         },
+        limits: held.limits(),
     }
 }

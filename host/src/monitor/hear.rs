@@ -2,8 +2,9 @@
 
 use super::{
     event::Event,
+    fault::Fault,
     output::TaskLine,
-    report::{self, Fault, Place},
+    report::{self, Place},
     supervisor::Supervisor,
     worker::Life,
 };
@@ -28,6 +29,7 @@ impl Supervisor {
             FromWorker::Ready { resident_bytes, .. } => {
                 worker.started = Some(Utc::now());
                 worker.memory = Some(resident_bytes);
+                worker.resident_before = resident_bytes;
                 worker.dirty = true;
                 worker.idle_since = Instant::now();
                 let took = worker.spawned.elapsed();
@@ -98,6 +100,8 @@ impl Supervisor {
         };
         worker.runs += 1;
         worker.panic = None;
+        worker.resident_before = finished.resident_bytes;
+        worker.cpu_of_finished += Duration::from_micros(finished.cpu_us);
         // Asked to end, and it did so by itself.
         let ended_for = worker.kill_at.take().map(|(_, cause)| cause.task_cause());
         if worker.shown_task == Some(handed.task) {

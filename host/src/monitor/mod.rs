@@ -5,11 +5,13 @@
 //! and both run the same code.
 
 mod catalog;
+mod cgroup;
 mod claim;
 mod cron;
 mod cycle;
 mod death;
 mod event;
+mod fault;
 mod feed;
 mod hear;
 mod heartbeat;
@@ -22,6 +24,7 @@ mod recover;
 mod report;
 mod supervisor;
 mod upkeep;
+mod usage;
 mod worker;
 
 pub use pool::PoolOptions;

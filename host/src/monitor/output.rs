@@ -1,6 +1,7 @@
 //! What a worker prints, cut into the lines of its tasks. The monitor owns the pipes, so the last
 //! words before a crash are kept.
 
+use super::fault;
 use crate::{
     model::{
         TaskId,
@@ -8,7 +9,7 @@ use crate::{
     },
     store::LogChunk,
     wire::{
-        self, WireError,
+        self, Crash, WireError,
         marker::{Parser, Piece, Stream},
     },
 };
@@ -42,6 +43,10 @@ pub(super) struct Pipe {
     pub(super) closed: bool,
     /// The ended task whose children may still write to it.
     left_to: Option<TaskId>,
+    /// The last line on stderr that tells something.
+    last_line: Option<String>,
+    /// The worker is dying of this.
+    crash: Option<Crash>,
 }
 
 /// A line and whose it is; none: the worker printed it between two tasks.
@@ -84,6 +89,8 @@ impl Pipe {
             turn_over,
             closed: false,
             left_to: None,
+            last_line: None,
+            crash: None,
         };
         Ok((pipe, watch))
     }
@@ -128,6 +135,16 @@ impl Pipe {
         self.left_to
     }
 
+    /// The last words of the task at hand on stderr.
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_line.as_deref().filter(|_| self.left_to.is_none())
+    }
+
+    /// What the worker's signal handler wrote.
+    pub(super) fn crash(&self) -> Option<&Crash> {
+        self.crash.as_ref()
+    }
+
     /// The unterminated rest of a worker that has died.
     pub(super) fn finish(&mut self, lines: &mut Vec<TaskLine>) {
         self.parse(None, lines);
@@ -140,16 +157,25 @@ impl Pipe {
             task,
             stdio,
             left_to,
+            last_line,
+            crash,
             ..
         } = self;
         let mut sink = |piece: Piece| match piece {
             Piece::Begin { task: begun, .. } => {
                 *task = Some(TaskId(begun));
                 *stdio = true;
+                *last_line = None;
             }
             Piece::End { .. } => *task = *left_to,
             Piece::Stdio(on) => *stdio = on,
+            Piece::Crash(record) => *crash = Some(record),
             Piece::Line(text) => {
+                // What is not kept is not quoted either.
+                let counts = *stdio || fault::is_about_memory(&text);
+                if *stream == Stream::Stderr && counts && fault::is_telling(&text) {
+                    *last_line = Some(text.trim().to_owned());
+                }
                 if *stdio {
                     let line = LogLine(
                         Utc::now().timestamp_micros(),
@@ -246,15 +272,6 @@ impl Lines {
             of_task.lines.push(line);
         }
         self.waiting += 1;
-    }
-
-    /// The last lines that are still here, for an error that wants to quote them.
-    pub(super) fn last_words(&self, task: TaskId) -> Option<&LogLine> {
-        let lines = &self.tasks.get(&task)?.lines;
-        lines
-            .iter()
-            .rev()
-            .find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
     }
 
     /// Whether anything waits.

@@ -177,11 +177,13 @@ pub(super) struct Figures {
     pub(super) cpu_seconds: f64,
 }
 
-/// Adds up a process and its descendants; `None` if it is gone.
-pub(super) fn figures(pid: Pid) -> Option<Figures> {
+/// Adds up a process and its descendants but for some; `None` if it is gone.
+pub(super) fn figures(pid: Pid, without: &[Pid]) -> Option<Figures> {
     let mut sum = one_process(pid)?;
     for child in descendants::of(pid) {
-        if let Some(figures) = one_process(child) {
+        if !without.contains(&child)
+            && let Some(figures) = one_process(child)
+        {
             sum.resident_bytes += figures.resident_bytes;
             sum.cpu_seconds += figures.cpu_seconds;
         }
@@ -205,6 +207,7 @@ fn one_process(pid: Pid) -> Option<Figures> {
     let page = unit(nix::unistd::SysconfVar::PAGE_SIZE)?;
     Some(Figures {
         resident_bytes: field(24)? * page,
-        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks as f64,
+        // User and system, of itself and of the children that it has collected.
+        cpu_seconds: (14..=17).filter_map(field).sum::<u64>() as f64 / ticks as f64,
     })
 }

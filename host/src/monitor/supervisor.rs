@@ -2,6 +2,7 @@
 
 use super::{
     catalog::Catalog,
+    cgroup::Delegated,
     claim::Positions,
     cron::Cron,
     event::Event,
@@ -136,6 +137,8 @@ pub(super) struct Supervisor {
     pub(super) upkeep: Upkeep,
     pub(super) cron: Cron,
     pub(super) phase: Phase,
+    /// Where workers get cgroups of their own, if anywhere.
+    pub(super) cgroup: Option<Delegated>,
 }
 
 impl Supervisor {
@@ -192,6 +195,7 @@ impl Supervisor {
             upkeep: Upkeep::new(Instant::now()),
             cron: Cron::new(Instant::now()),
             phase: Phase::Working,
+            cgroup: delegated_cgroup(),
             store,
             options,
         })
@@ -370,5 +374,20 @@ impl Supervisor {
         tokio::task::spawn_local(async move {
             let _ = events.send(event(question.await));
         });
+    }
+}
+
+fn delegated_cgroup() -> Option<Delegated> {
+    match Delegated::find() {
+        Ok(delegated) => {
+            tracing::debug!("each worker gets a cgroup of its own");
+            Some(delegated)
+        }
+        Err(reason) => {
+            tracing::debug!(
+                "no cgroups for workers ({reason}): rlimits and samples hold the limits"
+            );
+            None
+        }
     }
 }

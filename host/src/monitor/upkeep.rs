@@ -195,6 +195,7 @@ impl Supervisor {
             self.look = true;
         }
         self.enforce_limits(now);
+        self.enforce_usage(now);
         self.say_sleep();
         if now >= self.upkeep.next_second {
             self.upkeep.next_second = now + Duration::from_secs(1);
@@ -228,6 +229,7 @@ impl Supervisor {
             upkeep.retry_at,
             self.next_mark(),
             self.next_limit(),
+            self.next_usage(),
             self.next_fire(),
         ];
         let draining = match self.phase {
@@ -441,7 +443,7 @@ impl Supervisor {
         }
         self.upkeep.next_figures = now + Duration::from_secs(2);
         for worker in self.workers.values_mut() {
-            let Some(figures) = process::figures(worker.pid) else {
+            let Some(figures) = process::figures(worker.pid, &[]) else {
                 continue;
             };
             let percent = worker.cpu_sample.map(|(at, seconds)| {
@@ -558,11 +560,16 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
 /// The cached copy of a registered plugin: made when it was registered, or now from its file, if
 /// that is still the file that was registered.
 fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
-    if let Some(path) = cache.find(hash) {
-        return Ok(PluginFile {
-            hash: hash.to_owned(),
-            path,
-        });
+    let file = |copy| PluginFile {
+        hash: hash.to_owned(),
+        path: copy,
+        name: path.file_name().map_or_else(
+            || path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        ),
+    };
+    if let Some(copy) = cache.find(hash) {
+        return Ok(file(copy));
     }
     let cached = cache.admit(path).map_err(|error| error.to_string())?;
     if cached.hash != hash {
@@ -571,8 +578,5 @@ fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
             path.display()
         ));
     }
-    Ok(PluginFile {
-        hash: cached.hash,
-        path: cached.path,
-    })
+    Ok(file(cached.path))
 }

@@ -3,18 +3,25 @@
 
 use super::{
     catalog::PluginSet,
+    cgroup::{Delegated, WorkerCgroup},
     event::Event,
     output::{Pipe, TaskLine},
     process,
+    usage::Watched,
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     store::WorkerSave,
-    wire::{self, AsyncReader, Page, SlotState, ToWorker, WireError, marker::Stream},
+    wire::{self, AsyncReader, Crash, Page, SlotState, ToWorker, WireError, marker::Stream},
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// What a worker is doing with its life.
@@ -75,6 +82,13 @@ pub(super) struct Worker {
     pub(super) panic: Option<(TaskId, wire::Failure)>,
     pub(super) hung: bool,
     pub(super) exit: Option<(process::Exit, Instant)>,
+    /// The task that it runs, if that has limits.
+    pub(super) watched: Option<Watched>,
+    /// Resident memory after the last task, or after its start.
+    pub(super) resident_before: u64,
+    /// Processor time of the tasks that it has finished.
+    pub(super) cpu_of_finished: Duration,
+    cgroup: Option<WorkerCgroup>,
     /// When a task that was asked to end in its own time will be killed.
     pub(super) kill_at: Option<(Instant, WorkerCause)>,
 }
@@ -155,12 +169,47 @@ impl Worker {
             panic: None,
             hung: false,
             exit: None,
+            watched: None,
+            resident_before: 0,
+            cpu_of_finished: Duration::ZERO,
+            cgroup: None,
             kill_at: None,
         };
         worker.send(hello);
         worker.add_pipe(spawned.stdout, Stream::Stdout, None, spawn.events)?;
         worker.add_pipe(spawned.stderr, Stream::Stderr, None, spawn.events)?;
         Ok(worker)
+    }
+
+    /// Puts it into a cgroup of its own, where the monitor may make one.
+    pub(super) fn enter(&mut self, cgroup: Option<&Delegated>) {
+        let name = format!("worker-{}", self.id);
+        match cgroup.map(|cgroup| cgroup.add(&name, self.pid)) {
+            Some(Ok(cgroup)) => self.cgroup = Some(cgroup),
+            Some(Err(error)) => {
+                tracing::warn!(worker.id = %self.id, "worker {} has no cgroup: {error}", self.id);
+            }
+            None => {}
+        }
+    }
+
+    /// Allows the task at hand so much memory, with all that it starts; `None`: any.
+    pub(super) fn set_memory_limit(&self, more: Option<u64>) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.set_memory_limit(more);
+        }
+    }
+
+    /// Whether the kernel has killed in its cgroup for want of memory.
+    pub(super) fn was_out_of_memory(&self) -> bool {
+        self.cgroup
+            .as_ref()
+            .is_some_and(WorkerCgroup::was_out_of_memory)
+    }
+
+    /// Whether a task that has ended left processes behind.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.pipes.values().any(|pipe| pipe.left_to().is_some())
     }
 
     fn add_pipe(
@@ -295,6 +344,9 @@ impl Worker {
             return;
         }
         self.life = Life::Killed(cause);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         process::kill_tree(self.pid);
     }
 
@@ -320,16 +372,23 @@ impl Worker {
         }
     }
 
-    /// Forgets pipes that have been closed; the tasks whose children held them.
+    /// Forgets the pipes of ended tasks that have been closed; the tasks whose children held them.
+    /// The worker's own close when it dies: what they said last is still wanted.
     pub(super) fn drop_closed_pipes(&mut self) -> Vec<TaskId> {
-        let mut orphaned = Vec::new();
-        self.pipes.retain(|_, pipe| {
-            if pipe.closed {
-                orphaned.extend(pipe.left_to());
-            }
-            !pipe.closed
-        });
+        let is_over = |pipe: &Pipe| pipe.left_to().filter(|_| pipe.closed);
+        let orphaned = self.pipes.values().filter_map(is_over).collect();
+        self.pipes.retain(|_, pipe| is_over(pipe).is_none());
         orphaned
+    }
+
+    /// The last line on stderr of the task at hand.
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.pipes.values().find_map(Pipe::last_words)
+    }
+
+    /// What its signal handler wrote.
+    pub(super) fn crash(&self) -> Option<&Crash> {
+        self.pipes.values().find_map(Pipe::crash)
     }
 
     /// Whether children of this task may still print.

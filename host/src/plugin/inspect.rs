@@ -70,6 +70,12 @@ pub struct OperationNote {
     /// How much memory it may use.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// How much processor time it may use.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
+    /// How many files it may have open.
+    #[serde(default)]
+    pub open_files: Option<u32>,
     /// `all`, `logs`, `manual` or `none`.
     #[serde(default = "all")]
     pub capture: String,

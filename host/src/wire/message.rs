@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +81,8 @@ pub struct PluginFile {
     pub hash: String,
     /// Where the cache holds it.
     pub path: std::path::PathBuf,
+    /// The name of the file that was registered, for people.
+    pub name: String,
 }
 
 /// One task to run.
@@ -110,6 +112,19 @@ pub struct Run {
     pub log_level: u8,
     /// What of its output counts.
     pub capture: Capture,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What an operation may use, beyond what its worker had before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processor time.
+    pub cpu_ms: Option<u64>,
+    /// Open files.
+    pub open_files: Option<u32>,
 }
 
 /// What of an operation's output is kept.

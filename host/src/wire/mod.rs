@@ -1,6 +1,7 @@
 //! Between monitor and worker: frames over a socketpair, a page of shared memory, and markers in
 //! the output pipes. Everything here is plain and blocking but the monitor's end of the socket.
 
+mod crash;
 pub mod frame;
 pub mod marker;
 mod memfd;
@@ -8,8 +9,10 @@ mod message;
 mod page;
 mod socket;
 
+pub use crash::Crash;
 pub use message::{
-    Bytes, Capture, Failure, Finished, FromWorker, Payload, PluginFile, Run, ToWorker, WIRE_VERSION,
+    Bytes, Capture, Failure, Finished, FromWorker, Limits, Payload, PluginFile, Run, ToWorker,
+    WIRE_VERSION,
 };
 pub use page::{Page, SlotState};
 pub use socket::{

@@ -313,7 +313,7 @@ impl AsyncWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Bytes, Capture, Payload, Run};
+    use crate::wire::{Bytes, Capture, Limits, Payload, Run};
 
     fn run(content: Vec<u8>) -> ToWorker {
         ToWorker::Run(Box::new(Run {
@@ -329,6 +329,7 @@ mod tests {
             files: vec![("small".into(), Bytes::Inline(vec![9]))],
             log_level: 3,
             capture: Capture::All,
+            limits: Limits::default(),
         }))
     }
 

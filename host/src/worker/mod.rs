@@ -4,6 +4,8 @@
 mod capture;
 mod context;
 mod control;
+mod crash;
+mod limits;
 mod run;
 mod session;
 

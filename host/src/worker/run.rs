@@ -3,6 +3,7 @@
 use super::{
     capture::{Capture, left_children},
     context::Worker,
+    limits::Limited,
     session::resident_bytes,
 };
 use crate::{
@@ -37,7 +38,7 @@ pub(super) fn run(
     let id = task.task;
     let (plugin, operation) = (task.plugin.clone(), task.operation.clone());
     let domain = task.declared_domain.clone();
-    let mode = task.capture;
+    let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
     let used_before = processor_us();
     if !page.begin(slot, id) {
@@ -45,6 +46,7 @@ pub(super) fn run(
     }
     let stdio = context.begin(slot, data, log_level, mode);
     capture.begin(id, attempt, stdio)?;
+    let limited = Limited::begin(limits);
     let started_us = Utc::now().timestamp_micros();
     let invoked = match plugins.get(&plugin) {
         Some(plugin) => plugin::invoke(plugin, &domain, &operation, context),
@@ -53,6 +55,7 @@ pub(super) fn run(
             "has not loaded the task's plugin",
         )),
     };
+    drop(limited);
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {

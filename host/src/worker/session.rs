@@ -1,6 +1,6 @@
 //! A worker's life: hello, load, ready, tasks until goodbye.
 
-use super::{capture::Capture, context, control, run::run};
+use super::{capture::Capture, context, control, crash, run::run};
 use crate::{
     plugin::{self, Loaded},
     wire::{
@@ -11,6 +11,7 @@ use crate::{
 use std::{
     collections::HashMap,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
     process::ExitCode,
 };
 
@@ -60,7 +61,9 @@ fn live() -> Result<(), WireError> {
         Ok(loaded) => loaded,
         Err(reason) => return sender.send(FromWorker::Refused(reason), Vec::new()),
     };
-    let mut capture = Capture::new(Marker::new(nonce))?;
+    let marker = Marker::new(nonce);
+    let mut capture = Capture::new(marker.clone())?;
+    crash::install(&marker, &capture, &plugins)?;
     let context = context::install(socket, page, capture.log_writer());
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
@@ -104,7 +107,8 @@ fn live() -> Result<(), WireError> {
 
 fn load_all(plugins: &[PluginFile]) -> Result<HashMap<String, Loaded>, String> {
     let load = |file: &PluginFile| {
-        let loaded = plugin::load(&file.path, &file.path).map_err(|error| error.to_string())?;
+        let loaded =
+            plugin::load(&file.path, Path::new(&file.name)).map_err(|error| error.to_string())?;
         Ok((file.hash.clone(), loaded))
     };
     plugins.iter().map(load).collect()
@@ -148,8 +152,11 @@ pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten();
-    pages.unwrap_or_default() * page.unwrap_or(4096).cast_unsigned()
+    pages.unwrap_or_default() * page_bytes()
+}
+
+/// The size of a page of memory.
+pub(super) fn page_bytes() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    size.ok().flatten().unwrap_or(4096).cast_unsigned()
 }
