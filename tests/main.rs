@@ -14,6 +14,8 @@ mod cli;
 mod crash;
 mod embedded;
 mod inspect;
+mod isolation;
+mod kill;
 mod layers;
 mod limits;
 mod operate;

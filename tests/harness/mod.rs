@@ -7,5 +7,5 @@ mod wait;
 
 pub(crate) use database::Database;
 pub(crate) use plugins::{hello, misbehaving, report, standalone};
-pub(crate) use rework::Rework;
+pub(crate) use rework::{Monitor, Rework};
 pub(crate) use wait::until;

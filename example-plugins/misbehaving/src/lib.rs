@@ -80,6 +80,12 @@ fn hang_with_timeout() {
     thread::sleep(Duration::from_secs(3600));
 }
 
+/// Leaves a daemon behind, and is dead after a second.
+#[operation(domain = "misbehaving", timeout = "1s")]
+fn daemon_with_timeout() -> Result<()> {
+    children::daemon(Duration::from_secs(3600))
+}
+
 /// Fails until its third attempt.
 #[operation(domain = "misbehaving", max_attempts = 3, backoff = "10ms")]
 fn third_time_lucky(task: &mut Task) -> Result<()> {

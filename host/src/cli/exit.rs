@@ -6,7 +6,10 @@
 //! | 1 | the command could not do it |
 //! | 2 | the command line is wrong |
 
-use crate::{client::ClientError, monitor::MonitorError};
+use crate::{
+    client::ClientError,
+    monitor::{IdentityError, MonitorError},
+};
 use std::{io::Write, process::ExitCode};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -98,6 +101,8 @@ impl From<MonitorError> for Failure {
     fn from(error: MonitorError) -> Self {
         match error {
             MonitorError::Store(error) => error.into(),
+            MonitorError::WorkerUser(IdentityError::NotRoot(_)) => Self::new(with_causes(&error))
+                .hint("start the monitor as root, or as that user without --worker-user"),
             other => Self::new(with_causes(&other)),
         }
     }

@@ -122,6 +122,8 @@ impl Supervisor {
                 plugins: &plugins,
                 pages: self.pages.directory(),
                 environment: &self.environment,
+                user: self.worker_user.as_ref(),
+                no_network: self.options.no_network,
                 events: &self.events,
             };
             match Worker::spawn(&spawn) {

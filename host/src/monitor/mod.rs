@@ -15,6 +15,7 @@ mod fault;
 mod feed;
 mod hear;
 mod heartbeat;
+mod identity;
 mod limits;
 mod output;
 mod pages;
@@ -27,5 +28,6 @@ mod upkeep;
 mod usage;
 mod worker;
 
+pub use identity::IdentityError;
 pub use pool::PoolOptions;
 pub use supervisor::{MonitorError, Options, run};

@@ -6,6 +6,7 @@ use super::{
     claim::Positions,
     cron::Cron,
     event::Event,
+    identity::{Identity, IdentityError},
     output::Lines,
     pages::Pages,
     pool::{Pool, PoolOptions},
@@ -46,6 +47,10 @@ pub struct Options {
     pub vacuum: Option<Duration>,
     /// Names of environment variables that workers get.
     pub environment: Vec<String>,
+    /// The user that workers run as, if not the monitor's own.
+    pub worker_user: Option<String>,
+    /// Whether TCP is denied to plugins.
+    pub no_network: bool,
 }
 
 /// Why a monitor could not go on.
@@ -57,6 +62,12 @@ pub enum MonitorError {
     /// It could not renew its lease for too long, and others have taken over.
     #[error("monitor {0} was declared lost while it was away; its workers have ended")]
     Lost(MonitorId),
+    /// Workers cannot run as the user that was asked for.
+    #[error(transparent)]
+    WorkerUser(#[from] IdentityError),
+    /// The kernel cannot deny the network.
+    #[error("--no-network needs Landlock with rules for TCP (Linux 6.7); {0}")]
+    NoLandlock(String),
     /// The system could not do it.
     #[error("{doing}")]
     System {
@@ -75,6 +86,14 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let doing = doing.to_owned();
         move |source| MonitorError::System { doing, source }
     };
+    let worker_user = options
+        .worker_user
+        .as_deref()
+        .map(Identity::of)
+        .transpose()?;
+    if options.no_network {
+        process::check_landlock().map_err(MonitorError::NoLandlock)?;
+    }
     process::become_monitor().map_err(system("could not become the reaper of its workers"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -86,7 +105,7 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
             .run_until(async {
                 let store = Store::connect(database, 6).await?;
                 store.schema_check().await?;
-                let mut supervisor = Supervisor::start(store, options).await?;
+                let mut supervisor = Supervisor::start(store, options, worker_user).await?;
                 supervisor.run().await
             })
             .await;
@@ -139,10 +158,16 @@ pub(super) struct Supervisor {
     pub(super) phase: Phase,
     /// Where workers get cgroups of their own, if anywhere.
     pub(super) cgroup: Option<Delegated>,
+    /// Who workers run as, if not as this process.
+    pub(super) worker_user: Option<Identity>,
 }
 
 impl Supervisor {
-    async fn start(store: Store, options: Options) -> Result<Self, MonitorError> {
+    async fn start(
+        store: Store,
+        options: Options,
+        worker_user: Option<Identity>,
+    ) -> Result<Self, MonitorError> {
         let pages = Pages::create(&here::state_dir().join("pages")).map_err(|source| {
             let doing = format!(
                 "could not make its pages in {}",
@@ -196,6 +221,7 @@ impl Supervisor {
             cron: Cron::new(Instant::now()),
             phase: Phase::Working,
             cgroup: delegated_cgroup(),
+            worker_user,
             store,
             options,
         })

@@ -5,12 +5,14 @@ use super::{
     catalog::PluginSet,
     cgroup::{Delegated, WorkerCgroup},
     event::Event,
+    identity::Identity,
     output::{Pipe, TaskLine},
     process,
     usage::Watched,
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
+    plugin::Cache,
     store::WorkerSave,
     wire::{self, AsyncReader, Crash, Page, SlotState, ToWorker, WireError, marker::Stream},
 };
@@ -57,7 +59,7 @@ pub(super) struct Worker {
     pub(super) plugins: PluginSet,
     pub(super) page: Page,
     page_path: PathBuf,
-    to_worker: mpsc::UnboundedSender<ToWorker>,
+    to_worker: mpsc::UnboundedSender<(ToWorker, Vec<OwnedFd>)>,
     nonce: String,
     pub(super) pipes: BTreeMap<u64, Pipe>,
     next_pipe: u64,
@@ -101,27 +103,34 @@ pub(super) struct Spawn<'a> {
     pub(super) plugins: &'a PluginSet,
     pub(super) pages: &'a std::path::Path,
     pub(super) environment: &'a [(String, String)],
+    pub(super) user: Option<&'a Identity>,
+    pub(super) no_network: bool,
     pub(super) events: &'a mpsc::UnboundedSender<Event>,
 }
 
 impl Worker {
     /// Starts a worker and the local tasks that carry what it says into the monitor's loop.
     pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self, WireError> {
+        let plugins = match spawn.user {
+            Some(_) => opened(spawn.plugins)?,
+            None => Vec::new(),
+        };
         let page_path = spawn.pages.join(format!("{}.page", spawn.id));
         let page = Page::create(&page_path)?;
         let (ours, theirs) = wire::socket_pair()?;
-        let spawned = process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment)
-            .map_err(|source| WireError::System {
-                doing: "start a process",
-                source,
-            })?;
+        let spawned =
+            process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment, spawn.user)
+                .map_err(|source| WireError::System {
+                    doing: "start a process",
+                    source,
+                })?;
         drop(theirs);
         let (mut reader, mut writer) = wire::async_socket(ours)?;
-        let (to_worker, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
+        let (to_worker, mut outgoing) = mpsc::unbounded_channel::<(ToWorker, Vec<OwnedFd>)>();
         tokio::task::spawn_local(async move {
-            while let Some(message) = outgoing.recv().await {
+            while let Some((message, descriptors)) = outgoing.recv().await {
                 // The worker is gone; its end of the story comes from the reader.
-                if writer.send(message).await.is_err() {
+                if writer.send(message, descriptors).await.is_err() {
                     return;
                 }
             }
@@ -139,6 +148,8 @@ impl Worker {
             version: wire::WIRE_VERSION,
             plugins: spawn.plugins.to_vec(),
             nonce: nonce.clone(),
+            by_descriptor: spawn.user.is_some(),
+            no_network: spawn.no_network,
         };
         let now = Instant::now();
         let mut worker = Self {
@@ -175,7 +186,7 @@ impl Worker {
             cgroup: None,
             kill_at: None,
         };
-        worker.send(hello);
+        worker.send_with(hello, plugins);
         worker.add_pipe(spawned.stdout, Stream::Stdout, None, spawn.events)?;
         worker.add_pipe(spawned.stderr, Stream::Stderr, None, spawn.events)?;
         Ok(worker)
@@ -256,8 +267,12 @@ impl Worker {
 
     /// Says something to it.
     pub(super) fn send(&self, message: ToWorker) {
+        self.send_with(message, Vec::new());
+    }
+
+    fn send_with(&self, message: ToWorker, descriptors: Vec<OwnedFd>) {
         // A closed channel means that it is dying, which is reported elsewhere.
-        let _ = self.to_worker.send(message);
+        let _ = self.to_worker.send((message, descriptors));
     }
 
     /// Gives it a task, unless all of its slots are taken.
@@ -431,6 +446,21 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.page_path);
     }
+}
+
+/// The plugins, for a process that cannot reach their files.
+fn opened(plugins: &PluginSet) -> Result<Vec<OwnedFd>, WireError> {
+    let failed = |source| WireError::System {
+        doing: "open the plugins for a worker",
+        source,
+    };
+    if plugins.len() > wire::MAX_DESCRIPTORS {
+        return Err(failed(std::io::Error::other("there are too many")));
+    }
+    plugins
+        .iter()
+        .map(|plugin| Ok(Cache::open_for_others(&plugin.path).map_err(failed)?.into()))
+        .collect()
 }
 
 /// Carries what a worker says into the monitor's loop, until it hangs up.

@@ -18,6 +18,11 @@ pub enum ToWorker {
         plugins: Vec<PluginFile>,
         /// Separates what tasks print in the output pipes; see [`crate::wire::marker`].
         nonce: String,
+        /// The plugins come as descriptors with this frame, in their order: this worker runs as
+        /// another user, who cannot reach the cache.
+        by_descriptor: bool,
+        /// Whether to deny TCP to the plugins.
+        no_network: bool,
     },
     /// Run this task after those already sent.
     Run(Box<Run>),

@@ -6,6 +6,7 @@ mod context;
 mod control;
 mod crash;
 mod limits;
+mod network;
 mod run;
 mod session;
 

@@ -1,6 +1,6 @@
 //! A worker's life: hello, load, ready, tasks until goodbye.
 
-use super::{capture::Capture, context, control, crash, run::run};
+use super::{capture::Capture, context, control, crash, network, run::run};
 use crate::{
     plugin::{self, Loaded},
     wire::{
@@ -10,8 +10,8 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    path::Path,
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -47,8 +47,10 @@ fn live() -> Result<(), WireError> {
             version,
             plugins,
             nonce,
+            by_descriptor,
+            no_network,
         },
-        _,
+        descriptors,
     )) = socket.recv()?
     else {
         return Ok(());
@@ -57,7 +59,15 @@ fn live() -> Result<(), WireError> {
         let reason = format!("this worker speaks version {WIRE_VERSION}, its monitor {version}");
         return sender.send(FromWorker::Refused(reason), Vec::new());
     }
-    let loaded = match load_all(&plugins) {
+    if no_network && let Err(error) = network::give_up() {
+        return sender.send(FromWorker::Refused(with_source(&error)), Vec::new());
+    }
+    let copies = if by_descriptor {
+        keep_open(&descriptors)?
+    } else {
+        plugins.iter().map(|plugin| plugin.path.clone()).collect()
+    };
+    let loaded = match load_all(&plugins, &copies) {
         Ok(loaded) => loaded,
         Err(reason) => return sender.send(FromWorker::Refused(reason), Vec::new()),
     };
@@ -105,18 +115,43 @@ fn live() -> Result<(), WireError> {
     Ok(())
 }
 
-fn load_all(plugins: &[PluginFile]) -> Result<HashMap<String, Loaded>, String> {
-    let load = |file: &PluginFile| {
+fn load_all(plugins: &[PluginFile], copies: &[PathBuf]) -> Result<HashMap<String, Loaded>, String> {
+    let load = |(file, copy): (&PluginFile, &PathBuf)| {
         let loaded =
-            plugin::load(&file.path, Path::new(&file.name)).map_err(|error| error.to_string())?;
+            plugin::load(copy, Path::new(&file.name)).map_err(|error| error.to_string())?;
         Ok((file.hash.clone(), loaded))
     };
-    plugins.iter().map(load).collect()
+    plugins.iter().zip(copies).map(load).collect()
 }
 
-/// Takes over a descriptor at a number that no operation will close by accident; it closes itself
-/// in whatever the operation executes.
+/// Paths of plugins that came as descriptors. They stay open: a backtrace opens the path once more.
+fn keep_open(descriptors: &[OwnedFd]) -> Result<Vec<PathBuf>, WireError> {
+    descriptors
+        .iter()
+        .map(|descriptor| {
+            let kept = high(descriptor.as_raw_fd())?.into_raw_fd();
+            Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
+        })
+        .collect()
+}
+
+fn with_source(error: &WireError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Takes over a descriptor at a number that no operation will close by accident.
 fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
+    let taken = high(fd)?;
+    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
+    unsafe { libc::close(fd) };
+    Ok(taken)
+}
+
+/// A duplicate at a high number, which closes itself in whatever the operation executes.
+fn high(fd: RawFd) -> Result<OwnedFd, WireError> {
     // SAFETY: a plain system call; if the descriptor is not open it fails.
     let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH_FD) };
     if high < 0 {
@@ -126,8 +161,6 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
             source,
         });
     }
-    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
-    unsafe { libc::close(fd) };
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(high) })
 }
