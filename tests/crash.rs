@@ -146,6 +146,16 @@ fn a_stack_overflow_in_a_thread() {
 }
 
 #[test]
+fn a_forked_child_does_not_speak_for_its_worker() {
+    // It has the worker's signal handler, and dies of another address.
+    crash_by(
+        "child crashes first",
+        11,
+        "SIGSEGV, probably a stack overflow in a thread",
+    );
+}
+
+#[test]
 fn a_bus_error() {
     is_in_the_plugin(&crash_by("bus error", 7, "SIGBUS at address 0x"));
 }
@@ -252,7 +262,6 @@ fn what_fails_without_a_death_keeps_its_worker() {
         ("panic", "failed", "panic".into()),
         ("nul output", "failed", "bad output".into()),
         ("panic in a thread", "done", Value::Null),
-        // Its child has the worker's signal handler, and must not speak for it.
         ("child crashes", "done", Value::Null),
     ] {
         let id = rework.misbehave(mode);

@@ -63,6 +63,7 @@ fn processor_time() {
 fn a_limit_ends_with_its_task() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let before = limits(&rework);
     let open = |operation: &str, count: i64| {
         let input = json!({ "count": count }).to_string();
         let id = rework.schedule(&[operation, "--input", &input]);
@@ -91,22 +92,28 @@ fn a_limit_ends_with_its_task() {
             .iter()
             .all(|task| task["worker"] == first["worker"])
     );
+    assert_eq!(limits(&rework), before);
+}
+
+/// The limits of a worker's process, as the kernel shows them.
+fn limits(rework: &Rework) -> String {
     let id = rework.schedule(&["look_around"]);
     let seen = rework.wait(&id, &["done"])["output"].clone();
-    let limits = seen["limits"].as_str().unwrap();
-    let soft = |name: &str| {
-        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
-        let rest = line.strip_prefix(name).unwrap();
-        rest.split_whitespace().next().unwrap().to_owned()
+    seen["limits"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_task_is_not_charged_for_the_one_before() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let peak = |mode: &str| {
+        let id = rework.misbehave(mode);
+        let task = rework.wait(&id, &["done", "aborted"]);
+        task["peak_memory_mb"].as_f64().unwrap()
     };
-    assert_eq!(soft("Max data size"), "unlimited");
-    assert_eq!(soft("Max cpu time"), "unlimited");
-    assert!(soft("Max open files").parse::<u64>().unwrap() > 200);
-    assert_eq!(
-        soft("Max core file size"),
-        "1",
-        "no cores, not even piped ones"
-    );
+    assert!(peak("use memory") > 200.0);
+    assert!(peak("ok") < 100.0);
+    assert!(peak("segfault") < 100.0);
 }
 
 #[test]

@@ -21,7 +21,8 @@ struct Order {
         "native output", "close output", "nul output", "wait for cancel", "assertion",
         "segfault in a thread", "stack overflow in a thread", "bus error", "division by zero",
         "illegal instruction", "wild address", "raise", "kill itself", "terminate itself",
-        "allocation refused", "exit with 3", "child crashes", "daemon", "many children",
+        "allocation refused", "exit with 3", "use memory", "child crashes",
+        "child crashes first", "daemon", "many children",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -56,6 +57,7 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "raise" => crashes::raise(libc::SIGSEGV),
         "kill itself" => crashes::raise(libc::SIGKILL),
         "terminate itself" => crashes::raise(libc::SIGTERM),
+        "use memory" => resources::use_memory(),
         "allocation refused" => resources::allocation_refused(),
         "leak" => leak(patience),
         "exit" => std::process::exit(0),
@@ -63,6 +65,12 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "flood" => flood(),
         "child outlives" => children::one_that_outlives(patience)?,
         "child crashes" => children::one_that_crashes()?,
+        "child crashes first" => {
+            children::one_that_crashes()?;
+            in_a_thread(|| {
+                crashes::overflow(1);
+            });
+        }
         "daemon" => children::daemon(patience)?,
         "many children" => children::many(patience)?,
         "native output" => native::print_in_every_way()?,

@@ -15,6 +15,11 @@ pub(crate) fn allocation_refused() {
     std::hint::black_box(&all);
 }
 
+/// Uses 200 MB, for a moment.
+pub(crate) fn use_memory() {
+    std::hint::black_box(vec![1_u8; 200 * MEGABYTE]);
+}
+
 /// Uses 256 MB where 64 are allowed.
 #[operation(domain = "misbehaving", memory = "64MB")]
 fn eat_memory(how: String) -> Result<()> {

@@ -115,12 +115,8 @@ impl Supervisor {
             let ended = held.end(why, Utc::now());
             self.outbox.end(Ended {
                 started: handed.begun.map(|(_, time)| time),
-                peak_memory: Some(exit.peak_memory as i64),
-                cpu_seconds: Some(
-                    exit.cpu
-                        .saturating_sub(worker.cpu_of_finished)
-                        .as_secs_f64(),
-                ),
+                peak_memory: Some(worker.peak_of_last(&exit) as i64),
+                cpu_seconds: Some(worker.cpu_of_last(&exit).as_secs_f64()),
                 worker: Some(id),
                 ..ended
             });

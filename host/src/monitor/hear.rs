@@ -101,6 +101,7 @@ impl Supervisor {
         worker.runs += 1;
         worker.panic = None;
         worker.resident_before = finished.resident_bytes;
+        worker.peak_of_finished = worker.peak_of_finished.max(finished.peak_resident_bytes);
         worker.cpu_of_finished += Duration::from_micros(finished.cpu_us);
         // Asked to end, and it did so by itself.
         let ended_for = worker.kill_at.take().map(|(_, cause)| cause.task_cause());

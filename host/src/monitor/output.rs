@@ -166,6 +166,7 @@ impl Pipe {
                 *task = Some(TaskId(begun));
                 *stdio = true;
                 *last_line = None;
+                *crash = None;
             }
             Piece::End { .. } => *task = *left_to,
             Piece::Stdio(on) => *stdio = on,

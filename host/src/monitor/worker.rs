@@ -88,6 +88,8 @@ pub(super) struct Worker {
     pub(super) watched: Option<Watched>,
     /// Resident memory after the last task, or after its start.
     pub(super) resident_before: u64,
+    /// The highest memory of the tasks that it has finished.
+    pub(super) peak_of_finished: u64,
     /// Processor time of the tasks that it has finished.
     pub(super) cpu_of_finished: Duration,
     cgroup: Option<WorkerCgroup>,
@@ -182,6 +184,7 @@ impl Worker {
             exit: None,
             watched: None,
             resident_before: 0,
+            peak_of_finished: 0,
             cpu_of_finished: Duration::ZERO,
             cgroup: None,
             kill_at: None,
@@ -404,6 +407,21 @@ impl Worker {
     /// What its signal handler wrote.
     pub(super) fn crash(&self) -> Option<&Crash> {
         self.pipes.values().find_map(Pipe::crash)
+    }
+
+    /// The peak memory of the task that it died with; if an earlier one had more, what there was
+    /// before.
+    pub(super) fn peak_of_last(&self, exit: &process::Exit) -> u64 {
+        if exit.peak_memory > self.peak_of_finished {
+            exit.peak_memory
+        } else {
+            self.resident_before
+        }
+    }
+
+    /// The processor time of the task that it died with.
+    pub(super) fn cpu_of_last(&self, exit: &process::Exit) -> Duration {
+        exit.cpu.saturating_sub(self.cpu_of_finished)
     }
 
     /// Whether children of this task may still print.

@@ -164,7 +164,8 @@ pub struct Finished {
     pub finished_us: i64,
     /// Processor time of the worker process during the task, in microseconds.
     pub cpu_us: u64,
-    /// The worker's peak resident memory so far, in bytes.
+    /// The task's peak resident memory, in bytes; if an earlier task of this worker had a higher
+    /// one, what there was at the end.
     pub peak_resident_bytes: u64,
     /// The worker's resident memory after the task, in bytes.
     pub resident_bytes: u64,

@@ -5,6 +5,7 @@ mod capture;
 mod context;
 mod control;
 mod crash;
+mod lean;
 mod limits;
 mod network;
 mod run;

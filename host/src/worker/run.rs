@@ -40,7 +40,7 @@ pub(super) fn run(
     let domain = task.declared_domain.clone();
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
-    let used_before = processor_us();
+    let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
     if !page.begin(slot, id) {
         return Ok(None);
     }
@@ -69,6 +69,8 @@ pub(super) fn run(
     }
     capture.end(id)?;
     context.forget();
+    let resident = resident_bytes();
+    let peak = peak_resident_bytes();
     let finished = Finished {
         slot,
         task: id,
@@ -78,8 +80,9 @@ pub(super) fn run(
         started_us,
         finished_us,
         cpu_us: processor_us().saturating_sub(used_before),
-        peak_resident_bytes: peak_resident_bytes(),
-        resident_bytes: resident_bytes(),
+        // The kernel keeps one peak for the whole life of a process.
+        peak_resident_bytes: if peak > peak_before { peak } else { resident },
+        resident_bytes: resident,
     };
     Ok(Some((finished, left_children())))
 }

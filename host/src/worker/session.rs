@@ -1,6 +1,6 @@
 //! A worker's life: hello, load, ready, tasks until goodbye.
 
-use super::{capture::Capture, context, control, crash, network, run::run};
+use super::{capture::Capture, context, control, crash, lean, network, run::run};
 use crate::{
     plugin::{self, Loaded},
     wire::{
@@ -75,6 +75,7 @@ fn live() -> Result<(), WireError> {
     let mut capture = Capture::new(marker.clone())?;
     crash::install(&marker, &capture, &plugins)?;
     let context = context::install(socket, page, capture.log_writer());
+    lean::let_go_of_the_start();
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
         resident_bytes: resident_bytes(),
