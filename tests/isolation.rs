@@ -146,12 +146,20 @@ fn the_memory_of_the_monitor_is_its_own() {
         let environment = std::fs::metadata(format!("/proc/{pid}/environ"));
         environment.unwrap().uid()
     };
-    until(
-        "the monitor to be unreadable",
-        || owner(monitor.id()),
-        |owner| *owner == 0,
+    silent.set_nonblocking(true).unwrap();
+    let _call = until(
+        "the monitor to call its server",
+        || silent.accept().map(|(stream, _)| stream),
+        Result::is_ok,
     );
-    assert_ne!(owner(other.id()), 0, "others are readable");
+    assert_eq!(owner(monitor.id()), 0, "the monitor is not readable");
+    // A process that has just become another user is not, either, until it has executed something.
+    until(
+        "another process of that user to be readable",
+        || owner(other.id()),
+        |owner| *owner != 0,
+    );
+    assert_eq!(monitor.try_wait().unwrap(), None, "it still lives");
     for child in [&mut monitor, &mut other] {
         child.kill().unwrap();
         child.wait().unwrap();
