@@ -39,6 +39,9 @@ fn memory_of_all_that_it_starts() {
         let task = run(&rework, "eat_memory", how);
         is_over(&task, "memory", "used ", " MB, its limit is 64 MB");
     }
+    // What forked children share counts once.
+    let task = run(&rework, "eat_memory", "forked");
+    assert_eq!(task["state"], "done", "{task:#}");
     let nothing_below = "nothing of it to be left";
     until(
         nothing_below,

@@ -7,11 +7,15 @@ use nix::{
 };
 use std::collections::HashMap;
 
-/// A living process and its parent; see proc_pid_stat(5).
-fn living() -> HashMap<Pid, Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
+/// The living processes of this machine with their parents, at one moment.
+#[derive(Debug)]
+pub struct Table(HashMap<Pid, Pid>);
+
+impl Table {
+    /// Looks at every process; see proc_pid_stat(5).
+    pub fn read() -> Self {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let living = entries.filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
             // The name, in parentheses, may hold anything; state and parent follow the last one.
@@ -19,36 +23,38 @@ fn living() -> HashMap<Pid, Pid> {
             let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
             // A zombie runs nothing; its parent, or the next one up, collects it.
             (state != "Z" && state != "X").then(|| (Pid::from_raw(pid), Pid::from_raw(parent)))
-        })
-        .collect()
+        });
+        Self(living.collect())
+    }
+
+    /// Every process below one, children before grandchildren.
+    pub fn below(&self, pid: Pid) -> Vec<Pid> {
+        let mut found = vec![pid];
+        let mut next = 0;
+        while next < found.len() {
+            found.extend(self.children(found[next]));
+            next += 1;
+        }
+        found.remove(0);
+        found
+    }
+
+    fn children(&self, pid: Pid) -> impl Iterator<Item = Pid> {
+        self.0
+            .iter()
+            .filter(move |(_, parent)| **parent == pid)
+            .map(|(child, _)| *child)
+    }
 }
 
 /// The living children of a process.
 pub fn children_of(pid: Pid) -> Vec<Pid> {
-    living()
-        .into_iter()
-        .filter(|(_, parent)| *parent == pid)
-        .map(|(child, _)| child)
-        .collect()
+    Table::read().children(pid).collect()
 }
 
 /// Every living process below one, children before grandchildren.
 pub fn of(pid: Pid) -> Vec<Pid> {
-    let parents = living();
-    let mut found = vec![pid];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| **of == parent)
-                .map(|(child, _)| *child),
-        );
-        next += 1;
-    }
-    found.remove(0);
-    found
+    Table::read().below(pid)
 }
 
 /// Kills everything below a process until nothing is left. The process itself must not fork

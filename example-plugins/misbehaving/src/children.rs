@@ -62,3 +62,22 @@ pub(crate) fn one_that_crashes() -> Result<()> {
     println!("the child died of signal {}", libc::WTERMSIG(status));
     Ok(())
 }
+
+/// Two forked children, each with all the memory of their parent, for half a second.
+pub(crate) fn that_share(memory: &[u8]) {
+    let children = [0; 2].map(|_| {
+        // SAFETY: the child only waits and exits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            thread::sleep(Duration::from_millis(500));
+            // SAFETY: ends this process at once, which is what is wanted.
+            unsafe { libc::_exit(0) };
+        }
+        child
+    });
+    for child in children {
+        // SAFETY: a null pointer says that the status is not wanted.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    }
+    println!("three of us had {} bytes", memory.len());
+}

@@ -4,6 +4,7 @@
     reason = "children count against the limits of their task"
 )]
 
+use super::children;
 use rework_plugin::prelude::*;
 use std::{fs::File as OpenFile, net::TcpStream, process::Command, thread};
 
@@ -30,6 +31,7 @@ fn eat_memory(how: String) -> Result<()> {
         "slowly" => (0..256).for_each(|_| std::mem::forget(vec![1_u8; MEGABYTE])),
         "politely" => Vec::<u8>::new().try_reserve_exact(size)?,
         "shared" => shared_memory(size)?,
+        "forked" => children::that_share(&vec![1; 40 * MEGABYTE]),
         // `tail` keeps a line until it is complete.
         _ => {
             let script = "(head -c 40000000 /dev/zero; sleep 60) | tail -n 1 & \

@@ -3,6 +3,7 @@
 //! of a task and all that it starts, and says when it has killed for it. Elsewhere the limits of
 //! processes and the monitor's own look at what they use have to do.
 
+use crate::model::WorkerId;
 use nix::unistd::Pid;
 use std::{
     fs, io,
@@ -11,6 +12,9 @@ use std::{
 
 /// Where the monitor itself goes: a cgroup with controllers for its children holds no process.
 const MONITOR: &str = "monitor";
+
+/// Where workers go, each to its own.
+const WORKER: &str = "worker-";
 
 /// The delegated cgroup, if there is one.
 #[derive(Debug)]
@@ -50,12 +54,18 @@ impl Delegated {
             let _ = fs::remove_dir(&leaf);
             return Err(failed(error));
         }
+        // What monitors before this one could not remove.
+        for left in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if left.file_name().to_string_lossy().starts_with(WORKER) {
+                let _ = fs::remove_dir(left.path());
+            }
+        }
         Ok(Self { directory })
     }
 
     /// Makes a cgroup for a worker that has just been started and has run no foreign code yet.
-    pub(super) fn add(&self, name: &str, worker: Pid) -> io::Result<WorkerCgroup> {
-        let directory = self.directory.join(name);
+    pub(super) fn add(&self, id: WorkerId, worker: Pid) -> io::Result<WorkerCgroup> {
+        let directory = self.directory.join(format!("{WORKER}{id}"));
         fs::create_dir(&directory)?;
         let cgroup = WorkerCgroup { directory };
         fs::write(cgroup.directory.join("cgroup.procs"), worker.to_string())?;
@@ -101,6 +111,8 @@ impl WorkerCgroup {
 
 impl Drop for WorkerCgroup {
     fn drop(&mut self) {
+        // What a dead worker has left dies with it.
+        self.kill();
         let _ = fs::remove_dir(&self.directory);
     }
 }

@@ -232,18 +232,32 @@ pub(super) struct Figures {
     pub(super) cpu_seconds: f64,
 }
 
-/// Adds up a process and its descendants but for some; `None` if it is gone.
-pub(super) fn figures(pid: Pid, without: &[Pid]) -> Option<Figures> {
+/// Adds up a process and those below it; `None` if it is gone.
+pub(super) fn figures(pid: Pid, below: &[Pid]) -> Option<Figures> {
     let mut sum = one_process(pid)?;
-    for child in descendants::of(pid) {
-        if !without.contains(&child)
-            && let Some(figures) = one_process(child)
-        {
-            sum.resident_bytes += figures.resident_bytes;
-            sum.cpu_seconds += figures.cpu_seconds;
-        }
+    for figures in below.iter().filter_map(|pid| one_process(*pid)) {
+        sum.resident_bytes += figures.resident_bytes;
+        sum.cpu_seconds += figures.cpu_seconds;
     }
     Some(sum)
+}
+
+/// Resident memory of a process and those below it, where a page that several share counts once.
+/// Slower than [`figures`]: the kernel walks through every page.
+pub(super) fn proportional_bytes(pid: Pid, below: &[Pid]) -> u64 {
+    below
+        .iter()
+        .chain([&pid])
+        .filter_map(|pid| proportional_share(*pid).or(Some(one_process(*pid)?.resident_bytes)))
+        .sum()
+}
+
+/// Reads `/proc/PID/smaps_rollup`; see proc_pid_smaps(5).
+fn proportional_share(pid: Pid) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kilobytes: u64 = share.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Reads `/proc/PID/stat`; see proc_pid_stat(5).

@@ -7,6 +7,7 @@ use super::{
     supervisor::{Phase, Supervisor},
 };
 use crate::{
+    descendants::Table,
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
@@ -442,8 +443,9 @@ impl Supervisor {
             return;
         }
         self.upkeep.next_figures = now + Duration::from_secs(2);
+        let table = Table::read();
         for worker in self.workers.values_mut() {
-            let Some(figures) = process::figures(worker.pid, &[]) else {
+            let Some(figures) = process::figures(worker.pid, &table.below(worker.pid)) else {
                 continue;
             };
             let percent = worker.cpu_sample.map(|(at, seconds)| {

@@ -8,6 +8,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    descendants::Table,
     model::{TaskId, duration::human, task::Cause, worker::WorkerCause},
     wire::Limits,
 };
@@ -33,12 +34,12 @@ impl Watched {
     /// the processor until now.
     fn begin(worker: &Worker, task: TaskId, now: Instant) -> Self {
         let strangers = if worker.has_strangers() {
-            crate::descendants::of(worker.pid)
+            Table::read().below(worker.pid)
         } else {
             Vec::new()
         };
         let cpu_seconds =
-            process::figures(worker.pid, &strangers).map_or(0.0, |figures| figures.cpu_seconds);
+            process::figures(worker.pid, &[]).map_or(0.0, |figures| figures.cpu_seconds);
         Self {
             task,
             before: Figures {
@@ -50,21 +51,40 @@ impl Watched {
         }
     }
 
-    /// What the task uses, less what its worker used before.
-    fn figures(&self, worker: Pid) -> Option<Figures> {
-        let all = process::figures(worker, &self.strangers)?;
-        Some(Figures {
-            resident_bytes: all
-                .resident_bytes
-                .saturating_sub(self.before.resident_bytes),
-            cpu_seconds: (all.cpu_seconds - self.before.cpu_seconds).max(0.0),
-        })
+    /// What the task uses beyond its limits, if it does.
+    fn excess(&self, worker: Pid, table: &Table, limits: Limits) -> Option<(Cause, String)> {
+        let mut below = table.below(worker);
+        below.retain(|pid| !self.strangers.contains(pid));
+        let all = process::figures(worker, &below)?;
+        let over = excess(self.less_before(all), limits)?;
+        if over.0 != Cause::Memory {
+            return Some(over);
+        }
+        // A closer look: what forked children share with their parent counts once.
+        let exact = Figures {
+            resident_bytes: process::proportional_bytes(worker, &below),
+            ..all
+        };
+        excess(self.less_before(exact), limits)
+    }
+
+    fn less_before(&self, all: Figures) -> Figures {
+        let before = self.before;
+        Figures {
+            resident_bytes: all.resident_bytes.saturating_sub(before.resident_bytes),
+            cpu_seconds: (all.cpu_seconds - before.cpu_seconds).max(0.0),
+        }
     }
 }
 
 impl Supervisor {
     /// Kills the workers of tasks that use more than they may.
     pub(super) fn enforce_usage(&mut self, now: Instant) {
+        // One look at the processes of this machine serves all.
+        let table = self
+            .next_usage()
+            .filter(|next| now >= *next)
+            .map(|_| Table::read());
         for worker in self.workers.values_mut() {
             let running = worker.running().and_then(|(_, handed)| {
                 let held = self.tasks.get_mut(&handed.task)?;
@@ -83,14 +103,11 @@ impl Supervisor {
             };
             match &mut worker.watched {
                 Some(watched) if watched.task == task => {
-                    if now < watched.next || held.killed_because.is_some() {
-                        continue;
-                    }
+                    let Some(table) = &table else { continue };
                     watched.next = now + LOOK_EVERY;
-                    let over = watched
-                        .figures(worker.pid)
-                        .and_then(|used| excess(used, limits));
-                    if let Some((cause, words)) = over {
+                    if held.killed_because.is_none()
+                        && let Some((cause, words)) = watched.excess(worker.pid, table, limits)
+                    {
                         held.killed_because = Some(words);
                         worker.kill(WorkerCause::Task(cause));
                     }

@@ -197,8 +197,7 @@ impl Worker {
 
     /// Puts it into a cgroup of its own, where the monitor may make one.
     pub(super) fn enter(&mut self, cgroup: Option<&Delegated>) {
-        let name = format!("worker-{}", self.id);
-        match cgroup.map(|cgroup| cgroup.add(&name, self.pid)) {
+        match cgroup.map(|cgroup| cgroup.add(self.id, self.pid)) {
             Some(Ok(cgroup)) => self.cgroup = Some(cgroup),
             Some(Err(error)) => {
                 tracing::warn!(worker.id = %self.id, "worker {} has no cgroup: {error}", self.id);
