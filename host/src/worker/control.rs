@@ -1,6 +1,7 @@
 //! The thread that watches over the worker while an operation has the main one: when the monitor
 //! is gone, or its lease has passed, everything below this process ends, and then it does.
 
+use super::lean::Program;
 use crate::{descendants, wire::Page};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -22,7 +23,10 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
         .name("rework-control".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
-            while !is_gone(socket) && boottime() < page.lease_until() {}
+            let program = Program::find();
+            while !is_gone(socket) && boottime() < page.lease_until() {
+                program.let_go();
+            }
             // A SIGKILL of the worker alone would leave its descendants to nobody.
             descendants::kill_all(Pid::this());
             let _ = kill(Pid::this(), Signal::SIGKILL);

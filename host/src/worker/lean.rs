@@ -1,25 +1,53 @@
 //! A small worker: the monitor keeps many, and each maps the whole program, of which it needs
-//! little once it has started.
+//! little once it has started, and nothing while it idles.
 
 use nix::sys::mman::{MmapAdvise, madvise};
-use std::ptr::NonNull;
+use std::{
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-/// Lets go of the pages of this program that only its start has needed. They are clean pages of a
-/// file: what is needed again comes back from the page cache at its first use.
-pub(super) fn let_go_of_the_start() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-    let Some(program) = program.to_str() else {
-        return;
-    };
-    for (start, end) in clean_ranges(&maps, program) {
-        let Some(address) = NonNull::new(std::ptr::with_exposed_provenance_mut(start)) else {
-            continue;
-        };
-        // SAFETY: the range is a private mapping of the program's file that nobody has written to:
-        // code, or the constants at the beginning of the file, which are never relocated. Reading
-        // it afterwards gives what is in the file, as before.
-        let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+/// Whether anything has run since pages were let go.
+static USED: AtomicBool = AtomicBool::new(true);
+
+/// Something has run.
+pub(super) fn used() {
+    USED.store(true, Relaxed);
+}
+
+/// The parts of this program that can be let go of at any time.
+#[derive(Debug)]
+pub(super) struct Program {
+    ranges: Vec<(usize, usize)>,
+}
+
+impl Program {
+    /// Finds them.
+    pub(super) fn find() -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+        let ranges = program
+            .to_str()
+            .map(|program| clean_ranges(&maps, program))
+            .unwrap_or_default();
+        Self { ranges }
+    }
+
+    /// Lets go of their pages, if anything has run since the last time. They are clean pages of a
+    /// file: what is needed again comes back from the page cache at its first use.
+    pub(super) fn let_go(&self) {
+        if !USED.swap(false, Relaxed) {
+            return;
+        }
+        for (start, end) in &self.ranges {
+            let Some(address) = NonNull::new(std::ptr::with_exposed_provenance_mut(*start)) else {
+                continue;
+            };
+            // SAFETY: the range is a private mapping of the program's file that nobody has written
+            // to: code, or the constants at the beginning of the file, which are never relocated.
+            // Reading it afterwards gives what is in the file, as before.
+            let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+        }
     }
 }
 
@@ -60,7 +88,12 @@ mod tests {
 
     #[test]
     fn the_program_goes_on() {
-        let_go_of_the_start();
+        let program = Program::find();
+        assert!(!program.ranges.is_empty());
+        for _ in 0..2 {
+            used();
+            program.let_go();
+        }
         assert_eq!(
             format!("{:?}", (1..4).map(|n| n * n).collect::<Vec<_>>()),
             "[1, 4, 9]"

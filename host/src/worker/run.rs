@@ -3,6 +3,7 @@
 use super::{
     capture::{Capture, left_children},
     context::Worker,
+    lean,
     limits::Limited,
     session::resident_bytes,
 };
@@ -69,6 +70,7 @@ pub(super) fn run(
     }
     capture.end(id)?;
     context.forget();
+    lean::used();
     let resident = resident_bytes();
     let peak = peak_resident_bytes();
     let finished = Finished {

@@ -75,7 +75,7 @@ fn live() -> Result<(), WireError> {
     let mut capture = Capture::new(marker.clone())?;
     crash::install(&marker, &capture, &plugins)?;
     let context = context::install(socket, page, capture.log_writer());
-    lean::let_go_of_the_start();
+    lean::Program::find().let_go();
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
         resident_bytes: resident_bytes(),
