@@ -179,13 +179,17 @@ impl Rework {
 
     /// Runs a monitor for these domains until the end of the scope.
     pub(crate) fn monitor(&self, arguments: &[&str]) -> Monitor {
+        self.monitor_by(self.command(&[&["monitor"], arguments].concat()))
+    }
+
+    /// Runs a monitor that is started in this way.
+    pub(crate) fn monitor_by(&self, mut command: Command) -> Monitor {
         let log = self
             .state
             .path()
             .join(format!("monitor-{}.log", self.state_entries()));
         let stderr = File::create(&log).expect("a file");
-        let child = self
-            .command(&[&["monitor"], arguments].concat())
+        let child = command
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()

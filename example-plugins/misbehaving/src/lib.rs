@@ -1,10 +1,13 @@
 //! Everything that can go wrong in a task, one mode each. The tests of the host run it to see that
 //! each ends as it should, and that nobody else is harmed.
 
+mod children;
+mod crashes;
 mod descriptors;
 mod loading;
 mod native;
 mod panics;
+mod resources;
 
 use rework_plugin::prelude::*;
 use std::{
@@ -19,7 +22,11 @@ struct Order {
         "ok", "error", "panic", "panic in a thread", "double panic", "hang", "busy loop",
         "segfault", "abort", "stack overflow", "leak", "exit", "flood", "child outlives",
         "caught panic and segfault", "close everything", "close everything and print",
-        "native output", "close output", "nul output", "wait for cancel",
+        "native output", "close output", "nul output", "wait for cancel", "assertion",
+        "segfault in a thread", "stack overflow in a thread", "bus error", "division by zero",
+        "illegal instruction", "wild address", "raise", "kill itself", "terminate itself",
+        "allocation refused", "exit with 3", "use memory", "child crashes",
+        "child crashes first", "daemon", "many children",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -39,18 +46,42 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "double panic" => double_panic(),
         "hang" => thread::sleep(patience),
         "busy loop" => busy_loop(patience),
-        "segfault" => native::segfault(),
+        "segfault" => crashes::segfault(),
+        "segfault in a thread" => in_a_thread(crashes::segfault),
+        "wild address" => crashes::wild_address(),
         "abort" => std::process::abort(),
-        "stack overflow" => drop(native::overflow(1)),
+        "assertion" => crashes::assertion_of_c(),
+        "stack overflow" => drop(crashes::overflow(1)),
+        "stack overflow in a thread" => in_a_thread(|| {
+            crashes::overflow(1);
+        }),
+        "bus error" => crashes::bus_error()?,
+        "division by zero" => crashes::division_by_zero(),
+        "illegal instruction" => crashes::illegal_instruction(),
+        "raise" => crashes::raise(libc::SIGSEGV),
+        "kill itself" => crashes::raise(libc::SIGKILL),
+        "terminate itself" => crashes::raise(libc::SIGTERM),
+        "use memory" => resources::use_memory(),
+        "allocation refused" => resources::allocation_refused(),
         "leak" => leak(patience),
         "exit" => std::process::exit(0),
+        "exit with 3" => std::process::exit(3),
         "flood" => flood(),
-        "child outlives" => native::child_that_outlives(patience)?,
+        "child outlives" => children::one_that_outlives(patience)?,
+        "child crashes" => children::one_that_crashes()?,
+        "child crashes first" => {
+            children::one_that_crashes()?;
+            in_a_thread(|| {
+                crashes::overflow(1);
+            });
+        }
+        "daemon" => children::daemon(patience)?,
+        "many children" => children::many(patience)?,
         "native output" => native::print_in_every_way()?,
         "close output" => native::close_output(),
         "close everything" => descriptors::close_everything(0, patience),
         "close everything and print" => descriptors::close_everything(3, patience),
-        "caught panic and segfault" => panics::caught_and_then(native::segfault),
+        "caught panic and segfault" => panics::caught_and_then(crashes::segfault),
         "nul output" => return Ok(json!("a\0b")),
         "wait for cancel" => return Ok(json!(wait_for_cancel(task, patience))),
         other => Err(format!("no such mode: {other}"))?,
@@ -62,6 +93,12 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
 #[operation(domain = "misbehaving", timeout = "1s")]
 fn hang_with_timeout() {
     thread::sleep(Duration::from_secs(3600));
+}
+
+/// Leaves a daemon behind, and is dead after a second.
+#[operation(domain = "misbehaving", timeout = "1s")]
+fn daemon_with_timeout() -> Result<()> {
+    children::daemon(Duration::from_secs(3600))
 }
 
 /// Fails until its third attempt.
@@ -120,24 +157,14 @@ fn reverse_bytes(task: &mut Task) -> Result<()> {
     task.save_raw_output(&reversed)
 }
 
-/// What a task can see of the world.
-#[operation(domain = "misbehaving")]
-fn look_around() -> Result<Value> {
-    let environment: Vec<String> = std::env::vars()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let arguments: Vec<String> = std::env::args().collect();
-    let descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .map(|target| target.display().to_string())
-        .collect();
-    Ok(json!({ "environment": environment, "arguments": arguments, "descriptors": descriptors }))
-}
-
 fn panic_in_a_thread() {
     let thread = thread::spawn(|| panic!("in a thread of its own"));
     assert!(thread.join().is_err(), "it has panicked");
+}
+
+fn in_a_thread(what: fn()) {
+    let thread = thread::spawn(what);
+    assert!(thread.join().is_ok(), "it has panicked");
 }
 
 /// A panic while one is under way cannot be caught: the process aborts.

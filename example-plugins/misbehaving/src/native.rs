@@ -1,22 +1,7 @@
-//! What only native code can do wrong.
+//! What native code does with outputs.
 
 use rework_plugin::prelude::*;
-use std::{io::Write, process::Command, time::Duration};
-
-/// Writes where nothing is.
-pub(crate) fn segfault() {
-    let nowhere = std::ptr::without_provenance_mut::<u8>(8);
-    // SAFETY: there is none, and that is the point: page 0 is never mapped, so the kernel ends the
-    // process here.
-    unsafe { nowhere.write_volatile(1) };
-}
-
-/// Calls itself until the stack is used up.
-#[expect(unconditional_recursion, reason = "that is what it is for")]
-pub(crate) fn overflow(depth: u64) -> u64 {
-    let page = std::hint::black_box([depth; 512]);
-    overflow(depth + 1) + page[7]
-}
+use std::{io::Write, process::Command};
 
 #[expect(
     clippy::disallowed_methods,
@@ -36,23 +21,6 @@ pub(crate) fn print_in_every_way() -> Result<()> {
         return Err("echo failed".into());
     }
     print!("without a newline");
-    Ok(())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a child of a task is what this is about"
-)]
-/// Leaves a grandchild behind, in a session of its own, that goes on printing.
-pub(crate) fn child_that_outlives(patience: Duration) -> Result<()> {
-    let seconds = patience.as_secs_f64();
-    let script =
-        format!("setsid sh -c 'echo child lives; sleep 0.2; echo child speaks; sleep {seconds}' &");
-    let status = Command::new("/bin/sh").args(["-c", &script]).status()?;
-    if !status.success() {
-        return Err("the shell failed".into());
-    }
-    println!("the parent is done");
     Ok(())
 }
 

@@ -278,6 +278,12 @@ pub(super) struct MonitorArgs {
     /// Pass this environment variable on to workers; repeatable
     #[arg(long, value_name = "NAME")]
     pub(super) env: Vec<String>,
+    /// Run workers as this user; the monitor has to be root
+    #[arg(long, value_name = "NAME")]
+    pub(super) worker_user: Option<String>,
+    /// Deny TCP connections to plugins, by Landlock (Linux 6.7); not UDP, not Unix sockets
+    #[arg(long)]
+    pub(super) no_network: bool,
     /// Never more workers per domain than this
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) maxworkers: u16,

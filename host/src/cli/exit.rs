@@ -6,7 +6,11 @@
 //! | 1 | the command could not do it |
 //! | 2 | the command line is wrong |
 
-use crate::{causes::chain, client::ClientError, monitor::MonitorError};
+use crate::{
+    causes::chain,
+    client::ClientError,
+    monitor::{IdentityError, MonitorError},
+};
 use std::{io::Write, process::ExitCode};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -141,6 +145,8 @@ impl From<MonitorError> for Failure {
     fn from(error: MonitorError) -> Self {
         match error {
             MonitorError::Store(error) => error.into(),
+            MonitorError::WorkerUser(IdentityError::NotRoot(_)) => Self::new(chain(&error))
+                .hint("start the monitor as root, or as that user without --worker-user"),
             other => Self::new(chain(&other)),
         }
     }

@@ -146,7 +146,10 @@ pub(super) fn monitor(row: &MonitorRow) -> String {
     let options = match &row.options {
         Value::Object(options) => options
             .iter()
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| match value {
+                Value::String(text) => format!("{name}={text}"),
+                other => format!("{name}={other}"),
+            })
             .collect::<Vec<_>>(),
         _ => Vec::new(),
     };

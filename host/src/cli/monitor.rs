@@ -41,6 +41,8 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
         kill_grace: args.kill_grace,
         vacuum: (!args.vacuum.is_zero()).then_some(args.vacuum),
         environment: args.env,
+        worker_user: args.worker_user,
+        no_network: args.no_network,
     };
     monitor::run(target.options().clone(), options)?;
     Ok(())

@@ -68,6 +68,8 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
             ("peak_memory_mb", Value::Number(mb)) => {
                 format!("{:.1}", mb.as_f64().unwrap_or_default())
             }
+            // Each below the other.
+            ("last_lines", Value::Array(_)) => format!("\n{}", report.last_lines.join("\n")),
             (_, Value::String(text)) => text,
             (_, other) => other.to_string(),
         };
@@ -109,6 +111,7 @@ fn document(report: &TaskReport) -> Value {
         ("cpu_seconds".to_owned(), json!(detail.cpu_seconds)),
         ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
         ("attempts".to_owned(), json!(attempts(report))),
+        ("last_lines".to_owned(), json!(report.last_lines)),
     ]);
     document
 }

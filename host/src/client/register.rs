@@ -160,6 +160,10 @@ fn new_operation(note: &OperationNote, as_domain: Option<&str>) -> NewOperation 
         max_attempts: i32::try_from(note.max_attempts).unwrap_or(i32::MAX),
         backoff_ms: note.backoff_ms.map(|ms| ms as i64),
         memory_bytes: note.memory_bytes.map(|bytes| bytes as i64),
+        cpu_ms: note.cpu_ms.map(|ms| ms as i64),
+        open_files: note
+            .open_files
+            .map(|files| i32::try_from(files).unwrap_or(i32::MAX)),
         capture: note.capture.clone(),
         log_level: note.level.clone(),
         description: note.description.clone(),

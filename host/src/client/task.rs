@@ -30,6 +30,9 @@ pub enum Payload {
     Raw(Vec<u8>),
 }
 
+/// So many lines of its log tell how a task ended.
+const LAST_LINES: i64 = 10;
+
 /// Everything known about one task.
 #[derive(Debug, Clone)]
 pub struct TaskReport {
@@ -47,6 +50,8 @@ pub struct TaskReport {
     pub input_files: Vec<FileInfo>,
     /// File contents of the output.
     pub output_files: Vec<FileInfo>,
+    /// The last lines of its log, if it did not end well.
+    pub last_lines: Vec<String>,
 }
 
 impl Task {
@@ -267,8 +272,15 @@ impl Task {
     pub async fn report(&self) -> Result<TaskReport> {
         let store = self.client.store();
         let unknown = || ClientError::UnknownTask(self.id);
+        let row = self.row().await?;
+        let last_lines = if row.cause.is_some() {
+            store.log_last_lines(self.id, LAST_LINES).await?
+        } else {
+            Vec::new()
+        };
         Ok(TaskReport {
-            row: self.row().await?,
+            row,
+            last_lines,
             detail: store.task_detail(self.id).await?.ok_or_else(unknown)?,
             input: self.input_payload().await?,
             output: self.output_payload().await?,

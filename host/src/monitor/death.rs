@@ -1,6 +1,7 @@
 //! Dead workers: collected, and their tasks told.
 
 use super::{
+    fault::Death,
     process,
     report::{self, Place},
     supervisor::Supervisor,
@@ -99,19 +100,23 @@ impl Supervisor {
                 continue;
             };
             held.place = Place::Ending;
-            let why = report::of_death(
-                &exit,
+            let why = Death {
                 killed,
-                held.killed_because.clone(),
-                fatal_panic(&worker, handed.task),
-                self.lines.last_words(handed.task),
-            );
+                because: held.killed_because.as_deref(),
+                panic: fatal_panic(&worker, handed.task),
+                last_words: worker.last_words(),
+                crash: worker.crash(),
+                limits: held.limits(),
+                out_of_memory: worker.was_out_of_memory(),
+                ..Death::of(&exit)
+            }
+            .fault();
             fault = why.cause.map(|cause| (cause, why.error.clone()));
             let ended = held.end(why, Utc::now());
             self.outbox.end(Ended {
                 started: handed.begun.map(|(_, time)| time),
-                peak_memory: Some(exit.peak_memory as i64),
-                cpu_seconds: Some(exit.cpu.as_secs_f64()),
+                peak_memory: Some(worker.peak_of_last(&exit) as i64),
+                cpu_seconds: Some(worker.cpu_of_last(&exit).as_secs_f64()),
                 worker: Some(id),
                 ..ended
             });
@@ -169,7 +174,12 @@ fn worker_end(
             Some(report::without_nul(reason.clone())),
         );
     }
-    let fault = report::of_death(exit, None, None, None, None);
+    let fault = Death {
+        crash: worker.crash(),
+        had_handler: worker.started.is_some(),
+        ..Death::of(exit)
+    }
+    .fault();
     (
         WorkerCause::Task(fault.cause.unwrap_or(Cause::Crash)),
         fault.error,

@@ -114,10 +114,13 @@ impl Supervisor {
                 plugins: &plugins,
                 pages: self.pages.directory(),
                 environment: &self.environment,
+                user: self.worker_user.as_ref(),
+                no_network: self.options.no_network,
                 events: &self.events,
             };
             match Worker::spawn(&spawn) {
-                Ok(worker) => {
+                Ok(mut worker) => {
+                    worker.enter(self.cgroup.as_ref());
                     tracing::debug!(worker.id = %id, "spawned worker {id} of domain {domain}");
                     self.workers.insert(id, worker);
                 }
@@ -384,5 +387,6 @@ fn run_message(slot: u32, held: &mut Held) -> Run {
             "none" => Capture::None,
             _ => Capture::All,
         },
+        limits: held.limits(),
     }
 }

@@ -1,11 +1,6 @@
 //! Ends that are asked for: tasks that run for too long, workers that do not start, aborts.
 
-use super::{
-    event::Event,
-    report::{Fault, Place},
-    supervisor::Supervisor,
-    worker::Life,
-};
+use super::{event::Event, fault::Fault, report::Place, supervisor::Supervisor, worker::Life};
 use crate::{
     model::{TaskId, WorkerId, duration::human, task::Cause, worker::WorkerCause},
     store::StoreError,

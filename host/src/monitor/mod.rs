@@ -5,14 +5,17 @@
 //! and both run the same code.
 
 mod catalog;
+mod cgroup;
 mod claim;
 mod cron;
 mod cycle;
 mod death;
 mod event;
+mod fault;
 mod feed;
 mod hear;
 mod heartbeat;
+mod identity;
 mod limits;
 mod output;
 mod pages;
@@ -22,7 +25,9 @@ mod recover;
 mod report;
 mod supervisor;
 mod upkeep;
+mod usage;
 mod worker;
 
+pub use identity::IdentityError;
 pub use pool::PoolOptions;
 pub use supervisor::{MonitorError, Options, run};

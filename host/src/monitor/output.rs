@@ -1,6 +1,7 @@
 //! What a worker prints, cut into the lines of its tasks. The monitor owns the pipes, so the last
 //! words before a crash are kept.
 
+use super::fault;
 use crate::{
     model::{
         TaskId,
@@ -8,7 +9,7 @@ use crate::{
     },
     store::LogChunk,
     wire::{
-        self, WireError,
+        self, Crash, WireError,
         marker::{Parser, Piece, Stream},
     },
 };
@@ -42,6 +43,10 @@ pub(super) struct Pipe {
     pub(super) closed: bool,
     /// The ended task whose children may still write to it.
     left_to: Option<TaskId>,
+    /// The last line on stderr that tells something.
+    last_line: Option<String>,
+    /// The worker is dying of this.
+    crash: Option<Crash>,
 }
 
 impl Drop for Pipe {
@@ -93,6 +98,8 @@ impl Pipe {
             turn_over,
             closed: false,
             left_to: None,
+            last_line: None,
+            crash: None,
         };
         Ok((pipe, watch))
     }
@@ -146,6 +153,16 @@ impl Pipe {
         self.left_to
     }
 
+    /// The last words of the task at hand on stderr.
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_line.as_deref().filter(|_| self.left_to.is_none())
+    }
+
+    /// What the worker's signal handler wrote.
+    pub(super) fn crash(&self) -> Option<&Crash> {
+        self.crash.as_ref()
+    }
+
     /// The unterminated rest of a worker that has died.
     pub(super) fn finish(&mut self, lines: &mut Vec<TaskLine>) {
         self.parse(None, lines);
@@ -158,16 +175,26 @@ impl Pipe {
             task,
             stdio,
             left_to,
+            last_line,
+            crash,
             ..
         } = self;
         let mut sink = |piece: Piece| match piece {
             Piece::Begin { task: begun, .. } => {
                 *task = Some(TaskId(begun));
                 *stdio = true;
+                *last_line = None;
+                *crash = None;
             }
             Piece::End { .. } => *task = *left_to,
             Piece::Stdio(on) => *stdio = on,
+            Piece::Crash(record) => *crash = Some(record),
             Piece::Line(text) => {
+                // What is not kept is not quoted either.
+                let counts = *stdio || fault::is_about_memory(&text);
+                if *stream == Stream::Stderr && counts && fault::is_telling(&text) {
+                    *last_line = Some(text.trim().to_owned());
+                }
                 if *stdio {
                     let line = LogLine(
                         Utc::now().timestamp_micros(),
@@ -224,15 +251,6 @@ struct TaskLines {
     truncated: bool,
     closed: bool,
     lines: Vec<LogLine>,
-    /// Of the lines that have been taken already.
-    last_words: Option<LogLine>,
-}
-
-fn last_complaint(lines: &[LogLine]) -> Option<&LogLine> {
-    lines
-        .iter()
-        .rev()
-        .find(|line| line.1 == "stderr" && !line.4.trim().is_empty())
 }
 
 impl Lines {
@@ -246,7 +264,6 @@ impl Lines {
             truncated: false,
             closed: false,
             lines: Vec::new(),
-            last_words: None,
         };
         self.tasks.insert(task, fresh);
     }
@@ -276,12 +293,6 @@ impl Lines {
         self.waiting += 1;
     }
 
-    /// The last complaint of a task, for an error that wants to quote it.
-    pub(super) fn last_words(&self, task: TaskId) -> Option<&LogLine> {
-        let of_task = self.tasks.get(&task)?;
-        last_complaint(&of_task.lines).or(of_task.last_words.as_ref())
-    }
-
     /// Whether anything waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting == 0
@@ -296,9 +307,6 @@ impl Lines {
         }
         for (task, of_task) in &mut self.tasks {
             let lines = std::mem::take(&mut of_task.lines);
-            if let Some(words) = last_complaint(&lines) {
-                of_task.last_words = Some(words.clone());
-            }
             let mut lines = lines.into_iter().peekable();
             while lines.peek().is_some() {
                 let part: Vec<LogLine> = lines.by_ref().take(CHUNK).collect();
@@ -358,26 +366,6 @@ mod tests {
             None,
             text.to_owned(),
         )
-    }
-
-    #[test]
-    fn last_words_are_quoted_also_when_they_have_been_written_down() {
-        let mut lines = Lines::default();
-        lines.open(TaskId(1), 1, 0);
-        let complaint = LogLine(
-            0,
-            "stderr".to_owned(),
-            "info".to_owned(),
-            None,
-            "help".to_owned(),
-        );
-        lines.keep(TaskId(1), complaint);
-        lines.take();
-        lines.keep(TaskId(1), line("not a complaint"));
-        assert_eq!(
-            lines.last_words(TaskId(1)).map(|line| line.4.as_str()),
-            Some("help")
-        );
     }
 
     #[test]

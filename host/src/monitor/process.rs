@@ -5,6 +5,7 @@
 //! comes to the monitor. So nothing escapes: the descendants of a worker are found by walking the
 //! process table, and a child of the monitor that is no worker is a dead worker's orphan.
 
+use super::identity::Identity;
 use crate::descendants::{self, Processes};
 use nix::{
     sys::signal::{Signal, kill},
@@ -57,6 +58,21 @@ pub(super) struct Exit {
 pub(super) fn become_monitor() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_dumpable(false)?;
+    close_on_exec()
+}
+
+/// What our own parent left open goes to no worker. Everything that is opened later closes itself.
+fn close_on_exec() -> io::Result<()> {
+    let inherited: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in inherited {
+        // SAFETY: a plain system call; of a descriptor that is closed by now (it read the
+        // directory) it fails.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
     Ok(())
 }
 
@@ -70,6 +86,7 @@ pub(super) fn spawn_worker(
     socket: &OwnedFd,
     page: &OwnedFd,
     environment: &[(String, String)],
+    user: Option<&Identity>,
 ) -> io::Result<Spawned> {
     let (stdout, child_stdout) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let (stderr, child_stderr) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
@@ -88,9 +105,13 @@ pub(super) fn spawn_worker(
         .stderr(child_stderr)
         .process_group(0);
     let (socket, page) = (socket.as_raw_fd(), page.as_raw_fd());
-    let prepare = move || place_descriptors(socket, page);
-    // SAFETY: between fork and exec `place_descriptors` makes only async-signal-safe system calls
-    // and allocates nothing.
+    let user = user.cloned();
+    let prepare = move || {
+        place_descriptors(socket, page)?;
+        user.as_ref().map_or(Ok(()), become_user)
+    };
+    // SAFETY: between fork and exec both make only async-signal-safe system calls and allocate
+    // nothing.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     let pid = Pid::from_raw(child.id().cast_signed());
@@ -126,6 +147,40 @@ fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     let page = duplicate_high(page)?;
     place(socket, SOCKET_FD)?;
     place(page, PAGE_FD)
+}
+
+/// In the child: root for the last time.
+fn become_user(identity: &Identity) -> io::Result<()> {
+    nix::unistd::setgroups(&identity.groups)?;
+    nix::unistd::setgid(identity.group)?;
+    nix::unistd::setuid(identity.user)?;
+    Ok(())
+}
+
+/// Whether the kernel can deny TCP to a process, or what it lacks.
+pub(super) fn check_landlock() -> Result<(), String> {
+    const VERSION: u32 = 1;
+    const WITH_TCP: i64 = 4;
+    // SAFETY: with this flag the kernel reads no memory and answers its version.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel.trim();
+    match version {
+        WITH_TCP.. => Ok(()),
+        1.. => Err(format!(
+            "this kernel ({kernel}) has version {version} of Landlock"
+        )),
+        _ => Err(format!(
+            "this kernel ({kernel}) has no Landlock, or it is off"
+        )),
+    }
 }
 
 /// Ends a worker and all that it has started: stopped first, so that it cannot fork any more, then
@@ -179,16 +234,32 @@ pub(super) struct Figures {
     pub(super) cpu_seconds: f64,
 }
 
-/// Adds up a process and its descendants; `None` if it is gone.
-pub(super) fn figures(processes: &Processes, pid: Pid) -> Option<Figures> {
+/// Adds up a process and those below it; `None` if it is gone.
+pub(super) fn figures(pid: Pid, below: &[Pid]) -> Option<Figures> {
     let mut sum = one_process(pid)?;
-    for child in processes.below(pid) {
-        if let Some(figures) = one_process(child) {
-            sum.resident_bytes += figures.resident_bytes;
-            sum.cpu_seconds += figures.cpu_seconds;
-        }
+    for figures in below.iter().filter_map(|pid| one_process(*pid)) {
+        sum.resident_bytes += figures.resident_bytes;
+        sum.cpu_seconds += figures.cpu_seconds;
     }
     Some(sum)
+}
+
+/// Resident memory of a process and those below it, where a page that several share counts once.
+/// Slower than [`figures`]: the kernel walks through every page.
+pub(super) fn proportional_bytes(pid: Pid, below: &[Pid]) -> u64 {
+    below
+        .iter()
+        .chain([&pid])
+        .filter_map(|pid| proportional_share(*pid).or(Some(one_process(*pid)?.resident_bytes)))
+        .sum()
+}
+
+/// Reads `/proc/PID/smaps_rollup`; see proc_pid_smaps(5).
+fn proportional_share(pid: Pid) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kilobytes: u64 = share.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Reads `/proc/PID/stat`; see proc_pid_stat(5).
@@ -207,6 +278,7 @@ fn one_process(pid: Pid) -> Option<Figures> {
     let page = unit(nix::unistd::SysconfVar::PAGE_SIZE)?;
     Some(Figures {
         resident_bytes: field(24)? * page,
-        cpu_seconds: (field(14)? + field(15)?) as f64 / ticks as f64,
+        // User and system, of itself and of the children that it has collected.
+        cpu_seconds: (14..=17).filter_map(field).sum::<u64>() as f64 / ticks as f64,
     })
 }

@@ -1,17 +1,18 @@
-//! How tasks end: what a worker says of one that it finished, what a death says of one that it
-//! interrupted, and what waits to be written about both.
+//! How tasks end: what is written about one that its worker finished or that a death interrupted
+//! (`fault` says why), and what waits to be written.
 
-use super::{cycle::Fetched, process::Exit};
+use super::{
+    cycle::Fetched,
+    fault::{Fault, of_failure},
+};
 use crate::{
     model::{
         TaskId, Token, WorkerId,
         input::{has_nul, placeholder},
-        log::LogLine,
         task::{Cause, Outcome},
-        worker::WorkerCause,
     },
     store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark},
-    wire::{Bytes, Failure, Finished, Payload},
+    wire::{Bytes, Finished, Limits, Payload},
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -50,28 +51,6 @@ pub(super) struct Held {
     pub(super) abort: Option<Option<String>>,
     /// Why we killed its worker, in words.
     pub(super) killed_because: Option<String>,
-}
-
-/// Why a task did not end well, with all that is known of it.
-#[derive(Debug, Default)]
-pub(super) struct Fault {
-    pub(super) cause: Option<Cause>,
-    pub(super) error: Option<String>,
-    pub(super) location: Option<String>,
-    pub(super) backtrace: Option<String>,
-    pub(super) exit_code: Option<i32>,
-    pub(super) signal: Option<i32>,
-}
-
-impl Fault {
-    /// A cause and its words, nothing else.
-    pub(super) fn of(cause: Cause, error: Option<String>) -> Self {
-        Self {
-            cause: Some(cause),
-            error,
-            ..Self::default()
-        }
-    }
 }
 
 impl Held {
@@ -122,6 +101,15 @@ impl Held {
         }
     }
 
+    /// What its operation may use.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: self.operation.memory_bytes.map(i64::cast_unsigned),
+            cpu_ms: self.operation.cpu_ms.map(i64::cast_unsigned),
+            open_files: self.operation.open_files.map(i32::cast_unsigned),
+        }
+    }
+
     /// It never began: back to the queue, as if nobody had claimed it.
     pub(super) fn release(&self) -> Ended {
         Ended {
@@ -156,82 +144,6 @@ fn backoff_ms(first: Option<i64>, attempt: i32) -> i64 {
     // The clock's low digits are random enough to keep a herd apart.
     let jitter = f64::from(Utc::now().timestamp_subsec_nanos() % 1000) / 1000.0;
     (doubled.min(3_600_000.0) * (0.875 + jitter / 4.0)) as i64
-}
-
-/// What an operation's own failure means.
-pub(super) fn of_failure(failure: &Failure) -> Fault {
-    let cause = match failure.kind.as_str() {
-        "panic" => Cause::Panic,
-        "bad output" => Cause::BadOutput,
-        _ => Cause::Error,
-    };
-    Fault {
-        cause: Some(cause),
-        error: Some(failure.message.clone()),
-        location: failure.location.clone(),
-        backtrace: failure.backtrace.clone(),
-        ..Fault::default()
-    }
-}
-
-/// What a worker's end means for the task that it was running. In this order: our own reason, a
-/// panic that had begun, the way the process ended.
-pub(super) fn of_death(
-    exit: &Exit,
-    killed: Option<WorkerCause>,
-    killed_because: Option<String>,
-    panic: Option<&Failure>,
-    last_words: Option<&LogLine>,
-) -> Fault {
-    if let Some(cause) = killed {
-        return Fault {
-            cause: Some(cause.task_cause()),
-            error: killed_because,
-            ..Fault::default()
-        };
-    }
-    let process = Fault {
-        exit_code: exit.code,
-        signal: exit.signal,
-        ..Fault::default()
-    };
-    if let Some(panic) = panic {
-        let fault = of_failure(panic);
-        return Fault {
-            exit_code: process.exit_code,
-            signal: process.signal,
-            ..fault
-        };
-    }
-    let (cause, mut error) = match (exit.signal, exit.code) {
-        (Some(signal), _) => (
-            Cause::Crash,
-            format!("{} ended the worker process", signal_name(signal)),
-        ),
-        (None, code) => (
-            Cause::ProcessExit,
-            format!(
-                "the operation ended the process (exit code {})",
-                code.unwrap_or_default()
-            ),
-        ),
-    };
-    if let Some(LogLine(_, _, _, _, words)) = last_words {
-        error = format!("{error}; last words: {}", words.trim());
-    }
-    Fault {
-        cause: Some(cause),
-        error: Some(error),
-        ..process
-    }
-}
-
-/// `SIGSEGV (signal 11)`.
-pub(super) fn signal_name(number: i32) -> String {
-    match nix::sys::signal::Signal::try_from(number) {
-        Ok(signal) => format!("{} (signal {number})", signal.as_str()),
-        Err(_) => format!("signal {number}"),
-    }
 }
 
 /// Postgres stores no NUL in a text.
@@ -449,56 +361,6 @@ fn overtake(ended: &mut Ended, mark: Mark) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::unistd::Pid;
-    use std::time::Duration;
-
-    fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
-        Exit {
-            pid: Pid::from_raw(1),
-            code,
-            signal,
-            peak_memory: 0,
-            cpu: Duration::ZERO,
-        }
-    }
-
-    #[test]
-    fn our_own_reason_comes_first() {
-        let killed = Some(WorkerCause::Task(Cause::Timeout));
-        let fault = of_death(
-            &exit(None, Some(9)),
-            killed,
-            Some("too long".into()),
-            None,
-            None,
-        );
-        assert_eq!(fault.cause, Some(Cause::Timeout));
-        assert_eq!(fault.error.as_deref(), Some("too long"));
-    }
-
-    #[test]
-    fn an_exit_of_zero_is_still_the_operations_doing() {
-        let fault = of_death(&exit(Some(0), None), None, None, None, None);
-        assert_eq!(fault.cause, Some(Cause::ProcessExit));
-        assert_eq!(
-            fault.error.as_deref(),
-            Some("the operation ended the process (exit code 0)")
-        );
-    }
-
-    #[test]
-    fn a_panic_that_took_the_process_with_it_is_a_panic() {
-        let panic = Failure {
-            kind: "panic".into(),
-            message: "twice".into(),
-            location: Some("src/lib.rs:1:1".into()),
-            backtrace: None,
-        };
-        let fault = of_death(&exit(None, Some(6)), None, None, Some(&panic), None);
-        assert_eq!(fault.cause, Some(Cause::Panic));
-        assert_eq!(fault.signal, Some(6));
-        assert_eq!(fault.location.as_deref(), Some("src/lib.rs:1:1"));
-    }
 
     #[test]
     fn nul_is_found_wherever_it_hides() {

@@ -2,9 +2,11 @@
 
 use super::{
     catalog::Catalog,
+    cgroup::Delegated,
     claim::Positions,
     cron::Cron,
     event::Event,
+    identity::{Identity, IdentityError},
     output::Lines,
     pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
@@ -51,6 +53,10 @@ pub struct Options {
     pub vacuum: Option<Duration>,
     /// Names of environment variables that workers get.
     pub environment: Vec<String>,
+    /// The user that workers run as, if not the monitor's own.
+    pub worker_user: Option<String>,
+    /// Whether TCP is denied to plugins.
+    pub no_network: bool,
 }
 
 /// Why a monitor could not go on.
@@ -62,6 +68,12 @@ pub enum MonitorError {
     /// It could not renew its lease for too long, and others have taken over.
     #[error("monitor {0} was declared lost while it was away; its workers have ended")]
     Lost(MonitorId),
+    /// Workers cannot run as the user that was asked for.
+    #[error(transparent)]
+    WorkerUser(#[from] IdentityError),
+    /// The kernel cannot deny the network.
+    #[error("--no-network needs Landlock with rules for TCP (Linux 6.7); {0}")]
+    NoLandlock(String),
     /// The system could not do it.
     #[error("{doing}")]
     System {
@@ -80,6 +92,14 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let doing = doing.to_owned();
         move |source| MonitorError::System { doing, source }
     };
+    let worker_user = options
+        .worker_user
+        .as_deref()
+        .map(Identity::of)
+        .transpose()?;
+    if options.no_network {
+        process::check_landlock().map_err(MonitorError::NoLandlock)?;
+    }
     process::become_monitor().map_err(system("could not become the reaper of its workers"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -93,7 +113,7 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
                 store.schema_check().await?;
                 // The lease must not wait for anything else that is asked of the database.
                 let lease = Store::connect(database, 1).await?;
-                let mut supervisor = Supervisor::start(store, lease, options).await?;
+                let mut supervisor = Supervisor::start(store, lease, options, worker_user).await?;
                 supervisor.run().await
             })
             .await;
@@ -150,10 +170,19 @@ pub(super) struct Supervisor {
     pub(super) upkeep: Upkeep,
     pub(super) cron: Cron,
     pub(super) phase: Phase,
+    /// Where workers get cgroups of their own, if anywhere.
+    pub(super) cgroup: Option<Delegated>,
+    /// Who workers run as, if not as this process.
+    pub(super) worker_user: Option<Identity>,
 }
 
 impl Supervisor {
-    async fn start(store: Store, lease: Store, options: Options) -> Result<Self, MonitorError> {
+    async fn start(
+        store: Store,
+        lease: Store,
+        options: Options,
+        worker_user: Option<Identity>,
+    ) -> Result<Self, MonitorError> {
         let pages = Pages::create(&pages_dir()).map_err(|source| {
             let doing = format!(
                 "could not make its pages in {}",
@@ -207,6 +236,8 @@ impl Supervisor {
             upkeep: Upkeep::new(Instant::now()),
             cron: Cron::new(Instant::now()),
             phase: Phase::Working,
+            cgroup: delegated_cgroup(),
+            worker_user,
             store,
             lease,
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
@@ -393,5 +424,20 @@ impl Supervisor {
         tokio::task::spawn_local(async move {
             let _ = events.send(event(question.await));
         });
+    }
+}
+
+fn delegated_cgroup() -> Option<Delegated> {
+    match Delegated::find() {
+        Ok(delegated) => {
+            tracing::debug!("each worker gets a cgroup of its own");
+            Some(delegated)
+        }
+        Err(reason) => {
+            tracing::debug!(
+                "no cgroups for workers ({reason}): rlimits and samples hold the limits"
+            );
+            None
+        }
     }
 }

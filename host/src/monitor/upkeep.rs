@@ -195,6 +195,7 @@ impl Supervisor {
             self.look = true;
         }
         self.enforce_limits(now);
+        self.enforce_usage(now);
         self.say_sleep();
         if now >= self.upkeep.next_second {
             self.upkeep.next_second = now + Duration::from_secs(1);
@@ -240,6 +241,7 @@ impl Supervisor {
             (is_working && !upkeep.promoting).then_some(upkeep.next_promotion),
             self.next_mark().filter(|_| self.in_flight.is_none()),
             self.next_limit(),
+            self.next_usage(),
             self.next_fire(now),
             end.filter(|at| *at > now),
         ]
@@ -440,7 +442,8 @@ impl Supervisor {
         self.upkeep.next_figures = now + Duration::from_secs(2);
         let processes = Processes::look();
         for worker in self.workers.values_mut() {
-            let Some(figures) = process::figures(&processes, worker.pid) else {
+            let below = processes.below(worker.pid);
+            let Some(figures) = process::figures(worker.pid, &below) else {
                 continue;
             };
             let percent = worker.cpu_sample.map(|(at, seconds)| {
@@ -567,10 +570,15 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
 
 /// The copy of a registered plugin that workers load.
 fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
+    let name = path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     match cache.recover(hash, path) {
         Ok(path) => Ok(PluginFile {
             hash: hash.to_owned(),
             path,
+            name,
         }),
         Err(error) => Err(format!("a registered plugin cannot be used: {error}")),
     }

@@ -3,15 +3,19 @@
 
 use super::{
     catalog::PluginSet,
+    cgroup::{Delegated, WorkerCgroup},
     event::Event,
+    identity::Identity,
     output::{Pipe, TaskLine},
     process,
     report::{self, without_nul},
+    usage::Watched,
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
+    plugin::Cache,
     store::WorkerSave,
-    wire::{self, AsyncReader, Page, SlotState, ToWorker, WireError, marker::Stream},
+    wire::{self, AsyncReader, Crash, Page, SlotState, ToWorker, WireError, marker::Stream},
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
@@ -59,7 +63,7 @@ pub(super) struct Worker {
     pub(super) plugins: PluginSet,
     pub(super) page: Page,
     page_path: PathBuf,
-    to_worker: mpsc::UnboundedSender<ToWorker>,
+    to_worker: mpsc::UnboundedSender<(ToWorker, Vec<OwnedFd>)>,
     nonce: String,
     pub(super) pipes: BTreeMap<u64, Pipe>,
     next_pipe: u64,
@@ -87,6 +91,15 @@ pub(super) struct Worker {
     pub(super) exit: Option<(process::Exit, Instant)>,
     /// When it was told to end.
     said_goodbye: Option<Instant>,
+    /// The task that it runs, if that has limits.
+    pub(super) watched: Option<Watched>,
+    /// Resident memory after the last task, or after its start.
+    pub(super) resident_before: u64,
+    /// The highest memory of the tasks that it has finished.
+    pub(super) peak_of_finished: u64,
+    /// Processor time of the tasks that it has finished.
+    pub(super) cpu_of_finished: Duration,
+    cgroup: Option<WorkerCgroup>,
     /// When a task that was asked to end in its own time will be killed.
     pub(super) kill_at: Option<(Instant, WorkerCause)>,
 }
@@ -99,31 +112,38 @@ pub(super) struct Spawn<'a> {
     pub(super) plugins: &'a PluginSet,
     pub(super) pages: &'a std::path::Path,
     pub(super) environment: &'a [(String, String)],
+    pub(super) user: Option<&'a Identity>,
+    pub(super) no_network: bool,
     pub(super) events: &'a mpsc::UnboundedSender<Event>,
 }
 
 impl Worker {
     /// Starts a worker and the local tasks that carry what it says into the monitor's loop.
     pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self, WireError> {
+        let plugins = match spawn.user {
+            Some(_) => opened(spawn.plugins)?,
+            None => Vec::new(),
+        };
         let page_path = spawn.pages.join(format!("{}.page", spawn.id));
         let page = Page::create(&page_path)?;
         let (ours, theirs) = wire::socket_pair()?;
-        let spawned = process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment)
-            .map_err(|source| WireError::System {
-                doing: "start a process",
-                source,
-            })?;
+        let spawned =
+            process::spawn_worker(&theirs, &page.descriptor()?, spawn.environment, spawn.user)
+                .map_err(|source| WireError::System {
+                    doing: "start a process",
+                    source,
+                })?;
         drop(theirs);
         let (mut reader, mut writer) = wire::async_socket(ours)?;
-        let (to_worker, mut outgoing) = mpsc::unbounded_channel::<ToWorker>();
+        let (to_worker, mut outgoing) = mpsc::unbounded_channel::<(ToWorker, Vec<OwnedFd>)>();
         let (id, events) = (spawn.id, spawn.events.clone());
         tokio::task::spawn_local(async move {
-            while let Some(message) = outgoing.recv().await {
+            while let Some((message, descriptors)) = outgoing.recv().await {
                 let task = match &message {
                     ToWorker::Run(run) => Some(TaskId(run.task)),
                     ToWorker::Hello { .. } | ToWorker::Scheduled(_) | ToWorker::Goodbye => None,
                 };
-                match writer.send(message).await {
+                match writer.send(message, descriptors).await {
                     Ok(()) => {}
                     // It is gone; its end of the story comes from the reader.
                     Err(error) if error.is_hang_up() => return,
@@ -146,6 +166,8 @@ impl Worker {
             version: wire::WIRE_VERSION,
             plugins: spawn.plugins.to_vec(),
             nonce: nonce.clone(),
+            by_descriptor: spawn.user.is_some(),
+            no_network: spawn.no_network,
         };
         let now = Instant::now();
         let mut worker = Self {
@@ -177,12 +199,47 @@ impl Worker {
             hung: false,
             exit: None,
             said_goodbye: None,
+            watched: None,
+            resident_before: 0,
+            peak_of_finished: 0,
+            cpu_of_finished: Duration::ZERO,
+            cgroup: None,
             kill_at: None,
         };
-        worker.send(hello);
+        worker.send_with(hello, plugins);
         worker.add_pipe(spawned.stdout, Stream::Stdout, None, spawn.events)?;
         worker.add_pipe(spawned.stderr, Stream::Stderr, None, spawn.events)?;
         Ok(worker)
+    }
+
+    /// Puts it into a cgroup of its own, where the monitor may make one.
+    pub(super) fn enter(&mut self, cgroup: Option<&Delegated>) {
+        match cgroup.map(|cgroup| cgroup.add(self.id, self.pid)) {
+            Some(Ok(cgroup)) => self.cgroup = Some(cgroup),
+            Some(Err(error)) => {
+                tracing::warn!(worker.id = %self.id, "worker {} has no cgroup: {error}", self.id);
+            }
+            None => {}
+        }
+    }
+
+    /// Allows the task at hand so much memory, with all that it starts; `None`: any.
+    pub(super) fn set_memory_limit(&self, more: Option<u64>) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.set_memory_limit(more);
+        }
+    }
+
+    /// Whether the kernel has killed in its cgroup for want of memory.
+    pub(super) fn was_out_of_memory(&self) -> bool {
+        self.cgroup
+            .as_ref()
+            .is_some_and(WorkerCgroup::was_out_of_memory)
+    }
+
+    /// Whether a task that has ended left processes behind.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.pipes.values().any(|pipe| pipe.left_to().is_some())
     }
 
     fn add_pipe(
@@ -229,8 +286,12 @@ impl Worker {
 
     /// Says something to it.
     pub(super) fn send(&self, message: ToWorker) {
+        self.send_with(message, Vec::new());
+    }
+
+    fn send_with(&self, message: ToWorker, descriptors: Vec<OwnedFd>) {
         // A closed channel means that it is dying, which is reported elsewhere.
-        let _ = self.to_worker.send(message);
+        let _ = self.to_worker.send((message, descriptors));
     }
 
     /// Gives it a task, unless all of its slots are taken.
@@ -317,6 +378,9 @@ impl Worker {
             return;
         }
         self.life = Life::Killed(cause);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         process::kill_tree(self.pid);
     }
 
@@ -352,16 +416,38 @@ impl Worker {
         }
     }
 
-    /// Forgets pipes that have been closed; the tasks whose children held them.
+    /// Forgets the pipes of ended tasks that have been closed; the tasks whose children held them.
+    /// The worker's own close when it dies: what they said last is still wanted.
     pub(super) fn drop_closed_pipes(&mut self) -> Vec<TaskId> {
-        let mut orphaned = Vec::new();
-        self.pipes.retain(|_, pipe| {
-            if pipe.closed {
-                orphaned.extend(pipe.left_to());
-            }
-            !pipe.closed
-        });
+        let is_over = |pipe: &Pipe| pipe.left_to().filter(|_| pipe.closed);
+        let orphaned = self.pipes.values().filter_map(is_over).collect();
+        self.pipes.retain(|_, pipe| is_over(pipe).is_none());
         orphaned
+    }
+
+    /// The last line on stderr of the task at hand.
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.pipes.values().find_map(Pipe::last_words)
+    }
+
+    /// What its signal handler wrote.
+    pub(super) fn crash(&self) -> Option<&Crash> {
+        self.pipes.values().find_map(Pipe::crash)
+    }
+
+    /// The peak memory of the task that it died with; if an earlier one had more, what there was
+    /// before.
+    pub(super) fn peak_of_last(&self, exit: &process::Exit) -> u64 {
+        if exit.peak_memory > self.peak_of_finished {
+            exit.peak_memory
+        } else {
+            self.resident_before
+        }
+    }
+
+    /// The processor time of the task that it died with.
+    pub(super) fn cpu_of_last(&self, exit: &process::Exit) -> Duration {
+        exit.cpu.saturating_sub(self.cpu_of_finished)
     }
 
     /// Whether children of this task may still print.
@@ -404,6 +490,21 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.page_path);
     }
+}
+
+/// The plugins, for a process that cannot reach their files.
+fn opened(plugins: &PluginSet) -> Result<Vec<OwnedFd>, WireError> {
+    let failed = |source| WireError::System {
+        doing: "open the plugins for a worker",
+        source,
+    };
+    if plugins.len() > wire::MAX_DESCRIPTORS {
+        return Err(failed(std::io::Error::other("there are too many")));
+    }
+    plugins
+        .iter()
+        .map(|plugin| Ok(Cache::open_for_others(&plugin.path).map_err(failed)?.into()))
+        .collect()
 }
 
 /// Carries what a worker says into the monitor's loop, until it hangs up.

@@ -116,6 +116,17 @@ impl Cache {
         Ok(copy.keep()?.path)
     }
 
+    /// Opens a copy for a process of another user, who cannot reach the directory. That user opens
+    /// the descriptor once more, so the copy itself must be readable.
+    pub fn open_for_others(path: &Path) -> io::Result<File> {
+        let file = File::open(path)?;
+        let mode = file.metadata()?.permissions().mode();
+        if mode & 0o055 != 0o055 {
+            file.set_permissions(fs::Permissions::from_mode(0o555))?;
+        }
+        Ok(file)
+    }
+
     /// Copies a file into the cache, after checking that nobody else could have written it.
     pub fn admit(&self, file: &Path) -> Result<Cached, PluginError> {
         self.receive(file)?.keep()

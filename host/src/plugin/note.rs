@@ -56,6 +56,12 @@ pub struct OperationNote {
     /// How much memory it may use.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// How much processor time it may use.
+    #[serde(default)]
+    pub cpu_ms: Option<u64>,
+    /// How many files it may have open.
+    #[serde(default)]
+    pub open_files: Option<u32>,
     /// `all`, `logs`, `manual` or `none`.
     #[serde(default = "all")]
     pub capture: String,
@@ -206,6 +212,8 @@ fn check_one(operation: &OperationNote) -> Result<(), String> {
         operation.timeout_ms,
         operation.backoff_ms,
         operation.memory_bytes,
+        operation.cpu_ms,
+        operation.open_files.map(u64::from),
     ];
     if numbers
         .into_iter()

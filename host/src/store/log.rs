@@ -55,4 +55,30 @@ impl Store {
         .await?;
         Ok(rows)
     }
+
+    /// The last lines of a task's last attempt, at most `limit` of them, in their order.
+    pub async fn log_last_lines(&self, task: TaskId, limit: i64) -> Result<Vec<String>> {
+        let mut lines = sqlx::query_scalar!(
+            r#"with last_chunks as (
+                   -- Each holds a line at least.
+                   select g.first, g.lines
+                     from rework.log g
+                     join rework.task t on t.id = g.task and t.attempt = g.attempt
+                    where g.task = $1
+                    order by g.first desc
+                    limit $2
+               )
+               select l.line ->> 4 as "line!"
+                 from last_chunks c,
+                      jsonb_array_elements(c.lines) with ordinality as l (line, place)
+                order by c.first desc, l.place desc
+                limit $2"#,
+            task.0,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        lines.reverse();
+        Ok(lines)
+    }
 }

@@ -38,6 +38,8 @@ pub struct OperationRow {
     pub paused: bool,
     /// The module it is defined in.
     pub module: String,
+    /// `{memory_mb, cpu_seconds, open_files}`; null: no limit.
+    pub limits: Value,
 }
 
 /// An operation that a name stands for, with what is needed to check an input.
@@ -93,6 +95,10 @@ pub struct CatalogRow {
     pub backoff_ms: Option<i64>,
     /// How much memory it may use.
     pub memory_bytes: Option<i64>,
+    /// How much processor time it may use.
+    pub cpu_ms: Option<i64>,
+    /// How many files it may have open.
+    pub open_files: Option<i32>,
     /// Specs of its outputs.
     pub outputs: Option<Value>,
     /// What of its output is kept.
@@ -111,6 +117,10 @@ impl Store {
             r#"select o.id, o.name, o.domain, d.path, d.host, g.hash,
                       p.timeout_ms::float8 / 1000 as timeout, p.max_attempts, p.inputs, p.outputs,
                       p.description, d.registered, p.module,
+                      jsonb_build_object(
+                          'memory_mb', p.memory_bytes::float8 / 1048576,
+                          'cpu_seconds', p.cpu_ms::float8 / 1000,
+                          'open_files', p.open_files) as "limits!",
                       o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
                           as "paused!"
                  from rework.deployment d
@@ -267,8 +277,8 @@ impl Store {
     ) -> Result<Vec<CatalogRow>> {
         let rows = sqlx::query!(
             r#"select o.id, o.name, o.domain, p.domain as declared_domain, p.id as plugin_operation,
-                      g.hash, d.path, p.timeout_ms, p.backoff_ms, p.memory_bytes, p.outputs,
-                      p.capture, p.log_level,
+                      g.hash, d.path, p.timeout_ms, p.backoff_ms, p.memory_bytes, p.cpu_ms,
+                      p.open_files, p.outputs, p.capture, p.log_level,
                       o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
                           as "paused!",
                       array(select l.id from rework.lane l
@@ -309,6 +319,8 @@ impl Store {
                 timeout_ms: row.timeout_ms,
                 backoff_ms: row.backoff_ms,
                 memory_bytes: row.memory_bytes,
+                cpu_ms: row.cpu_ms,
+                open_files: row.open_files,
                 outputs: row.outputs,
                 capture: row.capture,
                 log_level: row.log_level,

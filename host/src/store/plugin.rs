@@ -50,6 +50,10 @@ pub struct NewOperation {
     pub backoff_ms: Option<i64>,
     /// How much memory it may use.
     pub memory_bytes: Option<i64>,
+    /// How much processor time it may use.
+    pub cpu_ms: Option<i64>,
+    /// How many files it may have open.
+    pub open_files: Option<i32>,
     /// What of its output is kept.
     pub capture: String,
     /// Lowest level of log records to keep.
@@ -275,8 +279,9 @@ async fn operation_save(
     let id = sqlx::query_scalar!(
         "insert into rework.plugin_operation as p
              (plugin, name, domain, inputs, outputs, timeout_ms, max_attempts, backoff_ms,
-              memory_bytes, capture, log_level, description, module, file, line)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+              memory_bytes, cpu_ms, open_files, capture, log_level, description, module, file,
+              line)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          on conflict (plugin, domain, name) do update set name = excluded.name
          returning p.id",
         plugin,
@@ -288,6 +293,8 @@ async fn operation_save(
         operation.max_attempts,
         operation.backoff_ms,
         operation.memory_bytes,
+        operation.cpu_ms,
+        operation.open_files,
         operation.capture,
         operation.log_level,
         operation.description,

@@ -18,6 +18,11 @@ pub enum ToWorker {
         plugins: Vec<PluginFile>,
         /// Separates what tasks print in the output pipes; see [`crate::wire::marker`].
         nonce: String,
+        /// The plugins come as descriptors with this frame, in their order: this worker runs as
+        /// another user, who cannot reach the cache.
+        by_descriptor: bool,
+        /// Whether to deny TCP to the plugins.
+        no_network: bool,
     },
     /// Run this task after those already sent.
     Run(Box<Run>),
@@ -83,6 +88,8 @@ pub struct PluginFile {
     pub hash: String,
     /// Where the cache holds it.
     pub path: std::path::PathBuf,
+    /// The name of the file that was registered, for people.
+    pub name: String,
 }
 
 /// One task to run.
@@ -112,6 +119,19 @@ pub struct Run {
     pub log_level: u8,
     /// What of its output counts.
     pub capture: Capture,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What an operation may use, beyond what its worker had before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processor time.
+    pub cpu_ms: Option<u64>,
+    /// Open files.
+    pub open_files: Option<u32>,
 }
 
 /// What of an operation's output is kept.
@@ -146,7 +166,8 @@ pub struct Finished {
     pub finished_us: i64,
     /// Processor time of the worker process during the task, in microseconds.
     pub cpu_us: u64,
-    /// The worker's peak resident memory so far, in bytes.
+    /// The task's peak resident memory, in bytes; if an earlier task of this worker had a higher
+    /// one, what there was at the end.
     pub peak_resident_bytes: u64,
     /// The worker's resident memory after the task, in bytes.
     pub resident_bytes: u64,

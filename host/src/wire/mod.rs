@@ -1,6 +1,7 @@
 //! Between monitor and worker: frames over a socketpair, a page of shared memory, and markers in
 //! the output pipes. Everything here is plain and blocking but the monitor's end of the socket.
 
+mod crash;
 pub mod frame;
 pub mod marker;
 mod memfd;
@@ -8,12 +9,15 @@ mod message;
 mod page;
 mod socket;
 
+pub use crash::Crash;
 pub use message::{
-    Bytes, Capture, Failure, Finished, FromWorker, Payload, PluginFile, Run, ToWorker, WIRE_VERSION,
+    Bytes, Capture, Failure, Finished, FromWorker, Limits, Payload, PluginFile, Run, ToWorker,
+    WIRE_VERSION,
 };
 pub use page::{Page, SlotState};
 pub use socket::{
-    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, socket_pair, watched,
+    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, MAX_DESCRIPTORS, async_socket,
+    socket_pair, watched,
 };
 
 /// What can go wrong between monitor and worker.
@@ -41,6 +45,9 @@ pub enum WireError {
     #[error("the payload's descriptor is {0}")]
     Descriptor(&'static str),
 }
+
+/// The last words of a worker that an operation has cut off from its monitor.
+pub const CUT_OFF: &str = "the operation has closed the worker's connection to its monitor";
 
 impl WireError {
     /// Whether the other end is gone.

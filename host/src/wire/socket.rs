@@ -22,7 +22,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// At most so many descriptors travel with one frame.
-const MAX_DESCRIPTORS: usize = 64;
+pub const MAX_DESCRIPTORS: usize = 64;
 
 /// A connected pair, closed when this process executes another program.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
@@ -90,7 +90,14 @@ impl Inbox {
 }
 
 fn descriptors_to_worker(message: &mut ToWorker) -> usize {
-    shared(message.payloads())
+    match message {
+        ToWorker::Hello {
+            plugins,
+            by_descriptor: true,
+            ..
+        } => plugins.len(),
+        other => shared(other.payloads()),
+    }
 }
 
 fn descriptors_from_worker(message: &mut FromWorker) -> usize {
@@ -277,14 +284,18 @@ pub struct AsyncWriter {
 }
 
 impl AsyncWriter {
-    /// Sends a message; what is large in it travels in descriptors.
-    pub async fn send(&mut self, mut message: ToWorker) -> Result<(), WireError> {
-        let descriptors = memfd::share(message.payloads())?;
+    /// Sends a message; what is large in it travels in descriptors, after those given here.
+    pub async fn send(
+        &mut self,
+        mut message: ToWorker,
+        mut with: Vec<OwnedFd>,
+    ) -> Result<(), WireError> {
+        with.extend(memfd::share(message.payloads())?);
         let bytes = frame::encode(&message)?;
         let mut outgoing = Outgoing {
             bytes,
             sent: 0,
-            descriptors,
+            descriptors: with,
         };
         loop {
             let mut ready = self
@@ -313,7 +324,7 @@ impl AsyncWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Bytes, Capture, Payload, Run};
+    use crate::wire::{Bytes, Capture, Limits, Payload, Run};
 
     fn run(content: Vec<u8>) -> ToWorker {
         ToWorker::Run(Box::new(Run {
@@ -329,6 +340,7 @@ mod tests {
             files: vec![("small".into(), Bytes::Inline(vec![9]))],
             log_level: 3,
             capture: Capture::All,
+            limits: Limits::default(),
         }))
     }
 
@@ -352,9 +364,9 @@ mod tests {
             lengths
         });
         for length in [10, 1 << 20, 70_000, 0] {
-            writer.send(run(vec![7; length])).await.unwrap();
+            writer.send(run(vec![7; length]), Vec::new()).await.unwrap();
         }
-        writer.send(ToWorker::Goodbye).await.unwrap();
+        writer.send(ToWorker::Goodbye, Vec::new()).await.unwrap();
         let (message, _) = reader.recv().await.unwrap().unwrap();
         assert_eq!(message, FromWorker::Goodbye);
         assert!(reader.recv().await.unwrap().is_none());

@@ -1,6 +1,7 @@
 //! The two pipes that a task prints into, and the markers that tell whose output it is. They last
 //! as long as the worker, unless a task leaves children behind: then those keep the old ones.
 
+use super::crash;
 use crate::wire::{WireError, marker::Marker};
 use nix::{
     errno::Errno,
@@ -9,7 +10,7 @@ use nix::{
     unistd::{dup2_stderr, dup2_stdout, pipe2},
 };
 use std::{
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -59,6 +60,12 @@ impl Capture {
         }
     }
 
+    /// Where a crash is told: out of reach of code that closes or redirects descriptor 2.
+    pub(super) fn crash_descriptor(&self) -> RawFd {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.stderr.as_raw_fd()
+    }
+
     /// The output of this task begins; with `stdio`, what it prints counts.
     pub(super) fn begin(&self, task: i64, attempt: u32, stdio: bool) -> Result<(), WireError> {
         self.restore()?;
@@ -100,10 +107,13 @@ impl Capture {
         let (stderr, write_stderr) = pipe()?;
         {
             let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            *ends = Ends {
+            let fresh = Ends {
                 stdout: high(write_stdout.as_fd())?,
                 stderr: high(write_stderr.as_fd())?,
             };
+            // Before the old one is closed.
+            crash::write_to(fresh.stderr.as_raw_fd());
+            *ends = fresh;
         }
         self.restore()?;
         Ok(vec![stdout, stderr])

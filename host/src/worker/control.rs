@@ -2,7 +2,11 @@
 //! is gone, or its lease has passed, or the operation has closed the socket that would tell,
 //! everything below this process ends, and then it does.
 
-use crate::{descendants, wire::Page};
+use super::lean::Program;
+use crate::{
+    descendants,
+    wire::{CUT_OFF, Page},
+};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
@@ -18,8 +22,6 @@ use std::{
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long those below may take to be gone. The operation goes on meanwhile, so it is not much.
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
-/// The last words of a worker that has been cut off.
-const CLOSED: &[u8] = b"the operation has closed the worker's connection to its monitor\n";
 
 /// Starts the thread. The socket stays open as long as the process.
 pub(super) fn watch(socket: RawFd, page: &'static Page) {
@@ -27,7 +29,10 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
         .name("rework-control".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || {
-            while !is_gone(socket) && boottime() < page.lease_until() {}
+            let program = Program::find();
+            while !is_gone(socket) && boottime() < page.lease_until() {
+                program.let_go();
+            }
             // A SIGKILL of the worker alone would leave its descendants to nobody.
             descendants::kill_all(Pid::this(), KILL_PATIENCE);
             let _ = kill(Pid::this(), Signal::SIGKILL);
@@ -50,7 +55,8 @@ fn is_gone(socket: RawFd) -> bool {
                 // Without it this worker can neither say anything nor see its monitor die.
                 // Past the locks that the operation's threads may hold, and whether or not it
                 // can still be said.
-                let _ = nix::unistd::write(std::io::stderr(), CLOSED);
+                let words = format!("{CUT_OFF}\n");
+                let _ = nix::unistd::write(std::io::stderr(), words.as_bytes());
             }
             is_closed || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
         }

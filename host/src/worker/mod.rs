@@ -4,6 +4,10 @@
 mod capture;
 mod context;
 mod control;
+mod crash;
+mod lean;
+mod limits;
+mod network;
 mod run;
 mod session;
 

@@ -3,6 +3,8 @@
 use super::{
     capture::{Capture, left_children},
     context::Worker,
+    lean,
+    limits::Limited,
     session::resident_bytes,
 };
 use crate::{
@@ -37,14 +39,15 @@ pub(super) fn run(
     let id = task.task;
     let (plugin, operation) = (task.plugin.clone(), task.operation.clone());
     let domain = task.declared_domain.clone();
-    let mode = task.capture;
+    let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
-    let used_before = processor_us();
+    let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
     if !page.begin(slot, id) {
         return Ok(None);
     }
     let stdio = context.begin(slot, data, log_level, mode);
     capture.begin(id, attempt, stdio)?;
+    let limited = Limited::begin(limits);
     let started_us = Utc::now().timestamp_micros();
     let invoked = match plugins.get(&plugin) {
         Some(plugin) => plugin::invoke(plugin, &domain, &operation, context),
@@ -53,6 +56,7 @@ pub(super) fn run(
             "has not loaded the task's plugin",
         )),
     };
+    drop(limited);
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {
@@ -66,6 +70,9 @@ pub(super) fn run(
     }
     capture.end(id)?;
     context.forget();
+    lean::used();
+    let resident = resident_bytes();
+    let peak = peak_resident_bytes();
     let finished = Finished {
         slot,
         task: id,
@@ -75,8 +82,9 @@ pub(super) fn run(
         started_us,
         finished_us,
         cpu_us: processor_us().saturating_sub(used_before),
-        peak_resident_bytes: peak_resident_bytes(),
-        resident_bytes: resident_bytes(),
+        // The kernel keeps one peak for the whole life of a process.
+        peak_resident_bytes: if peak > peak_before { peak } else { resident },
+        resident_bytes: resident,
     };
     Ok(Some((finished, left_children())))
 }

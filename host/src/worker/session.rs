@@ -1,6 +1,6 @@
 //! A worker's life: hello, load, ready, tasks until goodbye.
 
-use super::{capture::Capture, context, control, run::run};
+use super::{capture::Capture, context, control, crash, lean, network, run::run};
 use crate::{
     causes::chain,
     plugin::{self, Loaded},
@@ -11,7 +11,8 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -47,8 +48,10 @@ fn live() -> Result<(), WireError> {
             version,
             plugins,
             nonce,
+            by_descriptor,
+            no_network,
         },
-        _,
+        descriptors,
     )) = socket.recv()?
     else {
         return Ok(());
@@ -57,12 +60,23 @@ fn live() -> Result<(), WireError> {
         let reason = format!("this worker speaks version {WIRE_VERSION}, its monitor {version}");
         return sender.send(FromWorker::Refused(reason), Vec::new());
     }
-    let loaded = match load_all(&plugins) {
+    if no_network && let Err(error) = network::give_up() {
+        return sender.send(FromWorker::Refused(with_source(&error)), Vec::new());
+    }
+    let copies = if by_descriptor {
+        keep_open(&descriptors)?
+    } else {
+        plugins.iter().map(|plugin| plugin.path.clone()).collect()
+    };
+    let loaded = match load_all(&plugins, &copies) {
         Ok(loaded) => loaded,
         Err(reason) => return sender.send(FromWorker::Refused(reason), Vec::new()),
     };
-    let mut capture = Capture::new(Marker::new(nonce))?;
+    let marker = Marker::new(nonce);
+    let mut capture = Capture::new(marker.clone())?;
+    crash::install(&marker, &capture, &plugins)?;
     let context = context::install(socket, page, capture.log_writer());
+    lean::Program::find().let_go();
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
         resident_bytes: resident_bytes(),
@@ -103,17 +117,43 @@ fn live() -> Result<(), WireError> {
     Ok(())
 }
 
-fn load_all(plugins: &[PluginFile]) -> Result<HashMap<String, Loaded>, String> {
-    let load = |file: &PluginFile| {
-        let loaded = plugin::load(&file.path, &file.path).map_err(|error| error.to_string())?;
+fn load_all(plugins: &[PluginFile], copies: &[PathBuf]) -> Result<HashMap<String, Loaded>, String> {
+    let load = |(file, copy): (&PluginFile, &PathBuf)| {
+        let loaded =
+            plugin::load(copy, Path::new(&file.name)).map_err(|error| error.to_string())?;
         Ok((file.hash.clone(), loaded))
     };
-    plugins.iter().map(load).collect()
+    plugins.iter().zip(copies).map(load).collect()
 }
 
-/// Takes over a descriptor at a number that no operation will close by accident; it closes itself
-/// in whatever the operation executes.
+/// Paths of plugins that came as descriptors. They stay open: a backtrace opens the path once more.
+fn keep_open(descriptors: &[OwnedFd]) -> Result<Vec<PathBuf>, WireError> {
+    descriptors
+        .iter()
+        .map(|descriptor| {
+            let kept = high(descriptor.as_raw_fd())?.into_raw_fd();
+            Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
+        })
+        .collect()
+}
+
+fn with_source(error: &WireError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Takes over a descriptor at a number that no operation will close by accident.
 fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
+    let taken = high(fd)?;
+    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
+    unsafe { libc::close(fd) };
+    Ok(taken)
+}
+
+/// A duplicate at a high number, which closes itself in whatever the operation executes.
+fn high(fd: RawFd) -> Result<OwnedFd, WireError> {
     // SAFETY: a plain system call; if the descriptor is not open it fails.
     let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH_FD) };
     if high < 0 {
@@ -123,8 +163,6 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
             source,
         });
     }
-    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
-    unsafe { libc::close(fd) };
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(high) })
 }
@@ -149,8 +187,11 @@ pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten();
-    pages.unwrap_or_default() * page.unwrap_or(4096).cast_unsigned()
+    pages.unwrap_or_default() * page_bytes()
+}
+
+/// The size of a page of memory.
+pub(super) fn page_bytes() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    size.ok().flatten().unwrap_or(4096).cast_unsigned()
 }

@@ -152,7 +152,7 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
         .map_or_else(|| "null".to_owned(), json_string);
     format!(
         "{{\"name\":{},\"domain\":{},\"timeout_ms\":{},\"max_attempts\":{},\"backoff_ms\":{},\
-         \"memory_bytes\":{},\"capture\":{},\"level\":{level},\"description\":{},\"async\":{},\
+         \"memory_bytes\":{},\"cpu_ms\":{},\"open_files\":{},\"capture\":{},\"level\":{level},\"description\":{},\"async\":{},\
          \"requires_minor\":{}",
         json_string(operation),
         json_string(domain),
@@ -160,6 +160,8 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
         attributes.max_attempts.unwrap_or(1),
         number(attributes.backoff_ms),
         number(attributes.memory_bytes),
+        number(attributes.cpu_ms),
+        number(attributes.open_files.map(u64::from)),
         json_string(attributes.capture.as_deref().unwrap_or("all")),
         json_string(&description(&function.attrs)),
         function.sig.asyncness.is_some(),

@@ -20,7 +20,9 @@ use proc_macro::TokenStream;
 /// | `timeout` | the task is killed after this | `timeout = "3m"`, `"PT3M"` |
 /// | `max_attempts` | failures and deaths are tried again | `max_attempts = 3` |
 /// | `backoff` | the pause before the second attempt, doubled each time | `backoff = "10s"` |
-/// | `memory` | what the task may use | `memory = "512MB"` |
+/// | `memory` | what the task and all that it starts may use | `memory = "512MB"` |
+/// | `cpu` | processor time, likewise | `cpu = "10s"` |
+/// | `files` | how many files each of its processes may open | `files = 64` |
 /// | `capture` | `all`, `logs`, `manual` or `none` of its output | `capture = "logs"` |
 /// | `level` | lowest level of log records to keep | `level = "debug"` |
 /// | `requires` | older hosts (by their plugin ABI) do not register it | `requires = "1.1"` |

@@ -2,7 +2,9 @@
 
 use proc_macro2::{Span, TokenStream};
 use syn::{
-    Attribute, Expr, ExprLit, Ident, Lit, LitStr, Meta, Result, ext::IdentExt, parse::Parser,
+    Attribute, Expr, ExprLit, Ident, Lit, LitStr, Meta, Result,
+    ext::IdentExt,
+    parse::{ParseStream, Parser},
     spanned::Spanned,
 };
 
@@ -15,6 +17,8 @@ pub(crate) struct Attributes {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff_ms: Option<u64>,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) cpu_ms: Option<u64>,
+    pub(crate) open_files: Option<u32>,
     pub(crate) capture: Option<String>,
     pub(crate) level: Option<String>,
     pub(crate) requires: Option<Requirement>,
@@ -27,8 +31,8 @@ pub(crate) struct Requirement {
     pub(crate) span: Span,
 }
 
-const KNOWN: &str = "name, domain, timeout, max_attempts, backoff, memory, capture, level, \
-                     requires";
+const KNOWN: &str = "name, domain, timeout, max_attempts, backoff, memory, cpu, files, capture, \
+                     level, requires";
 
 impl Attributes {
     pub(crate) fn parse(tokens: TokenStream) -> Result<Self> {
@@ -45,17 +49,10 @@ impl Attributes {
                 "timeout" => attributes.timeout_ms = Some(duration(&meta.value()?.parse()?)?),
                 "backoff" => attributes.backoff_ms = Some(duration(&meta.value()?.parse()?)?),
                 "memory" => attributes.memory_bytes = Some(size(&meta.value()?.parse()?)?),
+                "cpu" => attributes.cpu_ms = Some(duration(&meta.value()?.parse()?)?),
+                "files" => attributes.open_files = Some(at_least_one(&name, meta.value()?)?),
                 "max_attempts" => {
-                    let number: syn::LitInt = meta.value()?.parse()?;
-                    match number.base10_parse::<u32>() {
-                        Ok(attempts) if attempts >= 1 => attributes.max_attempts = Some(attempts),
-                        _ => {
-                            return Err(syn::Error::new(
-                                number.span(),
-                                "max_attempts is at least 1",
-                            ));
-                        }
-                    }
+                    attributes.max_attempts = Some(at_least_one(&name, meta.value()?)?);
                 }
                 "capture" => {
                     let known = ["all", "logs", "manual", "none"];
@@ -75,6 +72,14 @@ impl Attributes {
         });
         parser.parse2(tokens)?;
         Ok(attributes)
+    }
+}
+
+fn at_least_one(name: &str, value: ParseStream<'_>) -> Result<u32> {
+    let number: syn::LitInt = value.parse()?;
+    match number.base10_parse::<u32>() {
+        Ok(count) if count >= 1 => Ok(count),
+        _ => fault(number.span(), &format!("{name} is at least 1")),
     }
 }
 

@@ -11,7 +11,7 @@ fn with_task(task: &mut Task) -> Result<()> {
 }
 
 /// Typed, with a result of its own kind of error.
-#[operation(memory = "512MB", capture = "logs", level = "debug", max_attempts = 3, requires = "1.1")]
+#[operation(memory = "512MB", cpu = "10s", files = 64, capture = "logs", level = "debug", max_attempts = 3, requires = "1.1")]
 fn typed(a: i64, b: Option<String>, c: DateTime) -> Result<String, std::fmt::Error> {
     Ok(format!("{a} {b:?} {c}"))
 }

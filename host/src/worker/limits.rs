@@ -1,0 +1,121 @@
+//! What an operation may use, as limits of this process while it runs. Only the soft limits move,
+//! so they can be restored afterwards; what the operation starts inherits them. The monitor
+//! watches what all of these use together.
+//!
+//! Memory is limited by `RLIMIT_DATA`, not by `RLIMIT_AS`: it counts what can become private
+//! memory, but neither mapped files nor the address space that allocators reserve for each thread
+//! and never use.
+
+use crate::wire::Limits;
+use nix::{
+    sys::resource::{Resource, getrlimit, rlim_t, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+
+/// Holds the limits of an operation until it is dropped.
+#[derive(Debug)]
+pub(super) struct Limited {
+    before: Vec<(Resource, rlim_t)>,
+}
+
+impl Limited {
+    /// Limits this process to what it uses now and so much more.
+    pub(super) fn begin(limits: Limits) -> Self {
+        let mut limited = Self { before: Vec::new() };
+        if let Some(memory) = limits.memory_bytes {
+            limited.lower(Resource::RLIMIT_DATA, data_bytes() + memory);
+        }
+        if let Some(cpu) = limits.cpu_ms {
+            // Whole seconds only; the monitor is more exact.
+            limited.lower(Resource::RLIMIT_CPU, (processor_ms() + cpu).div_ceil(1000));
+        }
+        if let Some(files) = limits.open_files {
+            limited.lower(Resource::RLIMIT_NOFILE, first_forbidden(files));
+        }
+        limited
+    }
+
+    fn lower(&mut self, resource: Resource, wanted: rlim_t) {
+        let Ok((soft, hard)) = getrlimit(resource) else {
+            return;
+        };
+        if wanted < soft && setrlimit(resource, wanted, hard).is_ok() {
+            self.before.push((resource, soft));
+        }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        for (resource, soft) in self.before.drain(..) {
+            if let Ok((_, hard)) = getrlimit(resource) {
+                // It was allowed before, so it is now.
+                let _ = setrlimit(resource, soft, hard);
+            }
+        }
+    }
+}
+
+/// What `RLIMIT_DATA` counts, and the stack; see proc_pid_statm(5).
+fn data_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(5)?.parse::<u64>().ok());
+    pages.unwrap_or_default() * super::session::page_bytes()
+}
+
+/// Processor time of this process so far. Its children have counts of their own.
+fn processor_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(0, |time| {
+        time.tv_sec().cast_unsigned() * 1000 + time.tv_nsec().cast_unsigned() / 1_000_000
+    })
+}
+
+/// `RLIMIT_NOFILE` forbids numbers, not counts: the number below which so many are free.
+fn first_forbidden(files: u32) -> u64 {
+    let mut open: Vec<u64> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    // The one that read the directory is closed by now.
+    open.retain(|number| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok());
+    above_free(&open, files)
+}
+
+fn above_free(open: &[u64], files: u32) -> u64 {
+    (0..)
+        .filter(|number| !open.contains(number))
+        .nth(files.saturating_sub(1) as usize)
+        .expect("numbers do not end")
+        + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_descriptors_are_free_as_are_allowed() {
+        assert_eq!(above_free(&[0, 1, 2], 1), 4);
+        assert_eq!(above_free(&[0, 1, 2, 4, 200], 3), 7);
+        assert_eq!(above_free(&[], 16), 16);
+    }
+
+    #[test]
+    fn limits_come_and_go() {
+        let soft = || getrlimit(Resource::RLIMIT_DATA).unwrap().0;
+        let before = soft();
+        {
+            let _limited = Limited::begin(Limits {
+                memory_bytes: Some(8 << 30),
+                ..Limits::default()
+            });
+            assert!(soft() > 8 << 30 && soft() < before);
+        }
+        assert_eq!(soft(), before);
+        drop(Limited::begin(Limits::default()));
+        assert_eq!(soft(), before);
+    }
+}

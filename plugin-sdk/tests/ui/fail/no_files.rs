@@ -1,0 +1,6 @@
+use rework_plugin::prelude::*;
+
+#[operation(files = 0)]
+fn import() {}
+
+fn main() {}
