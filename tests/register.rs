@@ -139,7 +139,12 @@ fn what_a_new_version_no_longer_offers_is_retired_and_named() {
         "{said}"
     );
     for name in ["my_first_task default", "add maths", "noop default"] {
-        assert!(said.contains(&format!("retired {name}")), "{said}");
+        assert!(
+            said.contains(&format!(
+                "removed {name}: it is retired here; 0 queued tasks and 0 schedules stay"
+            )),
+            "{said}"
+        );
     }
     assert_eq!(rework.ok(&["list-operations"]).lines().count(), 1);
 }

@@ -1,4 +1,4 @@
-//! The `rework` binary. Three hidden subcommands are the children of the others; everything else
+//! The `rework` binary. Four hidden subcommands are the children of the others; everything else
 //! is the command line.
 
 use std::{env, ffi::OsString, path::Path, process::ExitCode};
@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     );
     match hidden {
         (Some("new-worker"), _) => rework::worker::main(),
+        (Some("examine"), Some(request)) => {
+            rework::plugin::examine_child(&request.to_string_lossy())
+        }
         (Some("probe"), Some(file)) => rework::plugin::probe_child(Path::new(file)),
         (Some("embedded-keeper"), Some(directory)) => {
             rework::postgres::keeper(Path::new(directory))

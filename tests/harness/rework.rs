@@ -179,6 +179,11 @@ impl Rework {
 
     /// Runs a monitor for these domains until the end of the scope.
     pub(crate) fn monitor(&self, arguments: &[&str]) -> Monitor {
+        self.monitor_in(self.state.path(), arguments)
+    }
+
+    /// As [`Rework::monitor`], with a state directory of its own, as on another host.
+    pub(crate) fn monitor_in(&self, state: &Path, arguments: &[&str]) -> Monitor {
         let log = self
             .state
             .path()
@@ -186,6 +191,7 @@ impl Rework {
         let stderr = File::create(&log).expect("a file");
         let child = self
             .command(&[&["monitor"], arguments].concat())
+            .env("REWORK_STATE_DIR", state)
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()

@@ -6,6 +6,7 @@ use crate::model::{
     rule::{CatchUp, Rule, RuleError, parse_zone},
     task::TaskState,
 };
+use crate::plugin::TrustedKey;
 use chrono::{DateTime, Utc};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use serde_json::Value;
@@ -104,6 +105,12 @@ pub(super) enum Command {
     Pause(PauseArgs),
     /// Let them run again
     Resume(PauseArgs),
+    /// List versions of plugins by domain and host, and files that are refused
+    ListPlugins(ListPluginsArgs),
+    /// Point a domain back to an earlier version of its plugin, without the file
+    RollbackPlugin(RollbackArgs),
+    /// Check the whole installation, with what to do about each problem
+    Doctor(DoctorArgs),
     /// Measure throughput and latency of this installation
     Bench(BenchArgs),
     /// Print a completion script
@@ -148,6 +155,48 @@ pub(super) struct RegisterArgs {
     /// Check everything, write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Also store the plugin's bytes, for monitors with --fetch-plugins on other hosts
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) publish: bool,
+    /// Refuse it unless PLUGIN.so.minisig is a signature by this key: a public key of minisign, or
+    /// the file that holds it
+    #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
+    pub(super) require_signature: Option<TrustedKey>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListPluginsArgs {
+    /// The database
+    pub(super) db: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// The database
+    pub(super) db: String,
+    /// The domain
+    pub(super) domain: String,
+    /// To the version with this hash (its beginning will do) instead of the one before
+    #[arg(long, value_name = "HASH")]
+    pub(super) to: Option<String>,
+    /// Only on this host, instead of all that have an earlier version
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The database
+    pub(super) db: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -259,6 +308,17 @@ pub(super) struct MonitorArgs {
     /// Pass this environment variable on to workers; repeatable
     #[arg(long, value_name = "NAME")]
     pub(super) env: Vec<String>,
+    /// Register DIR/*.so, and DIR/<domain>/*.so under that domain, when they appear or change, and
+    /// retire what vanishes; repeatable
+    #[arg(long, value_name = "DIR")]
+    pub(super) plugin_dir: Vec<PathBuf>,
+    /// Run what other hosts have published for these domains
+    #[arg(long)]
+    pub(super) fetch_plugins: bool,
+    /// Refuse files of --plugin-dir and fetched plugins unless they are signed by this key: a public
+    /// key of minisign, or the file that holds it
+    #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
+    pub(super) require_signature: Option<TrustedKey>,
     /// Never more workers per domain than this
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) maxworkers: u16,

@@ -18,6 +18,8 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         as_domain: args.asdomain,
         host: args.host,
         dry_run: args.dry_run,
+        publish: args.publish,
+        key: args.require_signature,
     };
     let registration = client.register(&args.plugin, &options).await?;
     for warning in &registration.warnings {
@@ -32,21 +34,21 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
     ))?;
-    for (domain, name) in &registration.retired {
-        output::line(&format!(
-            "retired {name} {domain}: the plugin no longer offers it; its tasks and logs stay"
-        ))?;
+    for change in &registration.changes {
+        output::line(&change.to_string())?;
+    }
+    if let Some(bytes) = registration.published {
+        output::line(&format!("published its bytes ({bytes} compressed)"))?;
     }
     Ok(())
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let refused = |error: plugin::PluginError| Failure::new(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir())
-        .admit(&args.plugin)
-        .map_err(refused)?;
-    let inspection = plugin::inspect(&cached.path, &args.plugin).map_err(refused)?;
-    plugin::probe(&cached.path, &args.plugin).map_err(refused)?;
+    let cache = plugin::Cache::at(here::plugin_cache_dir());
+    let inspection = plugin::examine(&args.plugin, &args.plugin, &cache, None)
+        .map_err(refused)?
+        .inspection;
     if args.json {
         return output::json(&inspection);
     }

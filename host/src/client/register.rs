@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     here,
-    plugin::{self, OperationNote},
-    store::{NewOperation, NewPlugin},
+    model::difference::{Change, ChangeKind},
+    plugin::{self, Examined, PluginError, TrustedKey},
 };
 use std::path::Path;
 
@@ -23,6 +23,10 @@ pub struct RegistrationOptions {
     pub host: Option<String>,
     /// Check everything, write nothing.
     pub dry_run: bool,
+    /// Also store its bytes, for monitors of other hosts.
+    pub publish: bool,
+    /// Refuse it unless it is signed with this key.
+    pub key: Option<TrustedKey>,
 }
 
 /// What was registered.
@@ -32,8 +36,12 @@ pub struct Registration {
     pub new: usize,
     /// Operations that it could.
     pub known: usize,
+    /// How it differs from the version before; nothing if there was none.
+    pub changes: Vec<Change>,
     /// Operations (domain, name) that the plugin no longer offers.
     pub retired: Vec<(String, String)>,
+    /// How many bytes of the database its own bytes take, if they were published.
+    pub published: Option<i64>,
     /// What the author should know.
     pub warnings: Vec<String>,
 }
@@ -45,114 +53,78 @@ impl Client {
         file: &Path,
         options: &RegistrationOptions,
     ) -> Result<Registration> {
-        let plugin = checked_plugin(file, options)?;
-        let mut warnings = Vec::new();
-        if plugin.panic == "abort" {
-            warnings.push(format!(
-                "{} is built with panic = \"abort\": panics end the worker process",
-                file.display()
-            ));
-        }
-        if options.dry_run {
-            let known = self.store().operation_list(None).await?;
-            let host = here::host_name(options.host.as_deref());
-            let is_known = |operation: &&NewOperation| {
-                known.iter().any(|row| {
-                    row.name == operation.name && row.domain == operation.domain && row.host == host
-                })
-            };
-            let known = plugin.operations.iter().filter(is_known).count();
-            let new = plugin.operations.len() - known;
-            return Ok(Registration {
-                new,
-                known,
-                retired: Vec::new(),
-                warnings,
-            });
-        }
+        let refused = |error: PluginError| ClientError::Plugin(error.to_string());
+        let cache = plugin::Cache::at(here::plugin_cache_dir());
+        let examined =
+            plugin::examine(file, file, &cache, options.key.as_ref()).map_err(refused)?;
+        let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());
+        let plugin = examined
+            .inspection
+            .offer(file, domain, as_domain)
+            .map_err(refused)?;
         let host = here::host_name(options.host.as_deref());
         let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let path = path.to_string_lossy();
         // A partial registration says nothing about the rest of the plugin.
-        let whole = options.domain.is_none() && options.as_domain.is_none();
+        let whole = domain.is_none() && as_domain.is_none();
+        let changes = self
+            .store()
+            .plugin_difference(&plugin, &host, &path, whole)
+            .await?;
+        let mut registration = Registration {
+            new: 0,
+            known: 0,
+            retired: Vec::new(),
+            published: None,
+            warnings: plugin.warnings(&file.to_string_lossy()),
+            changes,
+        };
+        if options.dry_run {
+            let live = self.store().operation_list(None).await?;
+            let is_known = |name: &str, domain: &str| {
+                live.iter()
+                    .any(|row| row.name == name && row.domain == domain && row.host == host)
+            };
+            let known = plugin
+                .operations
+                .iter()
+                .filter(|operation| is_known(&operation.name, &operation.domain));
+            registration.known = known.count();
+            registration.new = plugin.operations.len() - registration.known;
+            registration.retired = removed(&registration.changes);
+            return Ok(registration);
+        }
         let registered = self
             .store()
-            .plugin_register(&plugin, &host, &path.to_string_lossy(), whole)
+            .plugin_register(&plugin, &host, &path, whole)
             .await?;
-        Ok(Registration {
-            new: registered.new,
-            known: registered.known,
-            retired: registered.retired,
-            warnings,
-        })
+        registration.new = registered.new;
+        registration.known = registered.known;
+        registration.retired = registered.retired;
+        if options.publish {
+            registration.published = Some(self.publish(&examined).await?);
+        }
+        Ok(registration)
+    }
+
+    /// Stores the bytes of a registered plugin: those of the copy that was examined.
+    async fn publish(&self, examined: &Examined) -> Result<i64> {
+        let bytes = std::fs::read(&examined.cached).map_err(|error| {
+            ClientError::Plugin(format!(
+                "{} cannot be read: {error}",
+                examined.cached.display()
+            ))
+        })?;
+        let hash = &examined.inspection.hash;
+        let signature = examined.signature.as_deref();
+        Ok(self.store().plugin_publish(hash, &bytes, signature).await?)
     }
 }
 
-/// Inspects, caches and probes a plugin; what to write about it.
-fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<NewPlugin> {
-    let refused = |error: plugin::PluginError| ClientError::Plugin(error.to_string());
-    let cached = plugin::Cache::at(here::plugin_cache_dir())
-        .admit(file)
-        .map_err(refused)?;
-    let inspection = plugin::inspect(&cached.path, file).map_err(refused)?;
-    plugin::probe(&cached.path, file).map_err(refused)?;
-    let wanted = |operation: &&OperationNote| {
-        options
-            .domain
-            .as_ref()
-            .is_none_or(|domain| operation.domain == *domain)
-    };
-    let operations: Vec<NewOperation> = inspection
-        .operations
+fn removed(changes: &[Change]) -> Vec<(String, String)> {
+    changes
         .iter()
-        .filter(wanted)
-        .map(|operation| new_operation(operation, options.as_domain.as_deref()))
-        .collect();
-    if operations.is_empty() {
-        let domain = options.domain.as_deref().unwrap_or_default();
-        let mut domains: Vec<&str> = inspection
-            .operations
-            .iter()
-            .map(|operation| operation.domain.as_str())
-            .collect();
-        domains.sort_unstable();
-        domains.dedup();
-        return Err(ClientError::Plugin(format!(
-            "{} has no operation in domain `{domain}`, only in: {}",
-            file.display(),
-            domains.join(", ")
-        )));
-    }
-    let note = inspection.note;
-    Ok(NewPlugin {
-        hash: inspection.hash,
-        name: note.name,
-        version: note.version,
-        sdk: note.sdk,
-        abi: note.abi,
-        rustc: note.rustc,
-        target: note.target,
-        panic: note.panic,
-        size: inspection.size as i64,
-        operations,
-    })
-}
-
-fn new_operation(note: &OperationNote, as_domain: Option<&str>) -> NewOperation {
-    NewOperation {
-        name: note.name.clone(),
-        declared_domain: note.domain.clone(),
-        domain: as_domain.unwrap_or(&note.domain).to_owned(),
-        inputs: note.inputs.clone(),
-        outputs: note.outputs.clone(),
-        timeout_ms: note.timeout_ms.map(|ms| ms as i64),
-        max_attempts: i32::try_from(note.max_attempts).unwrap_or(i32::MAX),
-        backoff_ms: note.backoff_ms.map(|ms| ms as i64),
-        memory_bytes: note.memory_bytes.map(|bytes| bytes as i64),
-        capture: note.capture.clone(),
-        log_level: note.level.clone(),
-        description: note.description.clone(),
-        module: note.module.clone(),
-        file: note.file.clone(),
-        line: note.line as i32,
-    }
+        .filter(|change| matches!(change.kind, ChangeKind::Removed { .. }))
+        .map(|change| (change.domain.clone(), change.operation.clone()))
+        .collect()
 }

@@ -9,7 +9,9 @@ mod claim;
 mod cron;
 mod cycle;
 mod death;
+mod drop_in;
 mod event;
+mod examiner;
 mod feed;
 mod hear;
 mod heartbeat;
@@ -21,6 +23,7 @@ mod process;
 mod recover;
 mod report;
 mod supervisor;
+mod supply;
 mod upkeep;
 mod worker;
 

@@ -8,14 +8,12 @@ use super::{
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
-    plugin::Cache,
     store::{CatalogRow, Ended, FileContent, ScheduleRequest, StoreError},
-    wire::{PluginFile, ToWorker},
+    wire::ToWorker,
 };
 use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -213,6 +211,7 @@ impl Supervisor {
         self.promote(now);
         self.fire(now);
         self.vacuum(now);
+        self.tend_plugins(now);
         self.heartbeat(now);
         self.reconcile(now);
         self.sample(now);
@@ -229,6 +228,8 @@ impl Supervisor {
             self.next_mark(),
             self.next_limit(),
             self.next_fire(),
+            self.drop_in.next_wake(),
+            self.supply.next_wake(),
         ];
         let draining = match self.phase {
             Phase::Draining(deadline) if deadline > Instant::now() => Some(deadline),
@@ -271,11 +272,10 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         let before: Vec<i32> = lanes_of(self);
-        let cache = &self.cache;
-        for refusal in self
-            .catalog
-            .update(rows, |hash, path| admit(cache, hash, path))
-        {
+        self.obtain_missing(&rows);
+        let (cache, supply) = (&self.cache, &self.supply);
+        let availability = |hash: &str| supply.availability(cache, hash);
+        for refusal in self.catalog.update(rows, availability) {
             tracing::error!("{refusal}");
         }
         let domains: Vec<String> = self.catalog.domains().keys().cloned().collect();
@@ -283,6 +283,7 @@ impl Supervisor {
             self.pool(&domain);
         }
         self.release_paused();
+        self.release_outdated();
         self.look |= before != lanes_of(self);
     }
 
@@ -553,26 +554,4 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
         .values()
         .flat_map(|domain| domain.lanes.iter().copied())
         .collect()
-}
-
-/// The cached copy of a registered plugin: made when it was registered, or now from its file, if
-/// that is still the file that was registered.
-fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
-    if let Some(path) = cache.find(hash) {
-        return Ok(PluginFile {
-            hash: hash.to_owned(),
-            path,
-        });
-    }
-    let cached = cache.admit(path).map_err(|error| error.to_string())?;
-    if cached.hash != hash {
-        return Err(format!(
-            "{} changed since it was registered; run rework register-operations",
-            path.display()
-        ));
-    }
-    Ok(PluginFile {
-        hash: cached.hash,
-        path: cached.path,
-    })
 }

@@ -32,6 +32,41 @@ impl Cache {
         Self { directory }
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes bytes that did not come from a file, with their signature beside them, so that they
+    /// can be examined like one; [`Cache::unstage`] removes them.
+    pub fn stage(&self, hash: &str, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
+        self.make()?;
+        let path = self.staged(hash);
+        fs::write(&path, bytes)?;
+        if let Some(signature) = signature {
+            fs::write(path.with_extension("so.minisig"), signature)?;
+        }
+        Ok(path)
+    }
+
+    /// Removes what was staged, if anything was.
+    pub fn unstage(&self, hash: &str) {
+        let path = self.staged(hash);
+        let _ = fs::remove_file(path.with_extension("so.minisig"));
+        let _ = fs::remove_file(path);
+    }
+
+    fn staged(&self, hash: &str) -> PathBuf {
+        self.directory.join(format!(".fetched-{hash}.so"))
+    }
+
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+    }
+
     /// The copy of a content, if it is here and whole.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.directory.join(format!("{hash}.so"));
@@ -45,11 +80,7 @@ impl Cache {
         check_permissions(file)?;
         let failed =
             |error: io::Error| refused(format!("could not be copied to the cache: {error}"));
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .map_err(failed)?;
+        self.make().map_err(failed)?;
         let mut copy = tempfile::Builder::new()
             .prefix(".incoming-")
             .tempfile_in(&self.directory)
@@ -95,7 +126,7 @@ fn open_regular(file: &Path) -> Result<File, PluginError> {
         return Err(refused("is not a regular file"));
     }
     if metadata.len() == 0 {
-        return Err(refused("is empty (0 bytes)"));
+        return Err(PluginError::unfinished(file, "is empty (0 bytes)"));
     }
     File::open(file).map_err(|error| refused(&format!("cannot be read: {error}")))
 }

@@ -10,6 +10,8 @@ pub struct PluginError {
     pub path: PathBuf,
     /// What is wrong with it, after its name.
     pub reason: String,
+    /// Whether time may mend it: the file may still be arriving.
+    pub unfinished: bool,
 }
 
 impl PluginError {
@@ -20,6 +22,15 @@ impl PluginError {
         Self {
             path: path.into(),
             reason,
+            unfinished: false,
+        }
+    }
+
+    /// As [`PluginError::new`], of a file that may still be arriving.
+    pub(crate) fn unfinished(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self {
+            unfinished: true,
+            ..Self::new(path, reason)
         }
     }
 }

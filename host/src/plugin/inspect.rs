@@ -15,7 +15,7 @@ const PLUGIN: u32 = 1;
 const OPERATION: u32 = 2;
 
 /// What is known of a plugin that has not been loaded.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inspection {
     /// SHA-256 of the content, hexadecimal.
     pub hash: String,
@@ -114,7 +114,10 @@ fn all() -> String {
 pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     let data = fs::read(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    let library = elf::read(&data, OWNER).map_err(|error| refused(error.to_string()))?;
+    let library = elf::read(&data, OWNER).map_err(|error| match error {
+        elf::ElfError::CutShort { .. } => PluginError::unfinished(named, error.to_string()),
+        _ => refused(error.to_string()),
+    })?;
     let (plugins, operations) = read_notes(&library).map_err(refused)?;
     let note = plugins.into_iter().next().ok_or_else(|| {
         refused(

@@ -2,9 +2,13 @@
 //! Client and monitor hold a [`Store`]; nobody else sees a connection.
 
 mod claim;
+mod content;
 mod cycle;
+mod difference;
+mod drop_in;
 mod error;
 mod file;
+mod health;
 mod listen;
 mod log;
 mod monitor;
@@ -15,18 +19,23 @@ mod sched;
 mod schedule;
 mod schema;
 mod task;
+mod version;
 mod worker;
 
+pub use content::{Offer, PublishedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
+pub use drop_in::{DropInOutcome, DropInRow};
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
+pub use health::{DomainHealth, Health};
 pub use listen::{Listener, Notification};
 pub use log::LogRow;
 pub use monitor::{LostMonitor, MonitorRow};
 pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
-pub use plugin::{NewOperation, NewPlugin, Registered};
+pub use plugin::Registered;
 pub use pool::{ConnectOptions, Store};
 pub use sched::{NewSchedule, ScheduleRow, ScheduledFire};
 pub use schedule::ScheduleRequest;
 pub use task::{AttemptRow, Enqueue, InputRow, OutputRow, TaskDetail, TaskFilter, TaskRow};
+pub use version::{PluginRow, RollbackRow, VersionRow};
 pub use worker::{WorkerRow, WorkerSave};
