@@ -1,6 +1,9 @@
 //! Drop-in directories: what lies in them is what a host offers, however it got there.
 
-use crate::harness::{Rework, hello, hello_version, misbehaving, place, report, until};
+use crate::{
+    harness::{Rework, hello, hello_version, misbehaving, patched, place, report, until},
+    register::{c_library, with_notes},
+};
 use serde_json::Value;
 use std::{
     fs::{self, File},
@@ -259,5 +262,115 @@ fn a_file_that_took_over_gives_back_what_it_took() {
         "version 1 again",
         || current(&rework, "maths"),
         |now| *now == first,
+    );
+}
+
+#[test]
+fn plugins_that_crash_or_hang_while_they_load_hold_nobody_up() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let bad = |name: &str, body: &str| {
+        let source = format!(
+            "#include <unistd.h>\n__attribute__((constructor)) static void f(void) {{ {body} }}"
+        );
+        let library = c_library(&rework, name, &with_notes("1.0", &source));
+        place(&fs::read(library).unwrap(), &dir.join(format!("{name}.so")));
+    };
+    bad("crashes", "*(volatile int *)8 = 1;");
+    bad("hangs", "sleep(1000);");
+    // What it leaves behind is nobody's child, and comes to the monitor.
+    bad(
+        "forks",
+        "if (fork() == 0) { setsid(); if (fork() == 0) sleep(1000); _exit(0); } _exit(7);",
+    );
+    let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    until(
+        "the quick refusals",
+        || refused(&rework).join(" "),
+        |said| {
+            said.contains("crashed while loading (SIGSEGV)")
+                && said.contains("ended the process while loading (exit 7)")
+        },
+    );
+    // The other one still hangs, and does not matter.
+    place(&hello_version(1), &dir.join("good.so"));
+    until(
+        "the good one",
+        || operations(&rework),
+        |found| found.len() == 3,
+    );
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&id, &["done"]);
+    assert!(!monitor.log().contains("hangs.so"));
+    until(
+        "the one that hangs to be refused",
+        || refused(&rework).join(" "),
+        |said| said.contains("hangs.so did not finish loading in 10 s"),
+    );
+    until(
+        "nothing of them to be left",
+        || {
+            let children = std::process::Command::new("pgrep")
+                .args(["-a", "-P", &monitor.pid().to_string()])
+                .output()
+                .unwrap();
+            String::from_utf8(children.stdout).unwrap()
+        },
+        |children| !children.contains("probe") && !children.contains("examine"),
+    );
+}
+
+#[test]
+fn a_running_task_ends_on_the_version_that_it_began_with() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let version = |number: u32| {
+        let to = format!(r#""version":"0.1.{number}""#);
+        patched(&misbehaving(), &[(r#""version":"0.1.0""#, &to)])
+    };
+    let file = place(&version(1), &dir.join("misbehaving.so"));
+    let _monitor = rework.monitor(&[
+        "--domain",
+        "misbehaving",
+        "--maxworkers",
+        "1",
+        "--plugin-dir",
+        dir.to_str().unwrap(),
+    ]);
+    let first = until(
+        "version 1",
+        || current(&rework, "misbehaving"),
+        |now| now.len() == 1,
+    );
+    let input = r#"{"mode": "hang", "seconds": 8.0}"#;
+    let long = rework.schedule(&["misbehave", "--input", input]);
+    rework.wait(&long, &["running"]);
+    place(&version(2), &file);
+    let second = until(
+        "version 2",
+        || current(&rework, "misbehaving"),
+        |now| *now != first,
+    );
+    // Its worker was the only one allowed, and keeps no place that a new one needs.
+    let short = rework.wait(&rework.misbehave("ok"), &["done"]);
+    assert_eq!(short["plugin_hash"], second[0]);
+    assert_eq!(rework.task(&long)["state"], "running");
+    let long = rework.wait(&long, &["done", "failed", "aborted"]);
+    assert_eq!(long["state"], "done");
+    assert_eq!(long["plugin_hash"], first[0]);
+    let workers = rework.json(&["list-workers"]);
+    let worker = |id: &Value| {
+        let rows = workers.as_array().unwrap();
+        rows.iter().find(|row| row["id"] == *id).unwrap().clone()
+    };
+    assert_ne!(long["worker"], short["worker"]);
+    assert_eq!(worker(&short["worker"])["state"], "idle");
+    until(
+        "the old worker to retire",
+        || rework.json(&["list-workers"]),
+        |rows| {
+            let mut rows = rows.as_array().unwrap().iter();
+            rows.any(|row| row["id"] == long["worker"] && row["cause"] == "upgrade")
+        },
     );
 }

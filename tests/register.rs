@@ -150,7 +150,7 @@ fn what_a_new_version_no_longer_offers_is_retired_and_named() {
 }
 
 /// Compiles a shared library from C.
-fn c_library(rework: &Rework, name: &str, source: &str) -> String {
+pub(crate) fn c_library(rework: &Rework, name: &str, source: &str) -> String {
     let c = rework.directory().join(format!("{name}.c"));
     let so = rework.directory().join(format!("{name}.so"));
     fs::write(&c, source).unwrap();
@@ -163,7 +163,7 @@ fn c_library(rework: &Rework, name: &str, source: &str) -> String {
 }
 
 /// A C library that carries the notes of a plugin but is none.
-fn with_notes(abi: &str, body: &str) -> String {
+pub(crate) fn with_notes(abi: &str, body: &str) -> String {
     let note = |kind: u32, text: &str| {
         let padded = text.len().next_multiple_of(4);
         let text: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
