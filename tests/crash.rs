@@ -250,6 +250,10 @@ fn a_panic_that_cannot_be_caught_is_still_a_panic() {
             .contains("misbehaving/src/lib.rs:"),
         "{task:#}"
     );
+    assert!(
+        task["error"].as_str().unwrap().contains(" again"),
+        "{task:#}"
+    );
 }
 
 #[test]

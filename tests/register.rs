@@ -89,6 +89,10 @@ fn domains_are_chosen_and_renamed() {
         refusal.contains("has no operation in domain `none`, only in: default, maths"),
         "{refusal}"
     );
+    for (option, value) in [("--asdomain", ""), ("--asdomain", "a b"), ("--host", "")] {
+        let refusal = rework.fails(2, &["register-operations", plugin, option, value]);
+        assert!(refusal.contains("it must be one word"), "{refusal}");
+    }
     let plan = rework.ok(&[
         "register-operations",
         plugin,
@@ -139,7 +143,12 @@ fn what_a_new_version_no_longer_offers_is_retired_and_named() {
         "{said}"
     );
     for name in ["my_first_task default", "add maths", "noop default"] {
-        assert!(said.contains(&format!("retired {name}")), "{said}");
+        assert!(
+            said.contains(&format!(
+                "removed {name}: it is retired here; 0 queued tasks and 0 schedules stay"
+            )),
+            "{said}"
+        );
     }
     assert_eq!(rework.ok(&["list-operations"]).lines().count(), 1);
 }
@@ -154,10 +163,11 @@ fn the_same_plugin_under_another_path_is_its_next_version() {
     patched(&hello(), &second, b"noop", b"nope");
     rework.ok(&["register-operations", first.to_str().unwrap()]);
     let plan = rework.ok(&["register-operations", second.to_str().unwrap(), "--dry-run"]);
-    assert!(plan.contains("would retire noop default"), "{plan}");
+    assert!(plan.contains("removed noop default: "), "{plan}");
     let said = rework.ok(&["register-operations", second.to_str().unwrap()]);
     assert!(
-        said.starts_with("registered 1 new operation (2 already known)\nretired noop default"),
+        said.starts_with("registered 1 new operation (2 already known)\n")
+            && said.contains("\nremoved noop default: it is retired here; "),
         "{said}"
     );
     let rows = rework.json(&["list-operations"]);
@@ -336,4 +346,14 @@ fn registering_again_deletes_nothing() {
     assert_eq!(schedules, before.2);
     let _monitor = rework.monitor(&[]);
     assert_eq!(rework.wait(&queued, &["done", "failed"])["output"], 4);
+}
+
+#[test]
+fn checking_a_plugin_keeps_nothing_of_it() {
+    let rework = Rework::new();
+    rework.ok(&["check-plugin", hello().to_str().unwrap()]);
+    let kept = std::fs::read_dir(rework.directory().join("plugins"));
+    let kept: Vec<_> = kept.map_or_else(|_| vec![], |entries| entries.flatten().collect());
+    assert!(kept.is_empty(), "{kept:?}");
+    assert_eq!(rework.ok(&["list-operations"]), "");
 }

@@ -36,6 +36,9 @@ use abi_stable::{
     std_types::{ROption, RResult, RSlice, RStr, RString, RVec},
 };
 
+/// The target triple of this build; the note of a plugin says it too.
+pub const TARGET: &str = env!("REWORK_TARGET");
+
 /// Raised when an existing field changes; a host runs only plugins of its own major.
 pub const ABI_MAJOR: u32 = 1;
 

@@ -5,6 +5,7 @@ mod fake;
 mod plugins;
 mod rework;
 mod sdk;
+mod versions;
 mod wait;
 
 pub(crate) use database::Database;
@@ -12,4 +13,5 @@ pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use plugins::{hello, misbehaving, report, standalone};
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};
+pub(crate) use versions::{hello_version, place, with_texts};
 pub(crate) use wait::until;

@@ -182,6 +182,13 @@ impl Rework {
         self.monitor_by(self.command(&[&["monitor"], arguments].concat()))
     }
 
+    /// As [`Rework::monitor`], with a state directory of its own, as on another host.
+    pub(crate) fn monitor_in(&self, state: &Path, arguments: &[&str]) -> Monitor {
+        let mut command = self.command(&[&["monitor"], arguments].concat());
+        command.env("REWORK_STATE_DIR", state);
+        self.monitor_by(command)
+    }
+
     /// Runs a monitor that is started in this way.
     pub(crate) fn monitor_by(&self, mut command: Command) -> Monitor {
         let log = self

@@ -167,12 +167,13 @@ fn in_a_thread(what: fn()) {
     assert!(thread.join().is_ok(), "it has panicked");
 }
 
-/// A panic while one is under way cannot be caught: the process aborts.
+/// A panic while one is under way cannot be caught: the process aborts. Its message has a NUL,
+/// which no text of Postgres can hold.
 fn double_panic() {
     struct PanicsWhenDropped;
     impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
-            panic!("and again");
+            panic!("and\0 again");
         }
     }
     let _guard = PanicsWhenDropped;

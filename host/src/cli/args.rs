@@ -6,6 +6,7 @@ use crate::model::{
     rule::{CatchUp, Rule, RuleError, parse_zone},
     task::TaskState,
 };
+use crate::plugin::TrustedKey;
 use chrono::{DateTime, Utc};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use serde_json::Value;
@@ -109,6 +110,12 @@ pub(super) enum Command {
     Pause(PauseArgs),
     /// Let them run again
     Resume(PauseArgs),
+    /// List versions of plugins by domain and host, and files that are refused
+    ListPlugins(ListPluginsArgs),
+    /// Point a domain back to an earlier version of its plugin, without the file
+    RollbackPlugin(RollbackArgs),
+    /// Check the whole installation, with what to do about each problem
+    Doctor(DoctorArgs),
     /// Measure throughput and latency of this installation
     Bench(BenchArgs),
     /// Print a completion script
@@ -145,10 +152,10 @@ pub(super) struct RegisterArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Register under this domain instead of the declared one
-    #[arg(long, value_name = "NEW")]
+    #[arg(long, value_name = "NEW", value_parser = word)]
     pub(super) asdomain: Option<String>,
     /// For this host instead of this one
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Take over operations that the host has from another plugin
     #[arg(long)]
@@ -156,6 +163,13 @@ pub(super) struct RegisterArgs {
     /// Check everything, write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Also store the plugin's bytes, for monitors with --fetch-plugins on other hosts
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) publish: bool,
+    /// Refuse it unless PLUGIN.so.minisig is a signature by this key: a public key of minisign, or
+    /// the file that holds it
+    #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
+    pub(super) require_signature: Option<TrustedKey>,
     #[command(flatten)]
     pub(super) probe: ProbeArgs,
 }
@@ -165,6 +179,41 @@ pub(super) struct ProbeArgs {
     /// How long loading the plugin may take, in a child that tries it
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(super) probe_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListPluginsArgs {
+    /// The database
+    pub(super) db: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// The database
+    pub(super) db: String,
+    /// The domain
+    pub(super) domain: String,
+    /// To the version with this hash (its beginning will do) instead of the one before
+    #[arg(long, value_name = "HASH")]
+    pub(super) to: Option<String>,
+    /// Only on this host, instead of all that have an earlier version
+    #[arg(long, value_parser = word)]
+    pub(super) host: Option<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The database
+    pub(super) db: String,
+    /// One JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -191,7 +240,7 @@ pub(super) struct UnregisterArgs {
     #[arg(long)]
     pub(super) module: Option<String>,
     /// Only on this host
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Do not ask
     #[arg(long)]
@@ -229,7 +278,7 @@ pub(super) struct ScheduleArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Run on this host only
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Notes that stay with the task; a JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
@@ -266,14 +315,14 @@ pub(super) struct MonitorArgs {
         long,
         default_value = "default",
         conflicts_with = "all_domains",
-        value_parser = clap::builder::NonEmptyStringValueParser::new()
+        value_parser = word
     )]
     pub(super) domain: Vec<String>,
     /// Claim tasks of every domain that this host has plugins for
     #[arg(long)]
     pub(super) all_domains: bool,
     /// The host to work for, instead of this one
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Pass this environment variable on to workers; repeatable
     #[arg(long, value_name = "NAME")]
@@ -284,6 +333,17 @@ pub(super) struct MonitorArgs {
     /// Deny TCP connections to plugins, by Landlock (Linux 6.7); not UDP, not Unix sockets
     #[arg(long)]
     pub(super) no_network: bool,
+    /// Register DIR/*.so, and DIR/<domain>/*.so under that domain, when they appear or change, and
+    /// retire what vanishes; repeatable
+    #[arg(long, value_name = "DIR")]
+    pub(super) plugin_dir: Vec<PathBuf>,
+    /// Run what other hosts have published for these domains
+    #[arg(long)]
+    pub(super) fetch_plugins: bool,
+    /// Refuse files of --plugin-dir and fetched plugins unless they are signed by this key: a public
+    /// key of minisign, or the file that holds it
+    #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
+    pub(super) require_signature: Option<TrustedKey>,
     /// Never more workers per domain than this
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) maxworkers: u16,
@@ -458,7 +518,7 @@ pub(super) struct PrepareArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Run its tasks on this host only
-    #[arg(long)]
+    #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Notes that stay with its tasks; a JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
@@ -618,6 +678,14 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "rework", &mut script);
     script
+}
+
+/// The name of a domain or of a host.
+fn word(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("it must be one word".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn json(text: &str) -> Result<Value, String> {

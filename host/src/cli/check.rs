@@ -18,7 +18,7 @@ use std::{path::Path, time::Duration};
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let cache = Cache::at(here::plugin_cache_dir());
-    let inspection = plugin::check(&cache, &args.plugin, args.probe.probe_timeout)
+    let inspection = plugin::check(&args.plugin, &cache, args.probe.probe_timeout)
         .map_err(|error| Failure::new(error.to_string()))?;
     let warnings = inspection.warnings();
     if args.json {

@@ -45,6 +45,11 @@ impl Failure {
         self
     }
 
+    /// What it says, without its hints.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints it and answers the exit code.
     pub(super) fn report(self) -> ExitCode {
         let mut stderr = anstream::stderr();

@@ -3,8 +3,8 @@
 use super::output::{coloured, state};
 use crate::{
     client::{PlannedRun, ScheduleReport},
-    model::time::human,
-    store::{LogRow, MonitorRow, OperationRow, TaskRow, WorkerRow},
+    model::{plugin::short_hash, time::human},
+    store::{LogRow, MonitorRow, OperationRow, PluginRow, TaskRow, WorkerRow},
 };
 use anstyle::AnsiColor;
 use chrono::{DateTime, Utc};
@@ -22,6 +22,32 @@ pub(super) fn operation(row: &OperationRow) -> String {
         ..
     } = row;
     format!("{id} `{name}` {domain} path({path}) host({host}){paused}")
+}
+
+/// `HASH NAME VERSION domain(D) host(H) path(P) [since] → [until] N tasks current`, or
+/// `refused REASON host(H) [since]`
+pub(super) fn plugin(row: &PluginRow) -> String {
+    let PluginRow { host, path, .. } = row;
+    if let Some(reason) = &row.refused {
+        let word = coloured("refused", AnsiColor::Red);
+        return format!("{word} {reason} host({host}) {}", times(&[Some(row.since)]));
+    }
+    let hash = short_hash(row.hash.as_deref().unwrap_or_default());
+    let name = row.name.as_deref().unwrap_or_default();
+    let version = row.version.as_deref().unwrap_or_default();
+    let domain = row.domain.as_deref().unwrap_or_default();
+    let mut text = format!(
+        "{hash} {name} {version} domain({domain}) host({host}) path({path}) {} {} tasks",
+        times(&[Some(row.since), row.until]),
+        row.tasks
+    );
+    if row.published {
+        text += " published";
+    }
+    if row.current {
+        text += &format!(" {}", coloured("current", AnsiColor::Green));
+    }
+    text
 }
 
 /// `ID NAME STATE domain=D [queued] → [started] → [finished] cause`

@@ -5,12 +5,14 @@ mod args;
 mod bench;
 mod check;
 mod database;
+mod doctor;
 mod exit;
 mod format;
 mod monitor;
 mod operate;
 mod operations;
 mod output;
+mod plugins;
 mod schedule;
 mod schedules;
 mod tasks;
@@ -64,6 +66,9 @@ fn run(command: Command) -> Result<()> {
         Command::Vacuum(args) => block_on(operate::vacuum(args)),
         Command::Pause(args) => block_on(operate::pause(args, true)),
         Command::Resume(args) => block_on(operate::pause(args, false)),
+        Command::ListPlugins(args) => block_on(plugins::list(args)),
+        Command::RollbackPlugin(args) => block_on(plugins::rollback(args)),
+        Command::Doctor(args) => block_on(doctor::doctor(args)),
         Command::Bench(args) => bench::bench(args),
         Command::Completions { shell } => output::bytes(&args::completions(shell)),
     }

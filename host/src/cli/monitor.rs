@@ -10,7 +10,10 @@ use crate::{
     monitor::{self, Options, PoolOptions},
     telemetry,
 };
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     if args.minworkers > args.maxworkers {
@@ -22,6 +25,11 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     telemetry::init(args.debug);
     // An embedded server is started before this process becomes the reaper of all below it.
     let target = Target::resolve(&database(args.db)?)?;
+    let plugin_dirs = args
+        .plugin_dir
+        .iter()
+        .map(|directory| plugin_dir(directory))
+        .collect::<Result<_>>()?;
     let options = Options {
         host: here::host_name(args.host.as_deref()),
         domains: if args.all_domains {
@@ -43,6 +51,9 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
         environment: args.env,
         worker_user: args.worker_user,
         no_network: args.no_network,
+        plugin_dirs,
+        fetch_plugins: args.fetch_plugins,
+        key: args.require_signature,
     };
     monitor::run(target.options().clone(), options)?;
     Ok(())
@@ -62,4 +73,20 @@ fn database(given: String) -> Result<String> {
         "" => Err(Failure::usage("DB is `-`, but standard input is empty")),
         database => Ok(database.to_owned()),
     }
+}
+
+/// A directory by its one true name, so that its files keep theirs.
+fn plugin_dir(directory: &Path) -> Result<PathBuf> {
+    let unusable = |reason: String| {
+        Failure::new(format!(
+            "--plugin-dir {} cannot be used: {reason}",
+            directory.display()
+        ))
+    };
+    let directory =
+        std::fs::canonicalize(directory).map_err(|error| unusable(error.to_string()))?;
+    if !directory.is_dir() {
+        return Err(unusable("it is not a directory".to_owned()));
+    }
+    Ok(directory)
 }

@@ -17,6 +17,8 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         replace: args.replace,
         dry_run: args.dry_run,
         probe_limit: Some(args.probe.probe_timeout),
+        publish: args.publish,
+        key: args.require_signature,
     };
     let registration = client.register(&args.plugin, &options).await?;
     for warning in &registration.warnings {
@@ -31,15 +33,11 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
     ))?;
-    let verb = if args.dry_run {
-        "would retire"
-    } else {
-        "retired"
-    };
-    for (domain, name) in &registration.retired {
-        output::line(&format!(
-            "{verb} {name} {domain}: the plugin no longer offers it; its tasks and logs stay"
-        ))?;
+    for change in &registration.changes {
+        output::line(&change.to_string())?;
+    }
+    if let Some(bytes) = registration.published {
+        output::line(&format!("published its bytes ({bytes} compressed)"))?;
     }
     Ok(())
 }

@@ -87,6 +87,9 @@ pub enum ClientError {
     /// The plugin cannot be used.
     #[error("{0}; nothing was registered")]
     Plugin(String),
+    /// There is no way back.
+    #[error("{0}")]
+    Rollback(String),
 }
 
 impl ClientError {
@@ -96,6 +99,9 @@ impl ClientError {
             Self::Database { hint, .. } => hint.clone(),
             Self::Store(error) => error.hint(),
             Self::Embedded(error) => error.hint(),
+            Self::Rollback(_) => {
+                Some("`rework list-plugins` shows the versions of each domain".to_owned())
+            }
             Self::UnknownTask(_) => Some("see `rework list-tasks`".to_owned()),
             _ => None,
         }

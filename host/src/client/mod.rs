@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod doctor;
 mod error;
 mod inspect;
 mod operate;
@@ -22,8 +23,10 @@ mod schedule;
 mod target;
 mod task;
 mod transfer;
+mod version;
 mod watch;
 
+pub use doctor::Finding;
 pub use error::{ClientError, Result};
 pub use operate::Paused;
 pub use prepare::{PlannedRun, Prepare, ScheduleReport};
@@ -32,6 +35,7 @@ pub use schedule::Schedule;
 pub use target::Target;
 pub use task::{Payload, Task, TaskReport};
 pub use transfer::ScheduleFile;
+pub use version::RollbackOptions;
 
 use crate::store::Store;
 use std::sync::Arc;

@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     here,
-    plugin::{self, OperationNote},
-    store::{NewOperation, NewPlugin, Placement, StoreError},
+    model::difference::Change,
+    plugin::{self, Examined, PluginError, TrustedKey},
+    store::{Placement, StoreError},
 };
 use std::{
     path::{Path, PathBuf},
@@ -30,6 +31,10 @@ pub struct RegistrationOptions {
     pub dry_run: bool,
     /// How long loading may take; [`plugin::PROBE_LIMIT`] if nothing is said.
     pub probe_limit: Option<Duration>,
+    /// Also store its bytes, for monitors of other hosts.
+    pub publish: bool,
+    /// Refuse it unless it is signed with this key.
+    pub key: Option<TrustedKey>,
 }
 
 /// What was registered.
@@ -39,8 +44,12 @@ pub struct Registration {
     pub new: usize,
     /// Operations that it could.
     pub known: usize,
+    /// How it differs from the version before; nothing if there was none.
+    pub changes: Vec<Change>,
     /// Operations (domain, name) that the plugin no longer offers.
     pub retired: Vec<(String, String)>,
+    /// How many bytes of the database its own bytes take, if they were published.
+    pub published: Option<i64>,
     /// What the author should know.
     pub warnings: Vec<String>,
 }
@@ -52,27 +61,59 @@ impl Client {
         file: &Path,
         options: &RegistrationOptions,
     ) -> Result<Registration> {
+        let refused = |error: PluginError| ClientError::Plugin(error.to_string());
         let path = stored_path(file)?;
-        let (plugin, warnings) = checked_plugin(file, options)?;
+        let cache = plugin::Cache::at(here::plugin_cache_dir());
+        let limit = options.probe_limit.unwrap_or(plugin::PROBE_LIMIT);
+        let demands = plugin::Demands {
+            key: options.key.as_ref(),
+            hash: None,
+        };
+        let examined = plugin::examine(file, file, &cache, demands, limit).map_err(refused)?;
+        let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());
+        let plugin = examined
+            .inspection
+            .offer(file, domain, as_domain)
+            .map_err(refused)?;
         let placement = Placement {
             host: here::host_name(options.host.as_deref()),
             path,
             // A partial registration says nothing about the rest of the plugin.
-            whole: options.domain.is_none() && options.as_domain.is_none(),
+            whole: domain.is_none() && as_domain.is_none(),
             replace: options.replace,
             dry_run: options.dry_run,
         };
+        let changes = self.store().plugin_difference(&plugin, &placement).await?;
         let registered = self
             .store()
             .plugin_register(&plugin, &placement)
             .await
             .map_err(nothing_registered)?;
+        let published = match options.publish && !options.dry_run {
+            true => Some(self.publish(&examined).await?),
+            false => None,
+        };
         Ok(Registration {
             new: registered.new,
             known: registered.known,
+            changes,
             retired: registered.retired,
-            warnings,
+            published,
+            warnings: plugin.warnings(&file.to_string_lossy()),
         })
+    }
+
+    /// Stores the bytes of a registered plugin: those of the copy that was examined.
+    async fn publish(&self, examined: &Examined) -> Result<i64> {
+        let bytes = std::fs::read(&examined.cached).map_err(|error| {
+            ClientError::Plugin(format!(
+                "{} cannot be read: {error}",
+                examined.cached.display()
+            ))
+        })?;
+        let hash = &examined.inspection.hash;
+        let signature = examined.signature.as_deref();
+        Ok(self.store().plugin_publish(hash, &bytes, signature).await?)
     }
 }
 
@@ -92,83 +133,5 @@ fn nothing_registered(error: StoreError) -> ClientError {
     match error {
         StoreError::Refused { message, .. } => ClientError::Plugin(message),
         other => other.into(),
-    }
-}
-
-/// Inspects, caches and probes a plugin; what to write about it, and what to warn of.
-fn checked_plugin(file: &Path, options: &RegistrationOptions) -> Result<(NewPlugin, Vec<String>)> {
-    let refused = |error: plugin::PluginError| ClientError::Plugin(error.to_string());
-    let cache = plugin::Cache::at(here::plugin_cache_dir());
-    let limit = options.probe_limit.unwrap_or(plugin::PROBE_LIMIT);
-    let inspection = plugin::check(&cache, file, limit).map_err(refused)?;
-    let wanted = |operation: &&OperationNote| {
-        options
-            .domain
-            .as_ref()
-            .is_none_or(|domain| operation.domain == *domain)
-    };
-    let operations: Vec<NewOperation> = inspection
-        .operations
-        .iter()
-        .filter(wanted)
-        .map(|operation| new_operation(operation, options.as_domain.as_deref()))
-        .collect();
-    if operations.is_empty() {
-        let domain = options.domain.as_deref().unwrap_or_default();
-        let mut domains: Vec<&str> = inspection
-            .operations
-            .iter()
-            .map(|operation| operation.domain.as_str())
-            .collect();
-        domains.sort_unstable();
-        domains.dedup();
-        return Err(ClientError::Plugin(format!(
-            "{} has no operation in domain `{domain}`, only in: {}",
-            file.display(),
-            domains.join(", ")
-        )));
-    }
-    let warnings = inspection.warnings();
-    let warnings = warnings
-        .iter()
-        .map(|warning| format!("{} {warning}", file.display()))
-        .collect();
-    let note = inspection.note;
-    let plugin = NewPlugin {
-        hash: inspection.hash,
-        name: note.name,
-        version: note.version,
-        sdk: note.sdk,
-        abi: note.abi,
-        rustc: note.rustc,
-        target: note.target,
-        panic: note.panic,
-        size: inspection.size as i64,
-        operations,
-    };
-    Ok((plugin, warnings))
-}
-
-fn new_operation(note: &OperationNote, as_domain: Option<&str>) -> NewOperation {
-    NewOperation {
-        name: note.name.clone(),
-        declared_domain: note.domain.clone(),
-        domain: as_domain.unwrap_or(&note.domain).to_owned(),
-        inputs: note.inputs.clone(),
-        outputs: note.outputs.clone(),
-        timeout_ms: note.timeout_ms.map(|ms| ms as i64),
-        max_attempts: i32::try_from(note.max_attempts).unwrap_or(i32::MAX),
-        backoff_ms: note.backoff_ms.map(|ms| ms as i64),
-        memory_bytes: note.memory_bytes.map(|bytes| bytes as i64),
-        cpu_ms: note.cpu_ms.map(|ms| ms as i64),
-        open_files: note
-            .open_files
-            .map(|files| i32::try_from(files).unwrap_or(i32::MAX)),
-        capture: note.capture.clone(),
-        log_level: note.level.clone(),
-        description: note.description.clone(),
-        module: note.module.clone(),
-        file: note.file.clone(),
-        line: note.line as i32,
     }
 }

@@ -1,11 +1,13 @@
 //! The words of the system as plain types: no input or output happens here.
 //! Everybody reads them; the state machine of a task is the one function [`task::next_state`].
 
+pub mod difference;
 pub mod duration;
 pub mod ids;
 pub mod input;
 pub mod log;
 pub mod moment;
+pub mod plugin;
 pub mod rule;
 pub mod task;
 pub mod time;

@@ -4,17 +4,29 @@
 use crate::{model::OperationId, store::CatalogRow, wire::PluginFile};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::Path,
     sync::Arc,
 };
 
 /// The plugins that the workers of a domain load, by hash.
 pub(super) type PluginSet = Arc<Vec<PluginFile>>;
 
+/// Whether a plugin can be run.
+#[derive(Debug, Clone)]
+pub(super) enum Availability {
+    /// It is in the cache.
+    Ready(PluginFile),
+    /// It is being got hold of; until then the version before goes on.
+    Awaited,
+    /// It cannot be used.
+    Refused(String),
+}
+
 /// What this host may run, as the database last said.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     operations: HashMap<OperationId, Arc<CatalogRow>>,
+    /// Of each version that is in use.
+    files: HashMap<String, PluginFile>,
     domains: BTreeMap<String, Domain>,
     /// Plugins that cannot be used, with the reason, so that each is said once.
     refused: BTreeMap<String, String>,
@@ -30,29 +42,49 @@ pub(super) struct Domain {
 }
 
 impl Catalog {
-    /// Takes over what the database says. `admit` finds or makes the cached copy of a plugin; a
-    /// plugin that it refuses is left out, with all of its operations, and named in the answer the
-    /// first time.
+    /// Takes over what the database says. A plugin that is refused is left out, with all of its
+    /// operations, and named in the answer the first time; for one that is awaited the version
+    /// before goes on, if there is one.
     pub(super) fn update(
         &mut self,
         rows: Vec<CatalogRow>,
-        mut admit: impl FnMut(&str, &Path) -> Result<PluginFile, String>,
+        availability: impl Fn(&CatalogRow) -> Availability,
     ) -> Vec<String> {
         let mut news = Vec::new();
-        let mut files: BTreeMap<String, Result<PluginFile, String>> = BTreeMap::new();
+        let mut files: BTreeMap<String, Availability> = BTreeMap::new();
         let mut refused = BTreeMap::new();
         let mut sets: BTreeMap<String, BTreeSet<PluginFileByHash>> = BTreeMap::new();
         let mut domains: BTreeMap<String, Domain> = BTreeMap::new();
-        self.operations.clear();
+        let before = std::mem::take(&mut self.operations);
+        let files_before = std::mem::take(&mut self.files);
         for row in rows {
-            let file = files
+            let found = files
                 .entry(row.hash.clone())
-                .or_insert_with(|| admit(&row.hash, Path::new(&row.path)));
-            match file {
+                .or_insert_with(|| availability(&row));
+            let (row, found) = match found {
+                Availability::Awaited => {
+                    let Some(before) = before.get(&row.operation) else {
+                        continue;
+                    };
+                    let Some(file) = files_before.get(&before.hash) else {
+                        continue;
+                    };
+                    let row = CatalogRow {
+                        lanes: row.lanes,
+                        paused: row.paused,
+                        ..(**before).clone()
+                    };
+                    (row, Ok(file.clone()))
+                }
+                Availability::Ready(file) => (row, Ok(file.clone())),
+                Availability::Refused(reason) => (row, Err(reason.clone())),
+            };
+            match found {
                 Ok(file) => {
+                    self.files.insert(file.hash.clone(), file.clone());
                     sets.entry(row.domain.clone())
                         .or_default()
-                        .insert(PluginFileByHash(file.clone()));
+                        .insert(PluginFileByHash(file));
                     let domain = domains.entry(row.domain.clone()).or_default();
                     if !row.paused {
                         domain.lanes.extend(&row.lanes);
@@ -60,12 +92,12 @@ impl Catalog {
                     self.operations.insert(row.operation, Arc::new(row));
                 }
                 Err(reason) => {
-                    if self.refused.get(&row.hash) != Some(reason)
+                    if self.refused.get(&row.hash) != Some(&reason)
                         && !refused.contains_key(&row.hash)
                     {
                         news.push(reason.clone());
                     }
-                    refused.insert(row.hash.clone(), reason.clone());
+                    refused.insert(row.hash.clone(), reason);
                 }
             }
         }
@@ -86,6 +118,12 @@ impl Catalog {
     /// An operation that this host may run.
     pub(super) fn operation(&self, id: OperationId) -> Option<&Arc<CatalogRow>> {
         self.operations.get(&id)
+    }
+
+    /// Whether an operation is no longer run as this row, which was taken from here, says.
+    pub(super) fn is_outdated(&self, row: &CatalogRow) -> bool {
+        self.operation(row.operation)
+            .is_none_or(|now| now.plugin_operation != row.plugin_operation)
     }
 
     /// Every domain with something to run.

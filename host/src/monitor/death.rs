@@ -31,6 +31,7 @@ impl Supervisor {
     pub(super) fn reap(&mut self) {
         let mut deaths = Vec::new();
         while let Some(exit) = process::reap() {
+            self.examiners.reaped(exit.pid);
             let worker = self
                 .workers
                 .values_mut()
@@ -56,7 +57,7 @@ impl Supervisor {
             .filter(|worker| worker.exit.is_none())
             .map(|worker| worker.pid)
             .collect();
-        process::kill_strays(&|pid| known.contains(&pid));
+        process::kill_strays(&|pid| known.contains(&pid) || self.examiners.knows(pid));
     }
 
     /// A worker is gone once its process has ended and all that it said has been heard; then its

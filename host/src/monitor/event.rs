@@ -1,6 +1,6 @@
 //! Everything that can happen to a monitor.
 
-use super::{cycle::Fetched, report::Saved};
+use super::{cycle::Fetched, examiner::PluginEvent, report::Saved};
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
@@ -65,6 +65,8 @@ pub(super) enum Event {
     Promoted(Result<(i64, Option<Duration>), StoreError>),
     /// What our claims cover according to the database.
     Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
+    /// Something about plugins: drop-in directories, examiners, what others publish.
+    Plugin(PluginEvent),
     /// Lost monitors have been looked for; how many tasks were taken from them.
     Recovered(Result<i64, StoreError>),
 }

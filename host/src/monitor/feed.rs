@@ -171,6 +171,11 @@ impl Supervisor {
             return;
         };
         let worker = self.workers.get_mut(&worker).expect("the candidate lives");
+        let has_loaded = |file: &crate::wire::PluginFile| file.hash == held.operation.hash;
+        if !worker.plugins.iter().any(has_loaded) {
+            // It was claimed for another version than this worker runs.
+            return self.release(task);
+        }
         let Some(slot) = worker.hand(task, rank) else {
             let domain = worker.domain.clone();
             self.pool(&domain).push(rank, task, Instant::now());
@@ -219,9 +224,30 @@ impl Supervisor {
         let Some(held) = self.tasks.get_mut(&task) else {
             return;
         };
+        if self.catalog.is_outdated(&held.operation) {
+            return self.release(task);
+        }
         held.place = Place::Waiting;
         let domain = held.operation.domain.clone();
         self.pool(&domain).push(rank, task, Instant::now());
+    }
+
+    /// Tasks that wait here and were claimed for another version of their operation are given back,
+    /// so that they are claimed for the one that will run them: its limits, its outputs and the
+    /// version that their rows name belong together.
+    pub(super) fn release_outdated(&mut self) {
+        let outdated: Vec<(TaskId, String, i16)> = self
+            .tasks
+            .iter()
+            .filter(|(_, held)| held.place == Place::Waiting)
+            .filter(|(_, held)| self.catalog.is_outdated(&held.operation))
+            .map(|(task, held)| (*task, held.operation.domain.clone(), held.claimed.rank))
+            .collect();
+        for (task, domain, rank) in outdated {
+            if self.pool(&domain).remove(rank, task) {
+                self.release(task);
+            }
+        }
     }
 
     /// Gives back what waits here: nobody will run it.

@@ -122,6 +122,26 @@ pub(super) fn spawn_worker(
     })
 }
 
+/// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, without our
+/// environment and with nothing of ours but the request. Answers where it will print its verdict.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts the monitor's children"
+)]
+pub(super) fn spawn_examiner(request: &str) -> io::Result<(Pid, OwnedFd)> {
+    let (said, child_said) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("rework-examiner")
+        .args(["examine", request])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(child_said)
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    Ok((Pid::from_raw(child.id().cast_signed()), said))
+}
+
 /// In the child: puts the socket and the page where the worker looks for them. Through high
 /// numbers, for one of them may stand where the other has to go.
 fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {

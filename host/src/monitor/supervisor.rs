@@ -5,20 +5,23 @@ use super::{
     cgroup::Delegated,
     claim::Positions,
     cron::Cron,
+    drop_in::DropIn,
     event::Event,
+    examiner::Examiners,
     identity::{Identity, IdentityError},
     output::Lines,
     pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
     process,
     report::{Held, Outbox},
+    supply::Supply,
     upkeep::Upkeep,
     worker::Worker,
 };
 use crate::{
     here,
     model::{MonitorId, TaskId, WorkerId, duration::human},
-    plugin::Cache,
+    plugin::{Cache, TrustedKey},
     store::{ConnectOptions, Cycle, Notification, Store, StoreError},
 };
 use std::{
@@ -57,6 +60,12 @@ pub struct Options {
     pub worker_user: Option<String>,
     /// Whether TCP is denied to plugins.
     pub no_network: bool,
+    /// Drop-in directories, by their canonical paths.
+    pub plugin_dirs: Vec<std::path::PathBuf>,
+    /// Whether to run what other hosts have published.
+    pub fetch_plugins: bool,
+    /// The key that drop-in files and fetched plugins have to be signed with.
+    pub key: Option<TrustedKey>,
 }
 
 /// Why a monitor could not go on.
@@ -169,6 +178,9 @@ pub(super) struct Supervisor {
     pub(super) look: bool,
     pub(super) upkeep: Upkeep,
     pub(super) cron: Cron,
+    pub(super) examiners: Examiners,
+    pub(super) drop_in: DropIn,
+    pub(super) supply: Supply,
     pub(super) phase: Phase,
     /// Where workers get cgroups of their own, if anywhere.
     pub(super) cgroup: Option<Delegated>,
@@ -196,6 +208,8 @@ impl Supervisor {
             "minworkers": pool.min_workers,
             "maxruns": pool.max_runs,
             "maxmem": pool.max_mem,
+            "plugin_dirs": &options.plugin_dirs,
+            "fetch_plugins": options.fetch_plugins,
             "vacuum": options.vacuum.map_or_else(|| "never".to_owned(), human),
         });
         let monitor = store
@@ -235,6 +249,9 @@ impl Supervisor {
             look: true,
             upkeep: Upkeep::new(Instant::now()),
             cron: Cron::new(Instant::now()),
+            examiners: Examiners::default(),
+            drop_in: DropIn::new(&options.plugin_dirs, Instant::now()),
+            supply: Supply::new(options.fetch_plugins, Instant::now()),
             phase: Phase::Working,
             cgroup: delegated_cgroup(),
             worker_user,
@@ -290,7 +307,10 @@ impl Supervisor {
         match event {
             Event::Notified(Notification::Ready) => self.look = true,
             Event::Notified(Notification::Abort(_)) => self.upkeep.aborts_due(),
-            Event::Notified(Notification::Catalog) => self.refresh_catalog(),
+            Event::Notified(Notification::Catalog) => {
+                self.supply.touched(Instant::now());
+                self.refresh_catalog();
+            }
             Event::Notified(Notification::Worker) => self.upkeep.asked_due(),
             Event::Notified(Notification::Schedules) => self.cron.reload(Instant::now()),
             Event::Notified(Notification::Reconnected) => {
@@ -322,6 +342,7 @@ impl Supervisor {
             Event::Reserved(ids) => self.reserved(ids),
             Event::WorkersSaved(saved, rows) => self.workers_saved(saved, rows),
             Event::Promoted(promoted) => self.promoted(promoted),
+            Event::Plugin(event) => self.plugin_event(event),
             Event::Held(held) => self.held_arrived(held),
             Event::Recovered(recovered) => match recovered {
                 Ok(tasks) => self.look |= tasks > 0,

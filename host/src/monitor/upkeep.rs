@@ -9,13 +9,11 @@ use super::{
 use crate::{
     descendants::Processes,
     model::{TaskId, WorkerId, worker::WorkerCause},
-    plugin::Cache,
     store::{CatalogRow, Ended, ScheduleRequest, StoreError},
-    wire::{PluginFile, ToWorker, WireError},
+    wire::{ToWorker, WireError},
 };
 use std::{
     collections::HashMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -214,6 +212,7 @@ impl Supervisor {
         self.promote(now);
         self.fire(now);
         self.vacuum(now);
+        self.tend_plugins(now);
         self.heartbeat(now);
         self.reconcile(now);
         self.sample(now);
@@ -243,6 +242,8 @@ impl Supervisor {
             self.next_limit(),
             self.next_usage(),
             self.next_fire(now),
+            is_working.then(|| self.drop_in.next_wake()).flatten(),
+            is_working.then(|| self.supply.next_wake()).flatten(),
             end.filter(|at| *at > now),
         ]
         .into_iter()
@@ -275,18 +276,18 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         let before: Vec<i32> = lanes_of(self);
-        let cache = &self.cache;
-        for refusal in self
-            .catalog
-            .update(rows, |hash, path| admit(cache, hash, path))
-        {
-            tracing::error!("{refusal}");
+        self.obtain_missing(&rows);
+        let (cache, supply) = (&self.cache, &self.supply);
+        let availability = |row: &CatalogRow| supply.availability(cache, row);
+        for refusal in self.catalog.update(rows, availability) {
+            tracing::error!("a registered plugin cannot be used: {refusal}");
         }
         let domains: Vec<String> = self.catalog.domains().keys().cloned().collect();
         for domain in domains {
             self.pool(&domain);
         }
         self.release_paused();
+        self.release_outdated();
         self.look |= before != lanes_of(self);
     }
 
@@ -566,20 +567,4 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
         .values()
         .flat_map(|domain| domain.lanes.iter().copied())
         .collect()
-}
-
-/// The copy of a registered plugin that workers load.
-fn admit(cache: &Cache, hash: &str, path: &Path) -> Result<PluginFile, String> {
-    let name = path.file_name().map_or_else(
-        || path.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
-    match cache.recover(hash, path) {
-        Ok(path) => Ok(PluginFile {
-            hash: hash.to_owned(),
-            path,
-            name,
-        }),
-        Err(error) => Err(format!("a registered plugin cannot be used: {error}")),
-    }
 }

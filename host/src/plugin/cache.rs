@@ -77,6 +77,41 @@ impl Cache {
         }
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes bytes that did not come from a file, with their signature beside them, so that they
+    /// can be examined like one; [`Cache::unstage`] removes them.
+    pub fn stage(&self, hash: &str, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
+        self.make()?;
+        let path = self.staged(hash);
+        fs::write(&path, bytes)?;
+        if let Some(signature) = signature {
+            fs::write(path.with_extension("so.minisig"), signature)?;
+        }
+        Ok(path)
+    }
+
+    /// Removes what was staged, if anything was.
+    pub fn unstage(&self, hash: &str) {
+        let path = self.staged(hash);
+        let _ = fs::remove_file(path.with_extension("so.minisig"));
+        let _ = fs::remove_file(path);
+    }
+
+    fn staged(&self, hash: &str) -> PathBuf {
+        self.directory.join(format!(".fetched-{hash}.so"))
+    }
+
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+    }
+
     /// The copy of a content, if it is here and whole. A copy that is damaged is thrown away.
     ///
     /// The content is read once, and again only when the file has changed since.
@@ -100,22 +135,6 @@ impl Cache {
         None
     }
 
-    /// The copy of a registered content: found, or made again from its file, if that is still what
-    /// was registered.
-    pub fn recover(&self, hash: &str, file: &Path) -> Result<PathBuf, PluginError> {
-        if let Some(path) = self.find(hash) {
-            return Ok(path);
-        }
-        let copy = self.receive(file)?;
-        if copy.hash != hash {
-            return Err(PluginError::new(
-                file,
-                "changed since it was registered; run rework register-operations",
-            ));
-        }
-        Ok(copy.keep()?.path)
-    }
-
     /// Opens a copy for a process of another user, who cannot reach the directory. That user opens
     /// the descriptor once more, so the copy itself must be readable.
     pub fn open_for_others(path: &Path) -> io::Result<File> {
@@ -127,20 +146,11 @@ impl Cache {
         Ok(file)
     }
 
-    /// Copies a file into the cache, after checking that nobody else could have written it.
-    pub fn admit(&self, file: &Path) -> Result<Cached, PluginError> {
-        self.receive(file)?.keep()
-    }
-
     /// Copies a file beside the cache, after checking that nobody else could have written it.
     pub fn receive(&self, file: &Path) -> Result<Incoming, PluginError> {
         let mut source = Source::open(file)?;
         let failed = |error: io::Error| cannot_copy(file, &error);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .map_err(failed)?;
+        self.make().map_err(failed)?;
         permissions::check_one(&self.directory).map_err(|error| {
             PluginError::new(file, format!("could not be copied to the cache{error}"))
         })?;
@@ -271,10 +281,10 @@ mod tests {
         let (directory, cache) = cache();
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
-        let first = cache.admit(&file).unwrap();
-        assert_eq!(cache.admit(&file).unwrap(), first);
+        let first = cache.receive(&file).unwrap().keep().unwrap();
+        assert_eq!(cache.receive(&file).unwrap().keep().unwrap(), first);
         fs::write(&file, b"other").unwrap();
-        let second = cache.admit(&file).unwrap();
+        let second = cache.receive(&file).unwrap().keep().unwrap();
         assert_ne!(first.hash, second.hash);
         assert_eq!(
             fs::read(cache.find(&first.hash).unwrap()).unwrap(),
@@ -288,11 +298,11 @@ mod tests {
         let (directory, cache) = cache();
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
-        let cached = cache.admit(&file).unwrap();
+        let cached = cache.receive(&file).unwrap().keep().unwrap();
         fs::set_permissions(&cache.directory, fs::Permissions::from_mode(0o777)).unwrap();
         let fresh = Cache::at(cache.directory.clone());
         assert_eq!(fresh.find(&cached.hash), None);
-        let refusal = fresh.recover(&cached.hash, &file).unwrap_err().reason;
+        let refusal = fresh.receive(&file).unwrap_err().reason;
         assert!(
             refusal.starts_with("could not be copied to the cache: refused: other users can write"),
             "{refusal}"
@@ -315,20 +325,15 @@ mod tests {
         let (directory, cache) = cache();
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
-        let Cached { hash, path } = cache.admit(&file).unwrap();
+        let Cached { hash, path } = cache.receive(&file).unwrap().keep().unwrap();
         damage(&path, b"fiRst");
         assert_eq!(cache.find(&hash), None);
         // Its file is still what it was.
-        assert_eq!(cache.recover(&hash, &file).unwrap(), path);
+        let again = cache.receive(&file).unwrap().keep().unwrap();
+        assert_eq!(again.path, path);
         assert_eq!(fs::read(&path).unwrap(), b"first");
         damage(&path, b"");
         assert_eq!(Cache::at(cache.directory.clone()).find(&hash), None);
-        fs::write(&file, b"other").unwrap();
-        let refusal = cache.recover(&hash, &file).unwrap_err();
-        assert_eq!(
-            refusal.reason,
-            "changed since it was registered; run rework register-operations"
-        );
         assert_eq!(fs::read_dir(&cache.directory).unwrap().count(), 0);
     }
 }

@@ -9,6 +9,8 @@ pub struct PluginError {
     pub path: PathBuf,
     /// What is wrong with it, after its name; some reasons begin with a colon.
     pub reason: String,
+    /// Whether time may mend it: the file may still be arriving.
+    pub unfinished: bool,
 }
 
 impl PluginError {
@@ -19,6 +21,15 @@ impl PluginError {
         Self {
             path: path.into(),
             reason,
+            unfinished: false,
+        }
+    }
+
+    /// As [`PluginError::new`], of a file that may still be arriving.
+    pub(crate) fn unfinished(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self {
+            unfinished: true,
+            ..Self::new(path, reason)
         }
     }
 }

@@ -3,14 +3,15 @@
 
 use super::{PluginError, elf, note};
 use crate::model::input::sha256;
+use crate::model::plugin::build_warnings;
 use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
 
 pub use note::{OperationNote, PluginNote};
 
 /// What is known of a plugin that has not been loaded.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {
     /// SHA-256 of the content, hexadecimal.
     pub hash: String,
@@ -28,12 +29,7 @@ pub struct Inspection {
 impl Inspection {
     /// What its users should know, to be put behind its name.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.note.panic == "abort" {
-            warnings
-                .push("is built with panic = \"abort\": panics end the worker process".to_owned());
-        }
-        warnings
+        build_warnings(&self.note.panic)
     }
 }
 
@@ -45,7 +41,7 @@ pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
 /// Reads the content of a plugin that the user knows as `named`. Whatever the bytes are, this
 /// answers soon, and never crashes.
 pub fn inspect_content(data: &[u8], named: &Path) -> Result<Inspection, PluginError> {
-    describe(data, || sha256(data)).map_err(|reason| PluginError::new(named, reason))
+    describe(data, || sha256(data), named)
 }
 
 /// Reads a copy whose hash is known, or does not matter.
@@ -55,7 +51,7 @@ pub(super) fn inspect_copy(
     named: &Path,
 ) -> Result<Inspection, PluginError> {
     let data = read(file, named)?;
-    describe(&data, || hash.to_owned()).map_err(|reason| PluginError::new(named, reason))
+    describe(&data, || hash.to_owned(), named)
 }
 
 /// Not mapped: whoever cuts a mapped file short kills its readers.
@@ -63,15 +59,30 @@ fn read(file: &Path, named: &Path) -> Result<Vec<u8>, PluginError> {
     fs::read(file).map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))
 }
 
+fn describe(
+    data: &[u8],
+    hash: impl FnOnce() -> String,
+    named: &Path,
+) -> Result<Inspection, PluginError> {
+    let library = elf::read(data, note::OWNER).map_err(|error| match error {
+        elf::ElfError::CutShort { .. } => PluginError::unfinished(named, error.to_string()),
+        _ => PluginError::new(named, error.to_string()),
+    })?;
+    described(&library, data.len() as u64, hash).map_err(|reason| PluginError::new(named, reason))
+}
+
 /// What is wrong is told in a fragment to be put behind the plugin's name.
-fn describe(data: &[u8], hash: impl FnOnce() -> String) -> Result<Inspection, String> {
-    let library = elf::read(data, note::OWNER).map_err(|error| error.to_string())?;
+fn described(
+    library: &elf::Library<'_>,
+    size: u64,
+    hash: impl FnOnce() -> String,
+) -> Result<Inspection, String> {
     let (note, operations) = note::read(&library.notes)?.ok_or(
         "is a shared library, but not a rework plugin: no .note.rework section \
          (does it call rework_plugin::export!() at its crate root?)",
     )?;
     check_minor(&operations)?;
-    check_glibc(&library)?;
+    check_glibc(library)?;
     if operations.is_empty() {
         return Err(
             "is a rework plugin with no operation: add #[operation] to a function".to_owned(),
@@ -83,7 +94,7 @@ fn describe(data: &[u8], hash: impl FnOnce() -> String) -> Result<Inspection, St
     }
     Ok(Inspection {
         hash: hash(),
-        size: data.len() as u64,
+        size,
         note,
         glibc: library
             .glibc

@@ -1,25 +1,31 @@
 //! Foreign code: looked at without running it ([`inspect()`]), kept in a private copy ([`Cache`]),
 //! loaded by a child to see what happens ([`probe()`]), loaded and run by workers alone ([`load()`]).
-//! [`check()`] is the way in for a new file.
+//! [`examine()`] is all that happens before a file is believed, [`check()`] the same without keeping it.
 
 mod cache;
-mod check;
 mod elf;
 mod error;
+mod examine;
 mod inspect;
 mod invoke;
 mod load;
 mod note;
+mod offer;
 mod permissions;
 mod probe;
 mod probe_child;
+mod signature;
 mod source;
+mod whole;
 
 pub use cache::{Cache, Cached, Incoming};
-pub use check::check;
 pub use error::PluginError;
+pub use examine::{
+    Demands, Examination, Examined, Verdict, check, child as examine_child, examine,
+};
 pub use inspect::{Inspection, OperationNote, PluginNote, inspect, inspect_content};
 pub use invoke::{Captured, TaskContext, TaskData, invoke};
 pub use load::{Loaded, load};
 pub use probe::{PROBE_LIMIT, probe};
 pub use probe_child::{load_only, supervise};
+pub use signature::{TrustedKey, signature_beside};

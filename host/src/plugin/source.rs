@@ -91,7 +91,7 @@ fn check_kind(named: &Path, metadata: &Metadata) -> Result<(), PluginError> {
     } else if !metadata.is_file() {
         "is not a regular file"
     } else if metadata.len() == 0 {
-        "is empty (0 bytes)"
+        return Err(PluginError::unfinished(named, "is empty (0 bytes)"));
     } else {
         return Ok(());
     };

@@ -2,10 +2,14 @@
 //! Client and monitor hold a [`Store`]; nobody else sees a connection.
 
 mod claim;
+mod content;
 mod cycle;
+mod difference;
+mod drop_in;
 mod enqueue;
 mod error;
 mod file;
+mod health;
 mod listen;
 mod listing;
 mod log;
@@ -17,20 +21,25 @@ mod sched;
 mod schedule;
 mod schema;
 mod task;
+mod version;
 mod worker;
 
+pub use content::{Offer, PublishedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
+pub use drop_in::{DropInOutcome, DropInRow};
 pub use enqueue::Enqueue;
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
+pub use health::{DomainHealth, Health};
 pub use listen::{Bell, Listener, Notification};
 pub use listing::{TaskFilter, TaskRow};
 pub use log::LogRow;
 pub use monitor::{LostMonitor, MonitorRow};
 pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
-pub use plugin::{NewOperation, NewPlugin, Placement, Registered};
+pub use plugin::{Placement, Registered};
 pub use pool::{ConnectOptions, Store};
 pub use sched::{NewSchedule, ScheduleRow, ScheduledFire};
 pub use schedule::ScheduleRequest;
 pub use task::{AttemptRow, InputRow, OutputRow, TaskDetail};
+pub use version::{PluginRow, RollbackRow, VersionRow};
 pub use worker::{WorkerRow, WorkerSave};

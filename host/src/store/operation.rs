@@ -208,7 +208,7 @@ impl Store {
     pub async fn operation_retire(&self, deployments: &[i32]) -> Result<()> {
         sqlx::query!(
             "with retired as (
-                 update rework.deployment set retired = clock_timestamp()
+                 update rework.deployment set retired = clock_timestamp(), retired_by = 'unregistered'
                   where id = any($1) and retired is null
              )
              select pg_notify('rework_catalog', '')",

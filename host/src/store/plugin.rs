@@ -1,72 +1,8 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
 use super::{Store, StoreError, error::Result};
-use serde_json::Value;
+use crate::model::plugin::{NewOperation, NewPlugin};
 use sqlx::{Connection, PgConnection};
-
-/// A version of a plugin, as its note describes it.
-#[derive(Debug, Clone)]
-pub struct NewPlugin {
-    /// SHA-256 of the file.
-    pub hash: String,
-    /// The author's crate.
-    pub name: String,
-    /// The crate's version.
-    pub version: String,
-    /// Version of the SDK it was built with.
-    pub sdk: String,
-    /// ABI version, `MAJOR.MINOR`.
-    pub abi: String,
-    /// The compiler.
-    pub rustc: String,
-    /// The target triple.
-    pub target: String,
-    /// `unwind` or `abort`.
-    pub panic: String,
-    /// In bytes.
-    pub size: i64,
-    /// What it offers.
-    pub operations: Vec<NewOperation>,
-}
-
-/// An operation that a version of a plugin offers.
-#[derive(Debug, Clone)]
-pub struct NewOperation {
-    /// Its name.
-    pub name: String,
-    /// The domain its author declared.
-    pub declared_domain: String,
-    /// The domain to register it under.
-    pub domain: String,
-    /// Specs of its inputs, if it has any.
-    pub inputs: Option<Value>,
-    /// Specs of its outputs, if it has any.
-    pub outputs: Option<Value>,
-    /// How long it may run.
-    pub timeout_ms: Option<i64>,
-    /// How often it may be tried.
-    pub max_attempts: i32,
-    /// The pause before the second attempt.
-    pub backoff_ms: Option<i64>,
-    /// How much memory it may use.
-    pub memory_bytes: Option<i64>,
-    /// How much processor time it may use.
-    pub cpu_ms: Option<i64>,
-    /// How many files it may have open.
-    pub open_files: Option<i32>,
-    /// What of its output is kept.
-    pub capture: String,
-    /// Lowest level of log records to keep.
-    pub log_level: Option<String>,
-    /// Its doc comment.
-    pub description: String,
-    /// Where it is in the source.
-    pub module: String,
-    /// See `module`.
-    pub file: String,
-    /// See `module`.
-    pub line: i32,
-}
 
 /// Where to register a plugin, and how.
 #[derive(Debug, Clone)]
@@ -105,10 +41,7 @@ impl Store {
         let Placement { host, path, .. } = placement;
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
-        // Two registrations at once would deadlock over the same operations.
-        sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
-            .execute(&mut *transaction)
-            .await?;
+        lock_deployments(&mut transaction).await?;
         let elsewhere = deployed_elsewhere(&mut transaction, plugin, placement).await?;
         let foreign = elsewhere.iter().filter(|one| one.plugin != plugin.name);
         let foreign: Vec<&Elsewhere> = foreign.collect();
@@ -120,29 +53,10 @@ impl Store {
         let mut kept = Vec::new();
         for operation in &plugin.operations {
             let version = operation_save(&mut transaction, plugin_id, operation).await?;
-            let row = sqlx::query!(
-                r#"with identity as (
-                       insert into rework.operation as o (domain, name) values ($1, $2)
-                       on conflict (domain, name) do update set name = excluded.name
-                       returning o.id
-                   )
-                   insert into rework.deployment as d (operation, host, plugin_operation, path)
-                   select id, $3, $4, $5 from identity
-                   on conflict (operation, host) where retired is null
-                   do update set plugin_operation = excluded.plugin_operation,
-                                 path = excluded.path,
-                                 registered = clock_timestamp()
-                   returning d.operation, (xmax = 0) as "is_new!""#,
-                operation.domain,
-                operation.name,
-                host,
-                version,
-                path
-            )
-            .fetch_one(&mut *transaction)
-            .await?;
-            kept.push(row.operation);
-            if row.is_new {
+            let id = identity_save(&mut transaction, operation).await?;
+            let is_new = deploy(&mut transaction, id, version, host, path).await?;
+            kept.push(id);
+            if is_new {
                 registered.new += 1;
             } else {
                 registered.known += 1;
@@ -159,7 +73,7 @@ impl Store {
             paths.push(path.clone());
             let retired = sqlx::query!(
                 "update rework.deployment d
-                    set retired = clock_timestamp()
+                    set retired = clock_timestamp(), retired_by = 'upgrade'
                    from rework.operation o
                   where o.id = d.operation
                     and d.host = $1 and d.path = any ($2) and d.retired is null
@@ -247,6 +161,71 @@ fn comes_from_another(foreign: &[&Elsewhere], host: &str) -> StoreError {
         ),
         hint: None,
     }
+}
+
+/// The identity of an operation, for ever.
+async fn identity_save(connection: &mut PgConnection, operation: &NewOperation) -> Result<i32> {
+    let id = sqlx::query_scalar!(
+        "insert into rework.operation as o (domain, name) values ($1, $2)
+         on conflict (domain, name) do update set name = excluded.name
+         returning o.id",
+        operation.domain,
+        operation.name
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(id)
+}
+
+/// Lets a host run this version of an operation; answers whether it could run none before. What it
+/// ran before becomes history; the same version from the same file changes nothing.
+pub(super) async fn deploy(
+    connection: &mut PgConnection,
+    operation: i32,
+    version: i32,
+    host: &str,
+    path: &str,
+) -> Result<bool> {
+    let live = sqlx::query!(
+        "select id, plugin_operation, path from rework.deployment
+          where operation = $1 and host = $2 and retired is null
+            for update",
+        operation,
+        host
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(live) = &live {
+        if live.plugin_operation == version && live.path == path {
+            return Ok(false);
+        }
+        sqlx::query!(
+            "update rework.deployment set retired = clock_timestamp(), retired_by = 'upgrade'
+              where id = $1",
+            live.id
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    sqlx::query!(
+        "insert into rework.deployment (operation, host, plugin_operation, path)
+         values ($1, $2, $3, $4)",
+        operation,
+        host,
+        version,
+        path
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(live.is_none())
+}
+
+/// One registration, rollback or adoption at a time: two would deadlock over the same operations.
+pub(super) async fn lock_deployments(connection: &mut PgConnection) -> Result<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn plugin_save(connection: &mut PgConnection, plugin: &NewPlugin) -> Result<i32> {

@@ -1,0 +1,216 @@
+//! Is everything well? One finding per thing that can be wrong, with what to do about it.
+
+use super::{Client, error::Result};
+use crate::store::DomainHealth;
+use chrono::{TimeDelta, Utc};
+use serde::Serialize;
+
+/// Servers that this version is tested with.
+const SERVERS: std::ops::RangeInclusive<i32> = 14..=18;
+/// Clocks that differ by less do no harm.
+const CLOCKS: TimeDelta = TimeDelta::seconds(5);
+
+/// What a check found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `plugin`, `pause`.
+    pub check: &'static str,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What was found, in a line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            check,
+            ok: true,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Something is wrong, and this can be done about it.
+    pub fn problem(
+        check: &'static str,
+        message: impl Into<String>,
+        hint: impl Into<Option<String>>,
+    ) -> Self {
+        Self {
+            check,
+            ok: false,
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl Client {
+    /// Looks at the whole installation. Without a schema that fits, the rest cannot be looked at.
+    pub async fn doctor(&self) -> Result<Vec<Finding>> {
+        let mut findings = self.server_findings().await?;
+        match self.store().schema_check().await {
+            Ok(()) => findings.push(Finding::ok("schema", "the schema fits this version")),
+            Err(error) => {
+                let hint = error.hint();
+                findings.push(Finding::problem("schema", error.to_string(), hint));
+                return Ok(findings);
+            }
+        }
+        findings.extend(self.monitor_findings().await?);
+        findings.extend(self.waiting_findings().await?);
+        findings.extend(self.plugin_findings().await?);
+        findings.extend(self.pause_findings().await?);
+        Ok(findings)
+    }
+
+    async fn server_findings(&self) -> Result<Vec<Finding>> {
+        let before = Utc::now();
+        let health = self.store().health().await?;
+        let middle = before + (Utc::now() - before) / 2;
+        let (major, minor) = (health.server / 10_000, health.server % 10_000);
+        let server = format!("PostgreSQL {major}.{minor}, {}", self.place());
+        let server = if SERVERS.contains(&major) {
+            Finding::ok("server", server)
+        } else {
+            let (first, last) = (SERVERS.start(), SERVERS.end());
+            Finding::problem(
+                "server",
+                server,
+                format!("rework is tested with PostgreSQL {first} to {last}"),
+            )
+        };
+        let difference = (health.now - middle).abs();
+        let words = format!(
+            "the clocks of this host and the server differ by {} ms",
+            difference.num_milliseconds()
+        );
+        let clock = if difference < CLOCKS {
+            Finding::ok("clock", words)
+        } else {
+            let hint = "times of tasks will look odd: let NTP set both clocks".to_owned();
+            Finding::problem("clock", words, hint)
+        };
+        Ok(vec![server, clock])
+    }
+
+    async fn monitor_findings(&self) -> Result<Vec<Finding>> {
+        let monitors = self.monitors().await?;
+        if monitors.is_empty() {
+            return Ok(vec![Finding::problem(
+                "monitor",
+                "no monitor runs anywhere",
+                "start `rework monitor` on a host that has plugins".to_owned(),
+            )]);
+        }
+        Ok(monitors
+            .iter()
+            .map(|monitor| {
+                let domains = match monitor.domains.as_slice() {
+                    [] => "every domain".to_owned(),
+                    some => some.join(", "),
+                };
+                let words = format!("monitor {} on {} ({domains})", monitor.id, monitor.host);
+                if monitor.stale {
+                    Finding::problem(
+                        "monitor",
+                        format!(
+                            "{words} was last seen {}",
+                            crate::model::time::human(monitor.last_seen)
+                        ),
+                        "it died or has no connection; a monitor anywhere will clean up after it"
+                            .to_owned(),
+                    )
+                } else {
+                    Finding::ok("monitor", format!("{words} is alive"))
+                }
+            })
+            .collect())
+    }
+
+    async fn waiting_findings(&self) -> Result<Vec<Finding>> {
+        let waiting = self.store().health_waiting().await?;
+        if waiting.is_empty() {
+            return Ok(vec![Finding::ok("waiting", "no task waits")]);
+        }
+        Ok(waiting.iter().map(waiting_finding).collect())
+    }
+
+    async fn plugin_findings(&self) -> Result<Vec<Finding>> {
+        let refused = self.refused_files().await?;
+        if refused.is_empty() {
+            return Ok(vec![Finding::ok("plugin", "no plugin is refused")]);
+        }
+        Ok(refused
+            .into_iter()
+            .map(|file| {
+                Finding::problem(
+                    "plugin",
+                    format!("on {}: {}", file.host, file.reason),
+                    "mend the file or remove it; the monitor looks again when it changes"
+                        .to_owned(),
+                )
+            })
+            .collect())
+    }
+
+    async fn pause_findings(&self) -> Result<Vec<Finding>> {
+        let paused = self.paused().await?;
+        if paused.is_empty() {
+            return Ok(vec![Finding::ok("pause", "nothing is paused")]);
+        }
+        Ok(paused
+            .into_iter()
+            .map(|paused| {
+                let (what, option) = match &paused.operation {
+                    Some(name) => (format!("operation `{name}` of "), " --operation …"),
+                    None => (String::new(), " --domain …"),
+                };
+                let domain = &paused.domain;
+                // Somebody meant it: worth a line, but nothing is wrong.
+                Finding::ok(
+                    "pause",
+                    format!("{what}domain {domain} is paused; `rework resume{option}` ends that"),
+                )
+            })
+            .collect())
+    }
+}
+
+fn waiting_finding(waiting: &DomainHealth) -> Finding {
+    let DomainHealth {
+        domain,
+        operation,
+        task,
+        ..
+    } = waiting;
+    let count = match waiting.waiting {
+        1 => "1 task".to_owned(),
+        1000.. => "1000 tasks or more".to_owned(),
+        count => format!("{count} tasks"),
+    };
+    let pinned = waiting
+        .host
+        .as_ref()
+        .map_or_else(String::new, |host| format!(" on host {host}"));
+    let wait = format!("{count} of `{operation}` {domain} wait{pinned}");
+    if waiting.paused {
+        return Finding::ok("waiting", format!("{wait}: it is paused"));
+    }
+    if !waiting.served.is_empty() {
+        let hosts = waiting.served.join(", ");
+        return Finding::ok("waiting", format!("{wait}, for {hosts}"));
+    }
+    let problem = format!("no host can run task {task}: {wait}");
+    let hint = match waiting.offered.as_slice() {
+        [] => format!("register a plugin that offers `{operation}`{pinned}"),
+        hosts => format!(
+            "start `rework monitor --domain {domain}` on {}",
+            hosts.join(" or ")
+        ),
+    };
+    Finding::problem("waiting", problem, hint)
+}

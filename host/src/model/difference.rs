@@ -1,0 +1,267 @@
+//! What changes when another version of a plugin is registered, in words.
+
+use super::duration::human;
+use rework_plugin::spec::Spec;
+use serde::Serialize;
+use serde_json::Value;
+use std::{fmt, time::Duration};
+
+/// What a version says of an operation, as far as whoever queues tasks can notice.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Declared {
+    /// Specs of its inputs.
+    pub inputs: Option<Value>,
+    /// Specs of its outputs.
+    pub outputs: Option<Value>,
+    /// How long it may run.
+    pub timeout_ms: Option<i64>,
+    /// How often it may be tried.
+    pub max_attempts: i32,
+    /// How much memory it may use.
+    pub memory_bytes: Option<i64>,
+}
+
+/// One consequence of a registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The operation.
+    pub operation: String,
+    /// Its domain.
+    pub domain: String,
+    /// What becomes of it.
+    #[serde(flatten)]
+    pub kind: ChangeKind,
+}
+
+/// See [`Change`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum ChangeKind {
+    /// The version before did not have it.
+    Added,
+    /// It declares something else.
+    Changed {
+        /// What.
+        what: String,
+    },
+    /// Its new inputs do not accept what waits.
+    Refuses {
+        /// Queued tasks that it would refuse.
+        tasks: i64,
+        /// How many were looked at, if there are more.
+        looked_at: Option<i64>,
+        /// Schedules whose tasks it would refuse.
+        schedules: i64,
+    },
+    /// The version no longer has it.
+    Removed {
+        /// Tasks that wait for it.
+        tasks: i64,
+        /// Schedules of it.
+        schedules: i64,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, domain) = (&self.operation, &self.domain);
+        match &self.kind {
+            ChangeKind::Added => write!(f, "added {name} {domain}"),
+            ChangeKind::Changed { what } => write!(f, "changed {name} {domain}: {what}"),
+            ChangeKind::Refuses {
+                tasks,
+                looked_at,
+                schedules,
+            } => {
+                let tasks = tasks_in_words(*tasks);
+                let schedules = schedules_in_words(*schedules);
+                write!(
+                    f,
+                    "the new inputs of {name} {domain} would refuse {tasks} and {schedules}"
+                )?;
+                match looked_at {
+                    Some(count) => write!(f, " (of the first {count} tasks; there are more)"),
+                    None => Ok(()),
+                }
+            }
+            ChangeKind::Removed { tasks, schedules } => {
+                let tasks = tasks_in_words(*tasks);
+                let schedules = schedules_in_words(*schedules);
+                write!(
+                    f,
+                    "removed {name} {domain}: it is retired here; {tasks} and {schedules} stay"
+                )
+            }
+        }
+    }
+}
+
+fn tasks_in_words(count: i64) -> String {
+    match count {
+        1 => "1 queued task".to_owned(),
+        count => format!("{count} queued tasks"),
+    }
+}
+
+fn schedules_in_words(count: i64) -> String {
+    match count {
+        1 => "1 schedule".to_owned(),
+        count => format!("{count} schedules"),
+    }
+}
+
+/// What differs between two versions of an operation, each in a few words.
+pub fn between(before: &Declared, after: &Declared) -> Vec<String> {
+    let mut differences = Vec::new();
+    specs(
+        "input",
+        before.inputs.as_ref(),
+        after.inputs.as_ref(),
+        &mut differences,
+    );
+    specs(
+        "output",
+        before.outputs.as_ref(),
+        after.outputs.as_ref(),
+        &mut differences,
+    );
+    let milliseconds =
+        |ms: i64| human(Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
+    let optional = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    let mut value = |what: &str, before: String, after: String| {
+        if before != after {
+            differences.push(format!("{what} is now {after}, was {before}"));
+        }
+    };
+    value(
+        "timeout",
+        optional(before.timeout_ms.map(milliseconds)),
+        optional(after.timeout_ms.map(milliseconds)),
+    );
+    value(
+        "max_attempts",
+        before.max_attempts.to_string(),
+        after.max_attempts.to_string(),
+    );
+    let bytes = |bytes: i64| format!("{bytes} bytes");
+    value(
+        "memory",
+        optional(before.memory_bytes.map(bytes)),
+        optional(after.memory_bytes.map(bytes)),
+    );
+    differences
+}
+
+fn specs(what: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<String>) {
+    let read = |specs: &Value| serde_json::from_value::<Vec<Spec>>(specs.clone()).ok();
+    let (before, after) = match (before.map(read), after.map(read)) {
+        (None, None) => return,
+        (Some(Some(before)), Some(Some(after))) => (before, after),
+        (None, Some(_)) => return found.push(format!("it now declares its {what}s")),
+        (Some(_), None) => return found.push(format!("it no longer declares its {what}s")),
+        _ => return found.push(format!("its {what}s are recorded badly")),
+    };
+    for new in &after {
+        let name = &new.name;
+        match before.iter().find(|old| old.name == *name) {
+            None if new.required && new.default.is_none() => {
+                found.push(format!("{what} `{name}` is new and required"));
+            }
+            None => found.push(format!("{what} `{name}` is new")),
+            Some(old) => one_spec(what, old, new, found),
+        }
+    }
+    for old in &before {
+        if after.iter().all(|new| new.name != old.name) {
+            found.push(format!("{what} `{}` is gone", old.name));
+        }
+    }
+}
+
+fn one_spec(what: &str, old: &Spec, new: &Spec, found: &mut Vec<String>) {
+    let name = &new.name;
+    if old.r#type != new.r#type {
+        found.push(format!(
+            "{what} `{name}` is now a {}, was a {}",
+            word(&new.r#type),
+            word(&old.r#type)
+        ));
+    }
+    if old.required != new.required {
+        let now = if new.required { "required" } else { "optional" };
+        found.push(format!("{what} `{name}` is now {now}"));
+    }
+    let text = |value: Option<Value>| value.map_or_else(|| "none".to_owned(), |v| v.to_string());
+    let choices = |spec: &Spec| text(spec.choices.clone().map(Value::Array));
+    for (part, before, after) in [
+        ("choices", choices(old), choices(new)),
+        (
+            "default",
+            text(old.default.clone()),
+            text(new.default.clone()),
+        ),
+    ] {
+        if before != after {
+            found.push(format!(
+                "{part} of {what} `{name}`: now {after}, was {before}"
+            ));
+        }
+    }
+}
+
+/// A type as specs write it.
+fn word(kind: &impl Serialize) -> String {
+    match serde_json::to_value(kind) {
+        Ok(Value::String(word)) => word,
+        _ => "?".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn declared(inputs: Value) -> Declared {
+        Declared {
+            inputs: Some(inputs),
+            max_attempts: 1,
+            ..Declared::default()
+        }
+    }
+
+    fn spec(name: &str, kind: &str, required: bool) -> Value {
+        json!({"name": name, "type": kind, "required": required, "choices": null, "default": null})
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        let before = declared(json!([
+            spec("a", "number", true),
+            spec("b", "string", false),
+            spec("d", "number", false)
+        ]));
+        let mut after = declared(json!([
+            spec("a", "string", true),
+            spec("c", "file", true),
+            spec("d", "number", true)
+        ]));
+        after.timeout_ms = Some(180_000);
+        assert_eq!(between(&before, &before), Vec::<String>::new());
+        assert_eq!(
+            between(&before, &after),
+            [
+                "input `a` is now a string, was a number",
+                "input `c` is new and required",
+                "input `d` is now required",
+                "input `b` is gone",
+                "timeout is now 3m, was none",
+            ]
+        );
+        let none = Declared {
+            inputs: None,
+            ..before.clone()
+        };
+        assert_eq!(between(&none, &before), ["it now declares its inputs"]);
+    }
+}

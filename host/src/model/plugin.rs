@@ -1,0 +1,95 @@
+//! A version of a plugin as it is registered: who built it how, and what it offers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A version of a plugin, as its note describes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewPlugin {
+    /// SHA-256 of the file.
+    pub hash: String,
+    /// The author's crate.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// Version of the SDK it was built with.
+    pub sdk: String,
+    /// ABI version, `MAJOR.MINOR`.
+    pub abi: String,
+    /// The compiler.
+    pub rustc: String,
+    /// The target triple.
+    pub target: String,
+    /// `unwind` or `abort`.
+    pub panic: String,
+    /// In bytes.
+    pub size: i64,
+    /// What it offers.
+    pub operations: Vec<NewOperation>,
+}
+
+/// An operation that a version of a plugin offers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewOperation {
+    /// Its name.
+    pub name: String,
+    /// The domain its author declared.
+    pub declared_domain: String,
+    /// The domain to register it under.
+    pub domain: String,
+    /// Specs of its inputs, if it has any.
+    pub inputs: Option<Value>,
+    /// Specs of its outputs, if it has any.
+    pub outputs: Option<Value>,
+    /// How long it may run.
+    pub timeout_ms: Option<i64>,
+    /// How often it may be tried.
+    pub max_attempts: i32,
+    /// The pause before the second attempt.
+    pub backoff_ms: Option<i64>,
+    /// How much memory it may use.
+    pub memory_bytes: Option<i64>,
+    /// How much processor time it may use.
+    pub cpu_ms: Option<i64>,
+    /// How many files it may have open.
+    pub open_files: Option<i32>,
+    /// What of its output is kept.
+    pub capture: String,
+    /// Lowest level of log records to keep.
+    pub log_level: Option<String>,
+    /// Its doc comment.
+    pub description: String,
+    /// The module it is defined in.
+    pub module: String,
+    /// Its source file.
+    pub file: String,
+    /// Its line there.
+    pub line: i32,
+}
+
+impl NewPlugin {
+    /// What its author should know.
+    pub fn warnings(&self, named: &str) -> Vec<String> {
+        build_warnings(&self.panic)
+            .into_iter()
+            .map(|warning| format!("{named} {warning}"))
+            .collect()
+    }
+
+    /// The start of its hash, enough to tell versions apart.
+    pub fn short_hash(&self) -> &str {
+        short_hash(&self.hash)
+    }
+}
+
+/// What users of a plugin that was built like this should know, to be put behind its name.
+pub fn build_warnings(panic: &str) -> Vec<String> {
+    let aborts = panic == "abort";
+    let warning = "is built with panic = \"abort\": panics end the worker process";
+    aborts.then(|| warning.to_owned()).into_iter().collect()
+}
+
+/// The start of a hash, enough for people to tell versions apart.
+pub fn short_hash(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}

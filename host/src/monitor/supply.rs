@@ -1,0 +1,368 @@
+//! Getting hold of plugins: the cached copies of what this host is to run, and what other hosts have
+//! published for it.
+//!
+//! A plugin that the catalog names and the cache lacks is made from its file, if that still is what
+//! was registered, and else (with `--fetch-plugins`) from the bytes in the database. Until it is
+//! here, the version before goes on. Whatever its way, it is examined before it is run, and what is
+//! refused is said once and looked at again after a while.
+
+use super::{
+    catalog::Availability,
+    examiner::{PluginEvent, Purpose},
+    supervisor::Supervisor,
+};
+use crate::{
+    model::plugin::short_hash,
+    plugin::{Cache, Verdict},
+    store::{CatalogRow, Offer, Store, StoreError},
+    wire::PluginFile,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// What was refused is tried again so much later.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// New offers are announced by a notification; this look makes it right.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Stands for a path in deployments that were fetched.
+const PUBLISHED: &str = "published:";
+
+/// What is being got hold of, and what cannot be.
+#[derive(Debug)]
+pub(super) struct Supply {
+    /// By hash, with the path that it was registered from.
+    wanted: HashMap<String, PathBuf>,
+    obtaining: HashSet<String>,
+    /// Those of them that come from the database.
+    fetched: HashSet<String>,
+    refused: HashMap<String, (String, Instant)>,
+    /// What is wrong with the files of those that are now looked for in the database.
+    of_file: HashMap<String, String>,
+    /// `None`: this monitor does not fetch.
+    next_offers: Option<Instant>,
+    asking_offers: bool,
+}
+
+impl Supply {
+    /// Of a monitor that fetches what is published, or does not.
+    pub(super) fn new(fetches: bool, now: Instant) -> Self {
+        Self {
+            wanted: HashMap::new(),
+            obtaining: HashSet::new(),
+            fetched: HashSet::new(),
+            refused: HashMap::new(),
+            of_file: HashMap::new(),
+            next_offers: fetches.then_some(now),
+            asking_offers: false,
+        }
+    }
+
+    /// Something about plugins has changed in the database.
+    pub(super) fn touched(&mut self, now: Instant) {
+        self.next_offers = self.next_offers.map(|planned| planned.min(now));
+    }
+
+    /// When it has to be looked at again.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.next_offers.filter(|_| !self.asking_offers)
+    }
+
+    /// Whether a plugin can be run.
+    pub(super) fn availability(&self, cache: &Cache, row: &CatalogRow) -> Availability {
+        let hash = &row.hash;
+        if let Some(path) = cache.find(hash) {
+            let (_, name) = row.path.rsplit_once('/').unwrap_or(("", &row.path));
+            return Availability::Ready(PluginFile {
+                hash: hash.clone(),
+                path,
+                name: name.to_owned(),
+            });
+        }
+        match self.refused.get(hash) {
+            Some((reason, _)) => Availability::Refused(reason.clone()),
+            None => Availability::Awaited,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Begins to get hold of what the catalog names and the cache lacks.
+    pub(super) fn obtain_missing(&mut self, rows: &[CatalogRow]) {
+        let now = Instant::now();
+        for row in rows {
+            let hash = &row.hash;
+            let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
+            if self.supply.obtaining.contains(hash)
+                || self.supply.refused.get(hash).is_some_and(is_resting)
+                || self.cache.find(hash).is_some()
+            {
+                continue;
+            }
+            let path = PathBuf::from(&row.path);
+            self.supply.wanted.insert(hash.clone(), path.clone());
+            if row.path.starts_with(PUBLISHED) {
+                self.fetch_or_refuse(hash, None);
+            } else if !self.examine(&path, &path, Purpose::Supply(hash.clone())) {
+                continue;
+            }
+            self.supply.obtaining.insert(hash.clone());
+        }
+    }
+
+    pub(super) fn supply_examined(&mut self, hash: &str, verdict: Verdict) {
+        self.cache.unstage(hash);
+        let path = self.supply.wanted.get(hash).cloned().unwrap_or_default();
+        let was_fetched = self.supply.fetched.remove(hash);
+        let reason = match verdict {
+            Verdict::Good(_) => return self.supplied(hash),
+            Verdict::Refused { reason, .. } => reason,
+            Verdict::Unfinished => format!("{} is being written", path.display()),
+        };
+        if was_fetched {
+            return self.refuse_supply(hash, reason);
+        }
+        self.fetch_or_refuse(hash, Some(reason));
+    }
+
+    /// It is not to be had from its file, for this reason.
+    fn fetch_or_refuse(&mut self, hash: &str, reason: Option<String>) {
+        if self.options.fetch_plugins {
+            self.supply.obtaining.insert(hash.to_owned());
+            self.supply.fetched.insert(hash.to_owned());
+            // What is wrong with the file is worth saying only if there is nothing else.
+            if let Some(reason) = reason {
+                self.supply.of_file.insert(hash.to_owned(), reason);
+            }
+            return self.unpack(hash, Purpose::Supply(hash.to_owned()));
+        }
+        self.refuse_supply(
+            hash,
+            reason.unwrap_or_else(|| {
+                format!(
+                    "plugin {} is not in the cache of this host any more",
+                    short_hash(hash)
+                )
+            }),
+        );
+    }
+
+    fn refuse_supply(&mut self, hash: &str, reason: String) {
+        self.supply.obtaining.remove(hash);
+        self.supply.fetched.remove(hash);
+        let before = self.supply.refused.get(hash).map(|(reason, _)| reason);
+        if before != Some(&reason)
+            && let Some(path) = self.supply.wanted.get(hash)
+            && !self.is_drop_in(path)
+        {
+            self.note(path.to_string_lossy().into_owned(), Some(reason.clone()));
+        }
+        let at = Instant::now();
+        self.supply.refused.insert(hash.to_owned(), (reason, at));
+        // The catalog says it, once.
+        self.refresh_catalog();
+    }
+
+    fn supplied(&mut self, hash: &str) {
+        self.supply.obtaining.remove(hash);
+        let was_refused = self.supply.refused.remove(hash).is_some();
+        let path = self.supply.wanted.remove(hash);
+        if was_refused
+            && let Some(path) = path
+            && !self.is_drop_in(&path)
+        {
+            self.note(path.to_string_lossy().into_owned(), None);
+        }
+        self.refresh_catalog();
+    }
+
+    /// Files of drop-in directories are looked after there.
+    fn is_drop_in(&self, path: &Path) -> bool {
+        let mut directories = self.options.plugin_dirs.iter();
+        directories.any(|directory| path.starts_with(directory))
+    }
+
+    /// Writes down why a plugin is refused, or (`None`) that it no longer is.
+    fn note(&self, path: String, reason: Option<String>) {
+        let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
+        self.ask_plugins(
+            async move {
+                match reason {
+                    Some(reason) => {
+                        let reason = Some(reason.as_str());
+                        store
+                            .drop_in_save(monitor, &host, &path, None, reason)
+                            .await
+                    }
+                    None => store.drop_in_forget(&host, &path).await,
+                }
+            },
+            PluginEvent::Noted,
+        );
+    }
+
+    /// Looks for what other hosts have published.
+    pub(super) fn tend_offers(&mut self, now: Instant) {
+        if self.supply.next_offers.is_none_or(|at| now < at) || self.supply.asking_offers {
+            return;
+        }
+        self.supply.next_offers = Some(now + LOOK_EVERY);
+        self.supply.asking_offers = true;
+        let (store, host) = (self.store.clone(), self.options.host.clone());
+        let domains = self.options.domains.clone();
+        self.ask_plugins(
+            async move { store.plugin_offers(&host, &domains).await },
+            PluginEvent::Offers,
+        );
+    }
+
+    pub(super) fn offers_arrived(&mut self, offers: Result<Vec<Offer>, StoreError>) {
+        self.supply.asking_offers = false;
+        let offers = match offers {
+            Ok(offers) => offers,
+            Err(error) => return self.upkeep.lost(&error),
+        };
+        let now = Instant::now();
+        for offer in offers {
+            let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
+            if self.supply.obtaining.contains(&offer.hash)
+                || self.supply.refused.get(&offer.hash).is_some_and(is_resting)
+            {
+                continue;
+            }
+            let ours = rework_plugin::abi::TARGET;
+            if offer.target != ours {
+                let title = offer.title();
+                let reason = format!(
+                    "{title} was built for {}, but this host is {ours}: it is not fetched",
+                    offer.target
+                );
+                self.refuse_offer(&offer, reason);
+                continue;
+            }
+            self.supply.obtaining.insert(offer.hash.clone());
+            let hash = offer.hash.clone();
+            self.unpack(&hash, Purpose::Offer(offer));
+        }
+    }
+
+    /// Fetches and unpacks published bytes, away from the loop.
+    fn unpack(&self, hash: &str, purpose: Purpose) {
+        let (store, cache, hash) = (self.store.clone(), self.cache.clone(), hash.to_owned());
+        self.ask_plugins(
+            async move { unpack(&store, cache, &hash).await },
+            move |file| PluginEvent::Unpacked(purpose, file),
+        );
+    }
+
+    pub(super) fn published_unpacked(
+        &mut self,
+        purpose: Purpose,
+        file: Result<Result<PathBuf, String>, StoreError>,
+    ) {
+        let hash = match &purpose {
+            Purpose::Supply(hash) => hash.clone(),
+            Purpose::Offer(offer) => offer.hash.clone(),
+            Purpose::DropIn(_) => return,
+        };
+        let reason = match file {
+            Ok(Ok(file)) => {
+                let named = match &purpose {
+                    Purpose::Offer(offer) => offer.title(),
+                    _ => format!("the published plugin {}", short_hash(&hash)),
+                };
+                if !self.examine(&file, Path::new(&named), purpose) {
+                    // Too many at once; the next look begins again.
+                    self.supply.obtaining.remove(&hash);
+                    self.supply.fetched.remove(&hash);
+                    self.cache.unstage(&hash);
+                }
+                return;
+            }
+            Ok(Err(reason)) => reason,
+            Err(error) => {
+                self.supply.obtaining.remove(&hash);
+                self.supply.fetched.remove(&hash);
+                return self.upkeep.lost(&error);
+            }
+        };
+        match purpose {
+            Purpose::Offer(offer) => self.refuse_offer(&offer, reason),
+            // Neither from its file nor from the database: the file is what its users know.
+            _ => {
+                let of_file = self.supply.of_file.remove(&hash);
+                let reason = of_file.map_or(reason.clone(), |file| format!("{file}; {reason}"));
+                self.refuse_supply(&hash, reason);
+            }
+        }
+    }
+
+    pub(super) fn offer_examined(&mut self, offer: Offer, verdict: Verdict) {
+        self.cache.unstage(&offer.hash);
+        let reason = match verdict {
+            Verdict::Good(_) => {
+                let (store, host) = (self.store.clone(), self.options.host.clone());
+                let domains = self.options.domains.clone();
+                let adopting = offer.clone();
+                return self.ask_plugins(
+                    async move { store.plugin_adopt(&adopting, &host, &domains).await },
+                    move |adopted| PluginEvent::Adopted(offer, adopted),
+                );
+            }
+            Verdict::Refused { reason, .. } => reason,
+            Verdict::Unfinished => format!("{} was changed while it was examined", offer.title()),
+        };
+        self.refuse_offer(&offer, reason);
+    }
+
+    fn refuse_offer(&mut self, offer: &Offer, reason: String) {
+        self.supply.obtaining.remove(&offer.hash);
+        let before = self.supply.refused.get(&offer.hash);
+        if before.map(|(reason, _)| reason) != Some(&reason) {
+            tracing::error!("refused: {reason}");
+            self.note(offer.path(), Some(reason.clone()));
+        }
+        let refusal = (reason, Instant::now());
+        self.supply.refused.insert(offer.hash.clone(), refusal);
+    }
+
+    pub(super) fn adopted(&mut self, offer: &Offer, adopted: Result<usize, StoreError>) {
+        self.supply.obtaining.remove(&offer.hash);
+        match adopted {
+            Ok(operations) => {
+                tracing::info!("fetched {}: {operations} operations", offer.title());
+                if self.supply.refused.remove(&offer.hash).is_some() {
+                    self.note(offer.path(), None);
+                }
+                self.refresh_catalog();
+            }
+            Err(error) => self.upkeep.lost(&error),
+        }
+    }
+}
+
+async fn unpack(
+    store: &Store,
+    cache: Cache,
+    hash: &str,
+) -> Result<Result<PathBuf, String>, StoreError> {
+    let Some(published) = store.plugin_published(hash).await? else {
+        return Ok(Err(format!(
+            "plugin {} is not published either",
+            short_hash(hash)
+        )));
+    };
+    let hash = hash.to_owned();
+    let staged = tokio::task::spawn_blocking(move || {
+        let signature = published.signature.clone();
+        let bytes = published.unpack()?;
+        cache
+            .stage(&hash, &bytes, signature.as_deref())
+            .map_err(|error| format!("a fetched plugin could not be written: {error}"))
+    });
+    Ok(staged
+        .await
+        .unwrap_or_else(|_| Err("a fetched plugin could not be unpacked".to_owned())))
+}

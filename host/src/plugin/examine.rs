@@ -1,0 +1,170 @@
+//! All that happens before a plugin is believed: it is copied to the cache, its signature is
+//! checked, it is inspected, and a child of this process loads it.
+//!
+//! A command does this itself. A monitor cannot wait, and must not have children that it does not
+//! know, so it starts an examiner ([`child`]): this binary again, which holds no credentials, does
+//! the same, and prints its verdict.
+
+use super::{
+    Cache, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey, inspect::inspect_copy,
+    probe, signature::signature_beside, whole,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+/// A plugin that can be used.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Examined {
+    /// What it says of itself.
+    pub inspection: Inspection,
+    /// Where the cache holds it.
+    pub cached: PathBuf,
+    /// The signature that came with it.
+    pub signature: Option<String>,
+}
+
+/// What a file has to be, besides good.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Demands<'a> {
+    /// Signed with this key.
+    pub key: Option<&'a TrustedKey>,
+    /// The content with this hash.
+    pub hash: Option<&'a str>,
+}
+
+/// What an examiner is to look at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Examination {
+    /// The file.
+    pub file: PathBuf,
+    /// How its users call it.
+    pub named: PathBuf,
+    /// Where the cache is.
+    pub cache: PathBuf,
+    /// The key that it has to be signed with.
+    pub key: Option<String>,
+    /// The hash that it was registered with.
+    pub hash: Option<String>,
+}
+
+/// What an examiner found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It can be used.
+    Good(Box<Examined>),
+    /// Somebody is writing it.
+    Unfinished,
+    /// It cannot be used.
+    Refused {
+        /// Its path, and why.
+        reason: String,
+        /// Whether it may still be arriving.
+        unfinished: bool,
+    },
+}
+
+/// Examines a file that the user knows as `named`, and keeps a copy of it in the cache; a refusal
+/// says why, and leaves neither a copy nor a process behind. Loading it may take until `limit`.
+pub fn examine(
+    file: &Path,
+    named: &Path,
+    cache: &Cache,
+    demands: Demands<'_>,
+    limit: Duration,
+) -> Result<Examined, PluginError> {
+    let call_it = |error: PluginError| PluginError {
+        path: named.to_owned(),
+        ..error
+    };
+    let copy = cache.receive(file).map_err(call_it)?;
+    if demands.hash.is_some_and(|hash| hash != copy.hash()) {
+        return Err(PluginError::new(
+            named,
+            "changed since it was registered; run rework register-operations",
+        ));
+    }
+    let signature = signature_beside(file).map_err(|error| {
+        PluginError::new(
+            named,
+            format!("has a signature that cannot be read: {error}"),
+        )
+    })?;
+    if let Some(key) = demands.key {
+        // Of the copy: that is what will be loaded.
+        let content = fs::read(copy.path())
+            .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))?;
+        key.check(&content, signature.as_deref(), named)?;
+    }
+    let inspection = look(&copy, named, limit)?;
+    Ok(Examined {
+        inspection,
+        cached: copy.keep().map_err(call_it)?.path,
+        signature,
+    })
+}
+
+/// Examines a file, and keeps nothing of it.
+pub fn check(file: &Path, cache: &Cache, limit: Duration) -> Result<Inspection, PluginError> {
+    look(&cache.receive(file)?, file, limit)
+}
+
+fn look(copy: &Incoming, named: &Path, limit: Duration) -> Result<Inspection, PluginError> {
+    let inspection = inspect_copy(copy.path(), copy.hash(), named)?;
+    probe(copy.path(), named, limit)?;
+    Ok(inspection)
+}
+
+/// The examiner's side: prints a [`Verdict`].
+pub fn child(request: &str) -> ExitCode {
+    let Ok(request) = serde_json::from_str::<Examination>(request) else {
+        return ExitCode::FAILURE;
+    };
+    let verdict = verdict(&request);
+    let text = serde_json::to_vec(&verdict).expect("a verdict is plain data");
+    // If nobody listens any more, nobody needs it.
+    match std::io::stdout().write_all(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn verdict(request: &Examination) -> Verdict {
+    whole::ignore_lease_breaks();
+    let before = whole::Stamp::of(&request.file);
+    if whole::is_being_written(&request.file) {
+        return Verdict::Unfinished;
+    }
+    let refused = |error: PluginError| Verdict::Refused {
+        unfinished: error.unfinished,
+        reason: error.to_string(),
+    };
+    let key = match request.key.as_deref().map(TrustedKey::read).transpose() {
+        Ok(key) => key,
+        Err(reason) => return refused(PluginError::new(&request.named, reason)),
+    };
+    let cache = Cache::at(request.cache.clone());
+    let examined = examine(
+        &request.file,
+        &request.named,
+        &cache,
+        Demands {
+            key: key.as_ref(),
+            hash: request.hash.as_deref(),
+        },
+        PROBE_LIMIT,
+    );
+    // Whatever was found, it was not of one file.
+    if whole::Stamp::of(&request.file) != before {
+        return Verdict::Unfinished;
+    }
+    match examined {
+        Ok(examined) => Verdict::Good(Box::new(examined)),
+        Err(error) => refused(error),
+    }
+}

@@ -1,0 +1,87 @@
+//! Signatures in the format of minisign: `X.so.minisig` beside `X.so`, made by whoever holds the
+//! secret half of a key that this installation trusts.
+
+use super::PluginError;
+use minisign_verify::{PublicKey, Signature};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A public key that plugins have to be signed with.
+#[derive(Clone)]
+pub struct TrustedKey {
+    /// As in the last line of its file.
+    base64: String,
+    key: PublicKey,
+}
+
+impl std::fmt::Debug for TrustedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.base64)
+    }
+}
+
+impl TrustedKey {
+    /// Reads a key: the path of a public key file of minisign, or the key itself.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let base64 = match fs::read_to_string(text) {
+            Ok(content) => content.lines().last().unwrap_or_default().trim().to_owned(),
+            Err(_) => text.trim().to_owned(),
+        };
+        let key = PublicKey::from_base64(&base64).map_err(|_| {
+            format!(
+                "`{text}` is neither a public key of minisign nor a file that holds one \
+                 (it looks like RWQ…, in the second line of minisign.pub)"
+            )
+        })?;
+        Ok(Self { base64, key })
+    }
+
+    /// The key itself, for a child's arguments: it is public.
+    pub fn as_str(&self) -> &str {
+        &self.base64
+    }
+
+    /// Checks the signature of a content that the user knows as `named`.
+    pub fn check(
+        &self,
+        content: &[u8],
+        signature: Option<&str>,
+        named: &Path,
+    ) -> Result<(), PluginError> {
+        let Some(signature) = signature else {
+            return Err(PluginError::unfinished(
+                named,
+                format!(
+                    "is not signed: there is no {}",
+                    signature_path(named).display()
+                ),
+            ));
+        };
+        let signature = Signature::decode(signature).map_err(|_| {
+            PluginError::unfinished(
+                named,
+                "has a signature that cannot be read: it is not in the format of minisign",
+            )
+        })?;
+        self.key
+            .verify(content, &signature, true)
+            .map_err(|_| PluginError::new(named, "is signed by another key or was changed"))
+    }
+}
+
+fn signature_path(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".minisig");
+    path.into()
+}
+
+/// The signature beside a file, if there is one.
+pub fn signature_beside(file: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(signature_path(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,79 @@
+//! Whether a file is still being written.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+/// What changes whenever somebody writes or replaces a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// Of a file as it is now; `None` if it is gone.
+    pub(super) fn of(file: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// Lets this process survive the signal by which the kernel asks for a lease back. Its default
+/// action would end us if somebody opened the file for writing at the wrong moment.
+pub(super) fn ignore_lease_breaks() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal installs no handler.
+    let _ = unsafe { signal(Signal::SIGIO, SigHandler::SigIgn) };
+}
+
+/// Whether anybody has a file open for writing, as a slow `cp` has.
+///
+/// The kernel grants a read lease only while nobody has; see fcntl(2). Where leases do not exist
+/// (network file systems, files of others) nothing is known, and the caller has to rely on the file
+/// not changing.
+pub(super) fn is_being_written(file: &Path) -> bool {
+    let Ok(file) = File::open(file) else {
+        return false;
+    };
+    let lease = |kind: i32| {
+        // SAFETY: a plain system call on a descriptor that is open.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
+    };
+    if lease(libc::F_RDLCK) == 0 {
+        lease(libc::F_UNLCK);
+        return false;
+    }
+    io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn an_open_writer_is_seen_until_it_is_gone() {
+        ignore_lease_breaks();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.so");
+        let mut writer = File::create(&path).unwrap();
+        writer.write_all(b"half").unwrap();
+        assert!(is_being_written(&path));
+        let before = Stamp::of(&path);
+        writer.write_all(b" and the rest").unwrap();
+        drop(writer);
+        assert!(!is_being_written(&path));
+        assert_ne!(Stamp::of(&path), before);
+    }
+}

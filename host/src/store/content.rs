@@ -1,0 +1,249 @@
+//! Published plugins: their bytes, compressed and in chunks, for monitors of other hosts.
+
+use super::{
+    Store,
+    error::Result,
+    plugin::{deploy, lock_deployments},
+};
+use crate::model::{input::sha256, plugin::short_hash};
+use miniz_oxide::{deflate::compress_to_vec, inflate::decompress_to_vec_with_limit};
+use sqlx::Connection;
+
+/// Size of a chunk, so that no value of the database is huge.
+const CHUNK: usize = 1 << 20;
+/// What zlib uses unless told otherwise; a plugin shrinks to two fifths.
+const LEVEL: u8 = 6;
+
+/// A plugin whose bytes the database has.
+#[derive(Debug, Clone)]
+pub struct PublishedPlugin {
+    /// SHA-256 of the bytes.
+    pub hash: String,
+    /// The author's crate.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// In bytes, as it was.
+    pub size: i64,
+    /// The signature that was beside it.
+    pub signature: Option<String>,
+    compressed: Vec<u8>,
+}
+
+/// A published plugin that a host could run and does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// SHA-256 of the bytes.
+    pub hash: String,
+    /// The author's crate.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// What it was built for.
+    pub target: String,
+}
+
+impl Offer {
+    /// What stands for a path in deployments that were fetched. It does not change from version to
+    /// version, as the path of a file would not.
+    pub fn path(&self) -> String {
+        format!("published:{}", self.name)
+    }
+
+    /// How messages call it.
+    pub fn title(&self) -> String {
+        format!(
+            "the published plugin {} {} ({})",
+            self.name,
+            self.version,
+            short_hash(&self.hash)
+        )
+    }
+}
+
+impl PublishedPlugin {
+    /// The bytes as they were published; otherwise what is wrong with them. Takes a while: not for
+    /// an event loop.
+    pub fn unpack(self) -> std::result::Result<Vec<u8>, String> {
+        let title = format!(
+            "the published plugin {} {} ({})",
+            self.name,
+            self.version,
+            short_hash(&self.hash)
+        );
+        let bytes = decompress_to_vec_with_limit(&self.compressed, self.size as usize)
+            .map_err(|_| format!("{title} is damaged: its bytes in the database were changed"))?;
+        let found = sha256(&bytes);
+        if found != self.hash {
+            return Err(format!(
+                "{title} was changed in the database: the SHA-256 of its bytes is {}",
+                short_hash(&found)
+            ));
+        }
+        Ok(bytes)
+    }
+}
+
+impl Store {
+    /// Stores the bytes of a registered plugin for other hosts; what was stored of it before is
+    /// replaced. Answers how many bytes that takes.
+    pub async fn plugin_publish(
+        &self,
+        hash: &str,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<i64> {
+        let compressed = compress_to_vec(bytes, LEVEL);
+        let size = compressed.len() as i64;
+        let mut transaction = self.pool.begin().await?;
+        let plugin = sqlx::query_scalar!("select id from rework.plugin where hash = $1", hash)
+            .fetch_one(&mut *transaction)
+            .await?;
+        sqlx::query!(
+            "delete from rework.plugin_content where plugin = $1",
+            plugin
+        )
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query!(
+            "insert into rework.plugin_content (plugin, compressed, signature) values ($1, $2, $3)",
+            plugin,
+            size,
+            signature
+        )
+        .execute(&mut *transaction)
+        .await?;
+        for (number, chunk) in compressed.chunks(CHUNK).enumerate() {
+            sqlx::query!(
+                "insert into rework.plugin_content_chunk (plugin, chunk, content)
+                 values ($1, $2, $3)",
+                plugin,
+                number as i32,
+                chunk
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
+        sqlx::query!("select pg_notify('rework_catalog', '')")
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(size)
+    }
+
+    /// The bytes of a published plugin, still compressed; `None` if it is not published.
+    pub async fn plugin_published(&self, hash: &str) -> Result<Option<PublishedPlugin>> {
+        let Some(row) = sqlx::query!(
+            "select g.id, g.name, g.version, g.size, c.compressed, c.signature
+               from rework.plugin g
+               join rework.plugin_content c on c.plugin = g.id
+              where g.hash = $1",
+            hash
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        else {
+            return Ok(None);
+        };
+        let mut compressed = Vec::with_capacity(row.compressed as usize);
+        for chunk in 0.. {
+            let part = sqlx::query_scalar!(
+                "select content from rework.plugin_content_chunk where plugin = $1 and chunk = $2",
+                row.id,
+                chunk
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            match part {
+                Some(part) => compressed.extend_from_slice(&part),
+                None => break,
+            }
+        }
+        Ok(Some(PublishedPlugin {
+            hash: hash.to_owned(),
+            name: row.name,
+            version: row.version,
+            size: row.size,
+            signature: row.signature,
+            compressed,
+        }))
+    }
+
+    /// Published plugins that other hosts run operations of these domains from (none: all domains)
+    /// and this one does not, though it could. What was registered here from a file is left alone,
+    /// and so is what was rolled back or unregistered here since.
+    pub async fn plugin_offers(&self, host: &str, domains: &[String]) -> Result<Vec<Offer>> {
+        let rows = sqlx::query_as!(
+            Offer,
+            r#"select distinct g.hash, g.name, g.version, g.target
+                 from rework.plugin_offered($1, $2) f
+                 join rework.plugin g on g.id = f.plugin
+                where f.is_missing
+                order by g.name, g.hash"#,
+            host,
+            domains
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Lets a host run what it was offered of a plugin whose bytes it has and has checked. Answers
+    /// how many operations changed.
+    pub async fn plugin_adopt(
+        &self,
+        offer: &Offer,
+        host: &str,
+        domains: &[String],
+    ) -> Result<usize> {
+        let path = offer.path();
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = connection.begin().await?;
+        lock_deployments(&mut transaction).await?;
+        let offered = sqlx::query!(
+            r#"select f.operation as "operation!", f.plugin_operation as "plugin_operation!",
+                      f.is_missing as "is_missing!"
+                 from rework.plugin_offered($1, $2) f
+                 join rework.plugin g on g.id = f.plugin
+                where g.hash = $3
+                order by f.operation"#,
+            host,
+            domains,
+            offer.hash
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut adopted = 0;
+        for row in offered.iter().filter(|row| row.is_missing) {
+            deploy(
+                &mut transaction,
+                row.operation,
+                row.plugin_operation,
+                host,
+                &path,
+            )
+            .await?;
+            adopted += 1;
+        }
+        let kept: Vec<i32> = offered.iter().map(|row| row.operation).collect();
+        if adopted > 0 {
+            // What the version before offered and this one does not.
+            sqlx::query!(
+                "update rework.deployment d
+                    set retired = clock_timestamp(), retired_by = 'upgrade'
+                  where d.host = $1 and d.path = $2 and d.retired is null
+                    and d.operation <> all ($3)",
+                host,
+                path,
+                &kept
+            )
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query!("select pg_notify('rework_catalog', '')")
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(adopted)
+    }
+}

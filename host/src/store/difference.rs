@@ -1,0 +1,231 @@
+//! What registering a version of a plugin would change on a host, for whoever registers it and for
+//! what waits.
+
+use super::{Placement, Store, error::Result};
+use crate::model::{
+    difference::{Change, ChangeKind, Declared, between},
+    input::{self, Given},
+    moment::Now,
+    plugin::{NewOperation, NewPlugin},
+    rule::parse_zone,
+};
+use chrono::Utc;
+
+/// So many waiting tasks of an operation are checked against its new inputs.
+const LOOK_AT: i64 = 10_000;
+
+/// What a host runs of an operation now.
+#[derive(Debug)]
+struct Live {
+    operation: i32,
+    name: String,
+    domain: String,
+    path: String,
+    plugin: String,
+    declared: Declared,
+}
+
+impl Store {
+    /// How `plugin`, registered on this host from `path`, would differ from the version of it that
+    /// is there now. Nothing, if none is there: then all of it is new. With `whole`, operations that
+    /// the file offered before and offers no longer would be retired.
+    pub async fn plugin_difference(
+        &self,
+        plugin: &NewPlugin,
+        placement: &Placement,
+    ) -> Result<Vec<Change>> {
+        let Placement {
+            host, path, whole, ..
+        } = placement;
+        let whole = *whole;
+        let live = self.live_operations(host).await?;
+        let is_offered = |live: &Live| {
+            plugin
+                .operations
+                .iter()
+                .any(|new| new.name == live.name && new.domain == live.domain)
+        };
+        let offers_domain = |domain: &str| plugin.operations.iter().any(|new| new.domain == domain);
+        let replaces = |live: &Live| {
+            is_offered(live)
+                || whole && live.path == *path
+                || live.plugin == plugin.name && offers_domain(&live.domain)
+        };
+        if !live.iter().any(replaces) {
+            return Ok(Vec::new());
+        }
+        let mut changes = Vec::new();
+        for new in &plugin.operations {
+            let change = |kind| Change {
+                operation: new.name.clone(),
+                domain: new.domain.clone(),
+                kind,
+            };
+            let before = live
+                .iter()
+                .find(|live| live.name == new.name && live.domain == new.domain);
+            let Some(before) = before else {
+                changes.push(change(ChangeKind::Added));
+                continue;
+            };
+            let after = declared(new);
+            for what in between(&before.declared, &after) {
+                changes.push(change(ChangeKind::Changed { what }));
+            }
+            if before.declared.inputs != after.inputs
+                && let Some(refuses) = self.refused_by(before.operation, host, new).await?
+            {
+                changes.push(change(refuses));
+            }
+        }
+        // The same plugin under another path is its next version.
+        let is_ours = |old: &Live| {
+            let moved = |other: &Live| {
+                other.path == old.path && other.plugin == plugin.name && is_offered(other)
+            };
+            old.path == *path || live.iter().any(moved)
+        };
+        for old in &live {
+            if whole && is_ours(old) && !is_offered(old) {
+                let (tasks, schedules) = self.waiting(old.operation, host).await?;
+                changes.push(Change {
+                    operation: old.name.clone(),
+                    domain: old.domain.clone(),
+                    kind: ChangeKind::Removed { tasks, schedules },
+                });
+            }
+        }
+        Ok(changes)
+    }
+
+    async fn live_operations(&self, host: &str) -> Result<Vec<Live>> {
+        let rows = sqlx::query!(
+            "select o.id, o.name, o.domain, d.path, g.name as plugin, p.inputs, p.outputs,
+                    p.timeout_ms, p.max_attempts, p.memory_bytes
+               from rework.deployment d
+               join rework.operation o on o.id = d.operation
+               join rework.plugin_operation p on p.id = d.plugin_operation
+               join rework.plugin g on g.id = p.plugin
+              where d.host = $1 and d.retired is null
+              order by o.id",
+            host
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Live {
+                operation: row.id,
+                name: row.name,
+                domain: row.domain,
+                path: row.path,
+                plugin: row.plugin,
+                declared: Declared {
+                    inputs: row.inputs,
+                    outputs: row.outputs,
+                    timeout_ms: row.timeout_ms,
+                    max_attempts: row.max_attempts,
+                    memory_bytes: row.memory_bytes,
+                },
+            })
+            .collect())
+    }
+
+    /// How many tasks that this host could run, and schedules, wait for an operation.
+    async fn waiting(&self, operation: i32, host: &str) -> Result<(i64, i64)> {
+        let row = sqlx::query!(
+            r#"with lanes as materialized (
+                   select id from rework.lane
+                    where operation = $1 and (host is null or host = $2)
+               )
+               select (select count(*) from rework.ready where lane in (select id from lanes))
+                      + (select count(*) from rework.delayed where lane in (select id from lanes))
+                          as "tasks!",
+                      (select count(*) from rework.sched
+                        where operation = $1 and (host is null or host = $2)) as "schedules!""#,
+            operation,
+            host
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok((row.tasks, row.schedules))
+    }
+
+    /// What waits for an operation and would not be accepted by its new inputs, if anything.
+    async fn refused_by(
+        &self,
+        operation: i32,
+        host: &str,
+        new: &NewOperation,
+    ) -> Result<Option<ChangeKind>> {
+        let specs = new.inputs.as_ref();
+        let tasks = sqlx::query!(
+            r#"with lanes as materialized (
+                   select id from rework.lane
+                    where operation = $1 and (host is null or host = $2)
+               ), waiting as (
+                   select id from rework.ready where lane in (select id from lanes)
+                   union all
+                   select id from rework.delayed where lane in (select id from lanes)
+                    limit $3
+               )
+               select t.input_encoding, t.input
+                 from waiting
+                 join rework.task t using (id)"#,
+            operation,
+            host,
+            LOOK_AT + 1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let looked_at = (tasks.len() as i64 > LOOK_AT).then_some(LOOK_AT);
+        let refused = tasks
+            .iter()
+            .take(LOOK_AT as usize)
+            .filter(|task| {
+                let encoding = task.input_encoding.as_deref();
+                input::stored_fault(specs, encoding, task.input.as_ref()).is_some()
+            })
+            .count() as i64;
+        let schedules = sqlx::query!(
+            "select input, input_raw, timezone from rework.sched
+              where operation = $1 and (host is null or host = $2)",
+            operation,
+            host
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let schedules = schedules
+            .into_iter()
+            .filter(|row| {
+                let given = Given {
+                    fields: row.input.clone(),
+                    raw: row.input_raw.clone(),
+                    files: Vec::new(),
+                };
+                let now = Now {
+                    time: Utc::now(),
+                    zone: parse_zone(&row.timezone).unwrap_or(chrono_tz::Tz::UTC),
+                };
+                input::complete(&new.name, std::slice::from_ref(&new.inputs), &given, now).is_err()
+            })
+            .count() as i64;
+        Ok(
+            (refused > 0 || schedules > 0).then_some(ChangeKind::Refuses {
+                tasks: refused,
+                looked_at,
+                schedules,
+            }),
+        )
+    }
+}
+
+fn declared(operation: &NewOperation) -> Declared {
+    Declared {
+        inputs: operation.inputs.clone(),
+        outputs: operation.outputs.clone(),
+        timeout_ms: operation.timeout_ms,
+        max_attempts: operation.max_attempts,
+        memory_bytes: operation.memory_bytes,
+    }
+}

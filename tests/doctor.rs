@@ -1,0 +1,60 @@
+//! `doctor`: a line per check, with what to do about each problem.
+
+use crate::harness::{Rework, hello};
+
+#[test]
+fn problems_are_named_with_their_remedy() {
+    let rework = Rework::without_schema();
+    let doctor = rework.run(&["doctor"]);
+    assert_eq!(doctor.code, 1);
+    assert!(
+        doctor.stdout.contains(
+            "problem schema: the database has no schema `rework` — run `rework init-db` first"
+        ),
+        "{doctor:?}"
+    );
+    let doctor = rework.run(&["doctor", "postgres://nobody@127.0.0.1:1/nothing"]);
+    assert_eq!(doctor.code, 1);
+    assert!(
+        doctor
+            .stdout
+            .starts_with("problem connection: could not connect to"),
+        "{doctor:?}"
+    );
+
+    rework.ok(&["init-db"]);
+    rework.ok(&["register-operations", hello().to_str().unwrap()]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    let doctor = rework.run(&["doctor"]);
+    assert_eq!(doctor.code, 1);
+    for line in [
+        "ok server: PostgreSQL ".to_owned(),
+        "ok clock: the clocks of this host and the server differ by ".to_owned(),
+        "problem monitor: no monitor runs anywhere".to_owned(),
+        format!(
+            "problem waiting: no host can run task {id}: 1 task of `my_first_task` default wait — \
+             start `rework monitor --domain default` on testhost"
+        ),
+    ] {
+        assert!(doctor.stdout.contains(&line), "{line}: {doctor:?}");
+    }
+    assert!(
+        doctor.stderr.contains("error: 2 problems were found"),
+        "{doctor:?}"
+    );
+    let document: serde_json::Value =
+        serde_json::from_str(&rework.run(&["doctor", "--json"]).stdout).unwrap();
+    let problems = document
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["ok"] == false);
+    assert_eq!(problems.count(), 2);
+
+    let _monitor = rework.monitor(&[]);
+    rework.wait(&id, &["done"]);
+    rework.ok(&["pause", "--domain", "maths"]);
+    let well = rework.ok(&["doctor"]);
+    assert!(well.lines().all(|line| line.starts_with("ok ")), "{well}");
+    assert!(well.contains("domain maths is paused"), "{well}");
+}
