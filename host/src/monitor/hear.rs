@@ -1,4 +1,5 @@
-//! What workers say: ready, finished, how far they are; and what they print.
+//! What workers say: ready, finished, how far they are, what else is to be queued; and what they
+//! print.
 
 use super::{
     event::Event,
@@ -10,8 +11,8 @@ use super::{
 };
 use crate::{
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
-    store::{Ended, Fate, FileContent, Mark, StoreError},
-    wire::{Finished, FromWorker, WireError},
+    store::{Ended, Fate, FileContent, Mark, ScheduleRequest, StoreError},
+    wire::{Finished, FromWorker, ToWorker, WireError},
 };
 use chrono::Utc;
 use std::{
@@ -289,5 +290,35 @@ impl Supervisor {
                 None => tracing::debug!("a worker said between two tasks: {}", line.4),
             }
         }
+    }
+
+    /// Queues a task that a task asks for.
+    fn schedule_for(
+        &mut self,
+        id: WorkerId,
+        request: String,
+        raw_input: Result<Option<Vec<u8>>, WireError>,
+    ) {
+        let store = self.store.clone();
+        self.ask(
+            async move {
+                let mut request = serde_json::from_str::<ScheduleRequest>(&request)
+                    .map_err(|error| format!("the request cannot be read: {error}"))?;
+                request.input_raw =
+                    raw_input.map_err(|error| format!("the input cannot be read: {error}"))?;
+                match store.task_schedule(&request, None).await {
+                    Ok(task) => Ok(task.0),
+                    Err(error) => Err(report::chain(&error)),
+                }
+            },
+            move |answer| Event::Scheduled(id, answer),
+        );
+    }
+
+    pub(super) fn scheduled(&mut self, id: WorkerId, answer: Result<i64, String>) {
+        if let Some(worker) = self.workers.get(&id) {
+            worker.send(ToWorker::Scheduled(answer));
+        }
+        self.look = true;
     }
 }

@@ -25,6 +25,7 @@ mod pool;
 mod process;
 mod recover;
 mod report;
+mod roster;
 mod supervisor;
 mod supply;
 mod upkeep;

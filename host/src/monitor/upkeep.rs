@@ -3,14 +3,12 @@
 
 use super::{
     event::Event,
-    heartbeat, process,
+    heartbeat,
     supervisor::{Phase, Supervisor},
 };
 use crate::{
-    descendants::Processes,
-    model::{TaskId, WorkerId, worker::WorkerCause},
-    store::{CatalogRow, Ended, ScheduleRequest, StoreError},
-    wire::{ToWorker, WireError},
+    model::TaskId,
+    store::{CatalogRow, Ended, StoreError},
 };
 use std::{
     collections::HashMap,
@@ -36,7 +34,7 @@ pub(super) struct Upkeep {
     pub(super) next_look: Instant,
     next_second: Instant,
     pub(super) next_heartbeat: Instant,
-    next_figures: Instant,
+    pub(super) next_figures: Instant,
     pub(super) next_reconcile: Instant,
     next_promotion: Instant,
     full_looks: u32,
@@ -45,15 +43,15 @@ pub(super) struct Upkeep {
     saying_sleep: bool,
     pub(super) aborts_due: bool,
     pub(super) asking_aborts: bool,
-    asked_due: bool,
-    asking_asked: bool,
+    pub(super) asked_due: bool,
+    pub(super) asking_asked: bool,
     next_vacuum: Instant,
     vacuuming: bool,
     asking_catalog: bool,
     catalog_due: bool,
     promoting: bool,
     pub(super) renewing: bool,
-    reserving: bool,
+    pub(super) reserving: bool,
     /// Workers are being written down.
     pub(super) saving: bool,
     /// Outputs whose contents are being written beside their rows.
@@ -360,42 +358,6 @@ impl Supervisor {
         self.upkeep.next_promotion = Instant::now() + pause;
     }
 
-    /// Asks which of our workers somebody wants to end.
-    fn ask_asked(&mut self) {
-        if !self.upkeep.asked_due || self.upkeep.asking_asked || self.workers.is_empty() {
-            return;
-        }
-        self.upkeep.asked_due = false;
-        self.upkeep.asking_asked = true;
-        let (store, monitor) = (self.store.clone(), self.monitor);
-        self.ask(
-            async move { store.worker_asked(monitor).await },
-            Event::Asked,
-        );
-    }
-
-    pub(super) fn asked_arrived(&mut self, asked: Result<Vec<(WorkerId, bool)>, StoreError>) {
-        self.upkeep.asking_asked = false;
-        let asked = match asked {
-            Ok(asked) => asked,
-            Err(error) => return self.upkeep.lost(&error),
-        };
-        for (id, at_once) in asked {
-            let Some(worker) = self.workers.get_mut(&id) else {
-                continue;
-            };
-            let unbegun = worker.revoke_all();
-            if at_once {
-                worker.kill(WorkerCause::Killed);
-            } else {
-                worker.drain(WorkerCause::Shutdown);
-            }
-            for handed in unbegun {
-                self.wait_again(handed.task, handed.rank);
-            }
-        }
-    }
-
     /// Removes tasks and workers of our domains that ended long ago.
     fn vacuum(&mut self, now: Instant) {
         let Some(age) = self.options.vacuum else {
@@ -433,130 +395,6 @@ impl Supervisor {
             }
             Err(error) => self.upkeep.lost(&error),
         }
-    }
-
-    /// Memory and processor time of each worker, written only where they changed.
-    fn sample(&mut self, now: Instant) {
-        if now < self.upkeep.next_figures {
-            return;
-        }
-        self.upkeep.next_figures = now + Duration::from_secs(2);
-        let processes = Processes::look();
-        for worker in self.workers.values_mut() {
-            let below = processes.below(worker.pid);
-            let Some(figures) = process::figures(worker.pid, &below) else {
-                continue;
-            };
-            let percent = worker.cpu_sample.map(|(at, seconds)| {
-                let elapsed = now.duration_since(at).as_secs_f64();
-                ((figures.cpu_seconds - seconds).max(0.0) / elapsed * 1000.0).round() / 10.0
-            });
-            worker.cpu_sample = Some((now, figures.cpu_seconds));
-            let memory = Some(figures.resident_bytes);
-            if worker.started.is_some()
-                && (worker.memory != memory || worker.cpu_percent != percent)
-            {
-                worker.memory = memory;
-                worker.cpu_percent = percent;
-                worker.dirty = true;
-            }
-        }
-    }
-
-    /// Writes what is new about workers, in one statement.
-    pub(super) fn save_workers(&mut self) {
-        if self.upkeep.saving {
-            return;
-        }
-        let mut rows = std::mem::take(&mut self.dead_workers);
-        rows.extend(
-            self.workers
-                .values_mut()
-                .filter(|worker| worker.dirty)
-                .map(|worker| worker.save(None)),
-        );
-        if rows.is_empty() {
-            return;
-        }
-        self.upkeep.saving = true;
-        let (store, host, monitor) = (self.store.clone(), self.options.host.clone(), self.monitor);
-        self.ask(
-            async move {
-                let saved = store.worker_save(&host, monitor, &rows).await;
-                (saved, rows)
-            },
-            |(saved, rows)| Event::WorkersSaved(saved, rows),
-        );
-    }
-
-    pub(super) fn workers_saved(
-        &mut self,
-        saved: Result<(), StoreError>,
-        rows: Vec<crate::store::WorkerSave>,
-    ) {
-        self.upkeep.saving = false;
-        let Err(error) = saved else { return };
-        self.upkeep.lost(&error);
-        for mut row in rows {
-            if let Some(worker) = self.workers.get_mut(&row.id) {
-                worker.dirty = true;
-            } else if !error.is_bad_data() {
-                self.dead_workers.push(row);
-            } else if row.error.take().is_some() {
-                // Its last words cannot be stored; that it is dead can.
-                self.dead_workers.push(row);
-            }
-        }
-    }
-
-    fn reserve_ids(&mut self) {
-        if self.upkeep.reserving || self.worker_ids.len() >= 8 {
-            return;
-        }
-        self.upkeep.reserving = true;
-        let store = self.store.clone();
-        self.ask(
-            async move { store.worker_reserve(16).await },
-            Event::Reserved,
-        );
-    }
-
-    pub(super) fn reserved(&mut self, ids: Result<Vec<WorkerId>, StoreError>) {
-        self.upkeep.reserving = false;
-        match ids {
-            Ok(ids) => self.worker_ids.extend(ids),
-            Err(error) => self.upkeep.lost(&error),
-        }
-    }
-
-    /// Queues a task that a task asks for.
-    pub(super) fn schedule_for(
-        &mut self,
-        id: WorkerId,
-        request: String,
-        raw_input: Result<Option<Vec<u8>>, WireError>,
-    ) {
-        let store = self.store.clone();
-        self.ask(
-            async move {
-                let mut request = serde_json::from_str::<ScheduleRequest>(&request)
-                    .map_err(|error| format!("the request cannot be read: {error}"))?;
-                request.input_raw =
-                    raw_input.map_err(|error| format!("the input cannot be read: {error}"))?;
-                match store.task_schedule(&request, None).await {
-                    Ok(task) => Ok(task.0),
-                    Err(error) => Err(super::report::chain(&error)),
-                }
-            },
-            move |answer| Event::Scheduled(id, answer),
-        );
-    }
-
-    pub(super) fn scheduled(&mut self, id: WorkerId, answer: Result<i64, String>) {
-        if let Some(worker) = self.workers.get(&id) {
-            worker.send(ToWorker::Scheduled(answer));
-        }
-        self.look = true;
     }
 }
 
