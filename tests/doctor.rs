@@ -1,6 +1,6 @@
 //! `doctor`: a line per check, with what to do about each problem.
 
-use crate::harness::{Rework, hello};
+use crate::harness::{Rework, hello, until};
 
 #[test]
 fn problems_are_named_with_their_remedy() {
@@ -57,4 +57,20 @@ fn problems_are_named_with_their_remedy() {
     let well = rework.ok(&["doctor"]);
     assert!(well.lines().all(|line| line.starts_with("ok ")), "{well}");
     assert!(well.contains("domain maths is paused"), "{well}");
+}
+
+#[test]
+fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    let rule = ["--rule", "* * * * * *", "--every-second"];
+    let input = ["prepare", "my_first_task", "--input", "1"];
+    let id = rework.ok(&[&input[..], &rule].concat());
+    rework.ok(&["unregister-operation", "my_first_task", "--no-confirm"]);
+    let problem = format!("problem schedule: schedule {id} of `my_first_task` default could not");
+    until(
+        "the problem",
+        || rework.run(&["doctor"]).stdout,
+        |said| said.contains(&problem),
+    );
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -372,4 +373,73 @@ fn a_running_task_ends_on_the_version_that_it_began_with() {
             rows.any(|row| row["id"] == long["worker"] && row["cause"] == "upgrade")
         },
     );
+}
+
+#[test]
+fn what_was_refused_for_its_permissions_is_looked_at_when_they_change() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let file = place(&hello_version(1), &dir.join("hello.so"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    // A FIFO would keep whoever opens it waiting.
+    nix::unistd::mkfifo(&dir.join("fifo.so"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    until(
+        "the refusals",
+        || refused(&rework).join(" "),
+        |said| said.contains("run: chmod go-w") && said.contains("is not a regular file"),
+    );
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    until(
+        "the operations",
+        || operations(&rework),
+        |found| found.len() == 3,
+    );
+    assert_eq!(refused(&rework).len(), 1);
+}
+
+#[test]
+fn what_a_scan_does_not_look_at_is_not_gone() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let deep = dir.join("target/release");
+    fs::create_dir_all(&deep).unwrap();
+    let by_hand = place(&hello_version(1), &deep.join("hello.so"));
+    rework.ok(&["register-operations", by_hand.to_str().unwrap()]);
+    let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    // By then it has looked, and dealt with what is gone.
+    place(
+        &with_texts(&misbehaving(), &[]),
+        &dir.join("misbehaving.so"),
+    );
+    until(
+        "the other one",
+        || operations(&rework),
+        |found| found.len() > 3,
+    );
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&id, &["done"]);
+    assert!(!monitor.log().contains("is gone"), "{}", monitor.log());
+}
+
+#[test]
+fn what_was_rolled_back_goes_with_the_file_that_had_replaced_it() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    // The version before came from a file elsewhere, which is no more.
+    let before = place(&hello_version(1), &rework.directory().join("hello.so"));
+    rework.ok(&["register-operations", before.to_str().unwrap()]);
+    fs::remove_file(&before).unwrap();
+    let first = current(&rework, "default");
+    let file = place(&hello_version(2), &dir.join("hello.so"));
+    let _monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    until(
+        "the upgrade",
+        || current(&rework, "default"),
+        |now| *now != first,
+    );
+    rework.ok(&["rollback-plugin", "default"]);
+    assert_eq!(current(&rework, "default"), first);
+    fs::remove_file(file).unwrap();
+    until("nothing to be left", || operations(&rework), Vec::is_empty);
 }

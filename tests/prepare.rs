@@ -263,43 +263,47 @@ fn missed_runs_are_caught_up_with_as_asked() {
 fn a_paused_schedule_waits_and_does_not_make_up_for_it() {
     let rework = prepared();
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let id = prepare(
-        &rework,
-        &[
-            "--rule",
-            "* * * * * *",
-            "--every-second",
-            "--catch-up",
-            "all",
-        ],
-    );
+    let every_second = [
+        "--rule",
+        "* * * * * *",
+        "--every-second",
+        "--catch-up",
+        "all",
+    ];
+    let id = prepare(&rework, &every_second);
     until(
         "a first run",
         || tasks_of(&rework, &id).len(),
         |count| *count >= 1,
     );
-    assert_eq!(
-        rework.ok(&["pause", "--schedule", &id]),
-        format!("paused: schedule {id} (`misbehave` misbehaving)")
-    );
-    let before = rework.json(&["list-scheduled"]);
-    assert_eq!(before[0]["paused"], true);
-    assert_eq!(before[0]["next_run"], Value::Null);
-    let count = tasks_of(&rework, &id).len();
-    std::thread::sleep(Duration::from_millis(2500));
-    assert_eq!(tasks_of(&rework, &id).len(), count);
-    assert_eq!(
-        rework.ok(&["resume", "--schedule", &id]),
-        "nothing is paused"
-    );
-    let tasks = until(
-        "another run",
-        || tasks_of(&rework, &id),
-        |tasks| tasks.len() > count,
-    );
-    let gap = time(&tasks[tasks.len() - count - 1]["run_at"])
-        - time(&tasks[tasks.len() - count]["run_at"]);
-    assert!(gap.num_seconds() >= 2, "{tasks:?}");
+    for by in ["resume", "prepare"] {
+        assert_eq!(
+            rework.ok(&["pause", "--schedule", &id]),
+            format!("paused: schedule {id} (`misbehave` misbehaving)")
+        );
+        let before = rework.json(&["list-scheduled"]);
+        assert_eq!(before[0]["paused"], true);
+        assert_eq!(before[0]["next_run"], Value::Null);
+        let count = tasks_of(&rework, &id).len();
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(tasks_of(&rework, &id).len(), count);
+        match by {
+            "resume" => assert_eq!(
+                rework.ok(&["resume", "--schedule", &id]),
+                "nothing is paused"
+            ),
+            // The same schedule again is not paused either.
+            _ => assert_eq!(prepare(&rework, &every_second), id),
+        }
+        let tasks = until(
+            "another run",
+            || tasks_of(&rework, &id),
+            |tasks| tasks.len() > count,
+        );
+        let gap = time(&tasks[tasks.len() - count - 1]["run_at"])
+            - time(&tasks[tasks.len() - count]["run_at"]);
+        assert!(gap.num_seconds() >= 2, "{by}: {tasks:?}");
+    }
     rework.ok(&["unprepare", &id]);
 }
 

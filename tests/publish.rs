@@ -308,3 +308,72 @@ fn unsigned_and_wrongly_signed_plugins_are_refused_wherever_they_come_from() {
         monitor.log()
     );
 }
+
+#[test]
+fn versions_of_several_hosts_are_followed_side_by_side() {
+    let rework = Rework::new();
+    let state = other_host(&rework);
+    // One plugin in two versions: the second one stands beside the first, in a domain of its own.
+    publish(&rework, &hello_version(1), "hello.so", &[]);
+    let staged = ["--host", "third", "--asdomain", "staging"];
+    publish(&rework, &hello_version(2), "hello-2.so", &staged);
+    let operations = || {
+        let rows = rework.json(&["list-operations"]);
+        let rows = rows.as_array().unwrap().iter();
+        rows.filter(|row| row["host"] == "otherhost").count()
+    };
+    let deployments = || {
+        let count = "select count(*) from rework.deployment where host = 'otherhost'";
+        rework.database.psql(count)
+    };
+    // Two monitors of one host share its cache, and get hold of everything once.
+    let all = rework.monitor_in(&state, &arguments(&["--all-domains"]));
+    let maths = rework.monitor_in(&state, &arguments(&["--domain", "maths"]));
+    until("both versions to be there", operations, |found| *found == 6);
+    let before = deployments();
+    assert_eq!(before, "6");
+    // Two more looks at what is offered change nothing.
+    publish(
+        &rework,
+        &hello_version(3),
+        "unrelated.so",
+        &["--host", "fourth", "--asdomain", "four"],
+    );
+    until("the third version", operations, |found| *found == 9);
+    let id = rework.schedule(&["my_first_task", "--domain", "four", "--host", "otherhost"]);
+    rework.wait(&id, &["failed"]);
+    assert_eq!(deployments(), "9");
+    for monitor in [all, maths] {
+        let log = monitor.log();
+        assert!(!log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn where_signatures_are_demanded_a_copy_in_the_cache_needs_one() {
+    let rework = Rework::new();
+    let ours = KeyPair::generate_unencrypted_keypair().unwrap();
+    let key = ours.pk.to_base64();
+    let bytes = hello_version(1);
+    let file = place(&bytes, &rework.directory().join("hello.so"));
+    let register = ["register-operations", file.to_str().unwrap()];
+    rework.ok(&register);
+    let monitor = rework.monitor(&["--require-signature", &key]);
+    until(
+        "the refusal",
+        || monitor.log(),
+        |log| log.contains("is not signed: there is no"),
+    );
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    assert_eq!(rework.task(&id)["state"], "queued");
+    assert_eq!(refused(&rework).len(), 1);
+    // Signed, and registered anew: the copy is the same, and now believed.
+    sign(&ours, &bytes, &file);
+    rework.ok(&register);
+    rework.wait(&id, &["done"]);
+    until(
+        "nothing to be refused",
+        || refused(&rework),
+        |found| found.is_empty(),
+    );
+}

@@ -89,6 +89,13 @@ fn domains_are_chosen_and_renamed() {
         refusal.contains("has no operation in domain `none`, only in: default, maths"),
         "{refusal}"
     );
+    // What was registered under another domain stays: the plugin still offers it.
+    assert_eq!(
+        rework.ok(&["register-operations", plugin]),
+        "registered 2 new operation (1 already known)\nadded my_first_task default\nadded noop default"
+    );
+    let mine = rework.ok(&["list-operations", "--domain", "mine"]);
+    assert_eq!(mine.lines().count(), 3);
     for (option, value) in [("--asdomain", ""), ("--asdomain", "a b"), ("--host", "")] {
         let refusal = rework.fails(2, &["register-operations", plugin, option, value]);
         assert!(refusal.contains("it must be one word"), "{refusal}");

@@ -97,6 +97,21 @@ fn a_task_exists_if_and_only_if_the_callers_transaction_commits() {
 }
 
 #[test]
+fn a_time_that_no_calendar_has_is_refused_in_sql_too() {
+    let rework = Rework::with_plugins(&[hello()]);
+    for time in ["infinity", "-infinity", "12020-01-01", "4000-01-01 BC"] {
+        let refusal = rework.database.psql_error(&format!(
+            "select rework.schedule('my_first_task', '1', run_at => '{time}')"
+        ));
+        assert!(
+            refusal.contains("run_at must be in the years 1 to 9999"),
+            "{refusal}"
+        );
+    }
+    assert_eq!(rework.ok(&["list-tasks"]), "");
+}
+
+#[test]
 fn what_does_not_fit_is_refused_alike_from_everywhere() {
     let rework = Rework::with_plugins(&[hello()]);
     for (operation, input, reason) in [

@@ -1,8 +1,11 @@
 //! What a process of this program is: the command line, or one of the kinds of child that the
 //! command line starts of itself.
 
-use crate::{cli, plugin, postgres, worker};
+use crate::{cli, monitor, plugin, postgres, worker};
 use std::{ffi::OsString, path::Path, process::ExitCode};
+
+/// The names under which monitors and registrations start their children: `argv[0]`.
+pub const CHILDREN: [&str; 3] = [monitor::WORKER, monitor::EXAMINER, plugin::PROBE];
 
 /// Does what the arguments say; `arguments[0]` is the program's name.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {

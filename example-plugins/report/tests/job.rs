@@ -3,7 +3,7 @@
 
 use rework::{model::task::TaskState, testing};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 rework::testing::enable!();
 
@@ -52,6 +52,26 @@ async fn a_file_that_is_no_text_fails_its_task() -> Outcome {
     assert_eq!(state, TaskState::Failed);
     let error = task.error().await?.expect("an error");
     assert!(error.starts_with("error: invalid utf-8"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_version_is_dropped_into_a_directory() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let rework = testing::installation()
+        .plugin_crate(env!("CARGO_MANIFEST_DIR"))
+        .monitor_argument(format!("--plugin-dir={}", directory.path().display()))
+        .start()
+        .await?;
+    let operations = rework.operations(None).await?;
+    let dropped = directory.path().canonicalize()?.join("report.so");
+    std::fs::copy(&operations[0].path, &dropped)?;
+    let registered = format!("registered {}", dropped.display());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !rework.monitor_log().contains(&registered) {
+        assert!(Instant::now() < deadline, "{}", rework.monitor_log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 

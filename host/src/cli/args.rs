@@ -325,7 +325,7 @@ pub(super) struct MonitorArgs {
     #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
     /// Pass this environment variable on to workers; repeatable
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = variable)]
     pub(super) env: Vec<String>,
     /// Run workers as this user; the monitor has to be root
     #[arg(long, value_name = "NAME")]
@@ -357,7 +357,7 @@ pub(super) struct MonitorArgs {
     #[arg(long, default_value_t = 0, value_name = "MB")]
     pub(super) maxmem: u64,
     /// A worker that is not ready after so many seconds is killed
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) start_timeout: u64,
     /// Delete tasks and workers that ended so long ago; 0s: never
     #[arg(long, default_value = "P1D", value_parser = parse_duration, value_name = "DURATION")]
@@ -597,7 +597,7 @@ pub(super) struct VacuumArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Only those that ended so many days ago
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36525))]
     pub(super) days: u32,
 }
 
@@ -658,8 +658,6 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         let mut completed = arguments;
         completed.insert(2, database);
         return Cli::try_parse_from(completed).map_err(|error| match error.kind() {
-            // Two are missing: what was typed is what to talk about.
-            ErrorKind::MissingRequiredArgument => first,
             _ if is_path => first,
             _ => error,
         });
@@ -684,6 +682,14 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
 fn word(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("it must be one word".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of an environment variable.
+fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('=') {
+        return Err("it must be the name of a variable; its value is the monitor's own".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -1,7 +1,7 @@
 //! Is everything well? One finding per thing that can be wrong, with what to do about it.
 
 use super::{Client, error::Result};
-use crate::store::DomainHealth;
+use crate::store::{DomainHealth, ScheduleHealth};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `plugin`, `pause`.
+    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `plugin`, `schedule`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
     pub ok: bool,
@@ -63,6 +63,7 @@ impl Client {
         findings.extend(self.monitor_findings().await?);
         findings.extend(self.waiting_findings().await?);
         findings.extend(self.plugin_findings().await?);
+        findings.extend(self.schedule_findings().await?);
         findings.extend(self.pause_findings().await?);
         Ok(findings)
     }
@@ -150,11 +151,34 @@ impl Client {
                 Finding::problem(
                     "plugin",
                     format!("on {}: {}", file.host, file.reason),
-                    "mend the file or remove it; the monitor looks again when it changes"
+                    "mend the file or remove it; the monitor looks again when it changes, and after a minute"
                         .to_owned(),
                 )
             })
             .collect())
+    }
+
+    async fn schedule_findings(&self) -> Result<Vec<Finding>> {
+        let failing = self.store().health_schedules().await?;
+        if failing.is_empty() {
+            return Ok(vec![Finding::ok("schedule", "no schedule is refused")]);
+        }
+        let finding = |failing: ScheduleHealth| {
+            let ScheduleHealth {
+                id,
+                operation,
+                domain,
+                error,
+            } = failing;
+            Finding::problem(
+                "schedule",
+                format!(
+                    "schedule {id} of `{operation}` {domain} could not queue its task: {error}"
+                ),
+                format!("prepare it anew with what fits, or `rework unprepare {id}`"),
+            )
+        };
+        Ok(failing.into_iter().map(finding).collect())
     }
 
     async fn pause_findings(&self) -> Result<Vec<Finding>> {

@@ -109,11 +109,23 @@ impl Rule {
 
     /// Whether it fires every second for a minute or longer, which is hardly ever meant.
     pub fn fires_every_second(&self) -> bool {
-        let Some(first) = self.next_after(Utc::now()) else {
+        self.fires_every_second_from(Utc::now())
+    }
+
+    fn fires_every_second_from(&self, now: DateTime<Utc>) -> bool {
+        let whole_minute = || {
+            let next = self.next_after(now)?;
+            let second = next.timestamp() % 60;
+            if second == 0 {
+                return Some(next);
+            }
+            // We are in the middle of one; the next one it is.
+            self.next_after(next + TimeDelta::seconds(59 - second))
+        };
+        let Some(first) = whole_minute() else {
             return false;
         };
-        let minute = first + TimeDelta::seconds(59);
-        self.between(first, minute).count() == 59
+        self.between(first, first + TimeDelta::seconds(59)).count() == 59
     }
 }
 
@@ -255,6 +267,10 @@ mod tests {
         let every = |rule| Rule::parse(rule, "UTC").unwrap().fires_every_second();
         assert!(every("* * * * * *"));
         assert!(every("*/1 * * * * *"));
+        // Also in the last minute of an hour that it is about.
+        let late = "2026-03-04T03:59:20Z".parse().unwrap();
+        let rule = Rule::parse("* 59 3 * * *", "UTC").unwrap();
+        assert!(rule.fires_every_second_from(late));
         assert!(every("0-59 * 3 * * *"));
         assert!(!every("*/2 * * * * *"));
         assert!(!every("0 * * * * *"));

@@ -70,7 +70,6 @@ impl Catalog {
                         continue;
                     };
                     let row = CatalogRow {
-                        lanes: row.lanes,
                         paused: row.paused,
                         ..(**before).clone()
                     };

@@ -10,7 +10,7 @@ use crate::{
         ScheduleId,
         rule::{CatchUp, Rule},
     },
-    store::{ScheduleRow, ScheduledFire, StoreError},
+    store::{SchedulePlan, ScheduledFire, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
@@ -90,9 +90,9 @@ impl Cron {
 
     /// Takes over what the database says. A schedule that is new here, or changed, is followed from
     /// where it has got to; one that leaves missed runs out, from when this monitor came.
-    fn update(&mut self, rows: Vec<ScheduleRow>, now: DateTime<Utc>) {
+    fn update(&mut self, rows: Vec<SchedulePlan>, now: DateTime<Utc>) {
         let mut planned = BTreeMap::new();
-        for row in rows.into_iter().filter(|row| !row.paused) {
+        for row in rows {
             let id = ScheduleId(row.id);
             let said = (row.rule, row.timezone, row.catch_up);
             let got_to = row.last_run.map_or(row.since, |last| last.max(row.since));
@@ -173,7 +173,7 @@ impl Supervisor {
             self.cron.reload_at = now + RELOAD_EVERY;
             let (store, domains) = (self.store.clone(), self.options.domains.clone());
             self.ask(
-                async move { store.sched_list(&domains).await },
+                async move { store.sched_plans(&domains).await },
                 Event::Schedules,
             );
         }
@@ -194,7 +194,7 @@ impl Supervisor {
         self.cron.next_wake(now)
     }
 
-    pub(super) fn schedules_arrived(&mut self, rows: Result<Vec<ScheduleRow>, StoreError>) {
+    pub(super) fn schedules_arrived(&mut self, rows: Result<Vec<SchedulePlan>, StoreError>) {
         self.cron.asking = false;
         match rows {
             Ok(rows) => self.cron.update(rows, Utc::now()),
@@ -237,23 +237,14 @@ mod tests {
         format!("2026-05-01T{text}Z").parse().unwrap()
     }
 
-    fn row(catch_up: &str, last_run: Option<&str>) -> ScheduleRow {
-        ScheduleRow {
+    fn row(catch_up: &str, last_run: Option<&str>) -> SchedulePlan {
+        SchedulePlan {
             id: 1,
-            operation: "o".to_owned(),
-            domain: "d".to_owned(),
-            host: None,
-            metadata: None,
-            input: None,
-            input_raw: None,
             rule: "0 * * * * *".to_owned(),
             timezone: "UTC".to_owned(),
             catch_up: catch_up.to_owned(),
-            every_second: false,
-            paused: false,
             since: at("08:00:30"),
             last_run: last_run.map(at),
-            error: None,
         }
     }
 

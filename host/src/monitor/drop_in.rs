@@ -29,6 +29,7 @@ use crate::{
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::{
     collections::{BTreeMap, HashMap},
+    ffi::OsStr,
     fs::{self, Metadata},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -50,12 +51,24 @@ const STABLE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A file that is replaced by deleting it first is gone for less than this.
 const GONE: Duration = Duration::from_millis(500);
+/// What was refused may be usable without having changed: a library that it needs is there now.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
-/// What changes whenever a file, or the signature beside it, does.
+/// What changes whenever a file, or the signature beside it, does, be it only in who may write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
-    file: (u64, u64, u64, i64, i64),
-    signature: Option<(u64, u64, i64, i64)>,
+    file: Changed,
+    signature: Option<Changed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Changed {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    /// Of the content, the owner or the permissions.
+    changed: (i64, i64),
 }
 
 /// What was found in the directories.
@@ -102,6 +115,8 @@ pub(super) struct DropIn {
     is_known: bool,
     asking_known: bool,
     scanning: bool,
+    /// Without a scan nothing is known to be gone.
+    has_scanned: bool,
     next_scan: Option<Instant>,
 }
 
@@ -115,6 +130,7 @@ impl DropIn {
             is_known: false,
             asking_known: false,
             scanning: false,
+            has_scanned: false,
             next_scan: (!directories.is_empty()).then_some(now),
         }
     }
@@ -132,12 +148,16 @@ impl DropIn {
 
     /// Takes over what a scan found. Answers directories that are newly unreadable.
     fn take(&mut self, scan: Scan, now: Instant) -> Vec<(PathBuf, String)> {
+        self.has_scanned = true;
         let mut under_way = false;
         for (path, file) in &mut self.files {
             let hidden = scan.unreadable.keys().any(|dir| path.starts_with(dir));
-            if !scan.files.contains_key(path) && !hidden && file.stamp.is_some() {
-                file.stamp = None;
+            if hidden && file.stamp.is_none() {
+                // Who knows.
                 file.since = now;
+            } else if !scan.files.contains_key(path) && !hidden && file.stamp.is_some() {
+                file.stamp = None;
+                (file.since, file.not_before) = (now, now);
             }
         }
         for (path, (domain, stamp)) in scan.files {
@@ -155,7 +175,7 @@ impl DropIn {
                 file.stamp = Some(stamp);
                 file.since = now;
                 if file.state == State::Settled {
-                    file.state = State::Fresh;
+                    (file.state, file.not_before) = (State::Fresh, now);
                 }
             }
         }
@@ -183,13 +203,17 @@ impl DropIn {
                 continue;
             }
             match file.stamp {
-                Some(stamp) if file.state == State::Fresh && age >= STABLE => {
+                Some(stamp)
+                    if (file.state == State::Fresh || file.refused.is_some()) && age >= STABLE =>
+                {
                     whole.push((path.clone(), stamp));
                 }
-                None if age >= GONE => gone.push(path.clone()),
+                None if age >= GONE && self.has_scanned => gone.push(path.clone()),
                 _ => {}
             }
         }
+        // Of two versions of a plugin that have come at once, the younger one wins.
+        whole.sort_by_key(|(path, stamp)| (stamp.file.modified, path.clone()));
         (whole, gone)
     }
 }
@@ -258,7 +282,9 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         self.drop_in.is_known = true;
-        for (path, hash) in known {
+        let directories = &self.options.plugin_dirs;
+        let known = known.into_iter();
+        for (path, hash) in known.filter(|(path, _)| is_looked_at(directories, Path::new(path))) {
             let file = File {
                 domain: None,
                 stamp: None,
@@ -355,6 +381,7 @@ impl Supervisor {
             return;
         };
         file.state = State::Settled;
+        file.not_before = Instant::now() + TRY_AGAIN;
         if file.refused.as_ref() == Some(&reason) {
             return;
         }
@@ -518,6 +545,19 @@ fn scan(directories: &[PathBuf]) -> Scan {
     scan
 }
 
+/// Whether a scan would find this file if it were there.
+fn is_looked_at(directories: &[PathBuf], path: &Path) -> bool {
+    directories
+        .iter()
+        .filter_map(|directory| path.strip_prefix(directory).ok())
+        .any(|below| {
+            let hidden = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
+            below.components().count() <= 2
+                && below.extension().is_some_and(|end| end == "so")
+                && !below.iter().any(hidden)
+        })
+}
+
 fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -546,23 +586,20 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
             let mut signature = path.clone().into_os_string();
             signature.push(".minisig");
             let stamp = Stamp {
-                file: stamp(&metadata),
-                signature: fs::metadata(signature).ok().map(|metadata| {
-                    let (_, inode, size, seconds, nanoseconds) = stamp(&metadata);
-                    (inode, size, seconds, nanoseconds)
-                }),
+                file: changed(&metadata),
+                signature: fs::metadata(signature).ok().as_ref().map(changed),
             };
             scan.files.insert(path, (domain.map(str::to_owned), stamp));
         }
     }
 }
 
-fn stamp(metadata: &Metadata) -> (u64, u64, u64, i64, i64) {
-    (
-        metadata.dev(),
-        metadata.ino(),
-        metadata.size(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-    )
+fn changed(metadata: &Metadata) -> Changed {
+    Changed {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    }
 }

@@ -162,6 +162,9 @@ impl Supervisor {
             reason: "could not be examined: the examiner ended without a verdict".to_owned(),
             unfinished: false,
         });
+        if let Verdict::Good(examined) = &verdict {
+            self.supply.examined(&examined.inspection.hash);
+        }
         match purpose {
             Purpose::DropIn(path) => self.drop_in_examined(&path, verdict),
             Purpose::Supply(hash) => self.supply_examined(&hash, verdict),

@@ -34,4 +34,5 @@ mod worker;
 
 pub use identity::IdentityError;
 pub use pool::PoolOptions;
+pub use process::{EXAMINER, WORKER};
 pub use supervisor::{MonitorError, Options, run};

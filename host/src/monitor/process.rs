@@ -21,6 +21,10 @@ use std::{
     time::Duration,
 };
 
+/// The name of a worker's process.
+pub const WORKER: &str = "rework-worker";
+/// The name of an examiner's process.
+pub const EXAMINER: &str = "rework-examiner";
 /// Where a worker finds its socket.
 const SOCKET_FD: RawFd = 3;
 /// Where a worker finds its shared page.
@@ -96,7 +100,7 @@ pub(super) fn spawn_worker(
     }
     let mut command = Command::new("/proc/self/exe");
     command
-        .arg0("rework-worker")
+        .arg0(WORKER)
         .arg("new-worker")
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -131,7 +135,7 @@ pub(super) fn spawn_worker(
 pub(super) fn spawn_examiner(request: &str) -> io::Result<(Pid, OwnedFd)> {
     let (said, child_said) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
-        .arg0("rework-examiner")
+        .arg0(EXAMINER)
         .args(["examine", request])
         .env_clear()
         .stdin(Stdio::null())

@@ -251,7 +251,7 @@ impl Supervisor {
             cron: Cron::new(Instant::now()),
             examiners: Examiners::default(),
             drop_in: DropIn::new(&options.plugin_dirs, Instant::now()),
-            supply: Supply::new(options.fetch_plugins, Instant::now()),
+            supply: Supply::new(options.fetch_plugins, options.key.is_some(), Instant::now()),
             phase: Phase::Working,
             cgroup: delegated_cgroup(),
             worker_user,

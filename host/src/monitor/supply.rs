@@ -3,8 +3,9 @@
 //!
 //! A plugin that the catalog names and the cache lacks is made from its file, if that still is what
 //! was registered, and else (with `--fetch-plugins`) from the bytes in the database. Until it is
-//! here, the version before goes on. Whatever its way, it is examined before it is run, and what is
-//! refused is said once and looked at again after a while.
+//! here, the version before goes on. Whatever its way, it is examined before it is run; where signatures
+//! are demanded, so is a copy that somebody else has put into the cache. What is refused is said once and
+//! looked at again after a while.
 
 use super::{
     catalog::Availability,
@@ -39,6 +40,12 @@ pub(super) struct Supply {
     /// Those of them that come from the database.
     fetched: HashSet<String>,
     refused: HashMap<String, (String, Instant)>,
+    /// Refusals that the database knows, by path.
+    noted: HashMap<String, Noted>,
+    /// Files with fetched bytes, while they are examined; by hash.
+    staged: HashMap<String, PathBuf>,
+    /// What this monitor has examined itself; asked for only where signatures are demanded.
+    examined: Option<HashSet<String>>,
     /// What is wrong with the files of those that are now looked for in the database.
     of_file: HashMap<String, String>,
     /// `None`: this monitor does not fetch.
@@ -46,14 +53,24 @@ pub(super) struct Supply {
     asking_offers: bool,
 }
 
+/// A refusal that was written down, to be taken back once it is about nothing that is wanted.
+#[derive(Debug)]
+struct Noted {
+    hash: String,
+    is_offer: bool,
+}
+
 impl Supply {
-    /// Of a monitor that fetches what is published, or does not.
-    pub(super) fn new(fetches: bool, now: Instant) -> Self {
+    /// Of a monitor that fetches what is published, or does not, and demands signatures, or does not.
+    pub(super) fn new(fetches: bool, demands_signatures: bool, now: Instant) -> Self {
         Self {
             wanted: HashMap::new(),
             obtaining: HashSet::new(),
             fetched: HashSet::new(),
             refused: HashMap::new(),
+            noted: HashMap::new(),
+            staged: HashMap::new(),
+            examined: demands_signatures.then(HashSet::new),
             of_file: HashMap::new(),
             next_offers: fetches.then_some(now),
             asking_offers: false,
@@ -70,10 +87,25 @@ impl Supply {
         self.next_offers.filter(|_| !self.asking_offers)
     }
 
+    /// A content was found to be good.
+    pub(super) fn examined(&mut self, hash: &str) {
+        if let Some(examined) = &mut self.examined {
+            examined.insert(hash.to_owned());
+        }
+    }
+
+    /// The copy of a content, if it may be run.
+    fn usable(&self, cache: &Cache, hash: &str) -> Option<PathBuf> {
+        let known = self.examined.as_ref();
+        cache
+            .find(hash)
+            .filter(|_| known.is_none_or(|known| known.contains(hash)))
+    }
+
     /// Whether a plugin can be run.
     pub(super) fn availability(&self, cache: &Cache, row: &CatalogRow) -> Availability {
         let hash = &row.hash;
-        if let Some(path) = cache.find(hash) {
+        if let Some(path) = self.usable(cache, hash) {
             let (_, name) = row.path.rsplit_once('/').unwrap_or(("", &row.path));
             return Availability::Ready(PluginFile {
                 hash: hash.clone(),
@@ -92,18 +124,26 @@ impl Supervisor {
     /// Begins to get hold of what the catalog names and the cache lacks.
     pub(super) fn obtain_missing(&mut self, rows: &[CatalogRow]) {
         let now = Instant::now();
+        self.forget_notes(false, |path, hash| {
+            rows.iter().any(|row| row.path == path && row.hash == hash)
+        });
         for row in rows {
             let hash = &row.hash;
             let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
             if self.supply.obtaining.contains(hash)
                 || self.supply.refused.get(hash).is_some_and(is_resting)
-                || self.cache.find(hash).is_some()
+                || self.supply.usable(&self.cache, hash).is_some()
             {
                 continue;
             }
             let path = PathBuf::from(&row.path);
             self.supply.wanted.insert(hash.clone(), path.clone());
-            if row.path.starts_with(PUBLISHED) {
+            if let Some(copy) = self.cache.find(hash) {
+                // It came by another way than ours.
+                if !self.examine(&copy, &path, Purpose::Supply(hash.clone())) {
+                    continue;
+                }
+            } else if row.path.starts_with(PUBLISHED) {
                 self.fetch_or_refuse(hash, None);
             } else if !self.examine(&path, &path, Purpose::Supply(hash.clone())) {
                 continue;
@@ -112,8 +152,14 @@ impl Supervisor {
         }
     }
 
+    fn unstage(&mut self, hash: &str) {
+        if let Some(file) = self.supply.staged.remove(hash) {
+            self.cache.unstage(&file);
+        }
+    }
+
     pub(super) fn supply_examined(&mut self, hash: &str, verdict: Verdict) {
-        self.cache.unstage(hash);
+        self.unstage(hash);
         let path = self.supply.wanted.get(hash).cloned().unwrap_or_default();
         let was_fetched = self.supply.fetched.remove(hash);
         let reason = match verdict {
@@ -157,7 +203,7 @@ impl Supervisor {
             && let Some(path) = self.supply.wanted.get(hash)
             && !self.is_drop_in(path)
         {
-            self.note(path.to_string_lossy().into_owned(), Some(reason.clone()));
+            self.note(path.to_string_lossy().into_owned(), hash, false, &reason);
         }
         let at = Instant::now();
         self.supply.refused.insert(hash.to_owned(), (reason, at));
@@ -167,14 +213,10 @@ impl Supervisor {
 
     fn supplied(&mut self, hash: &str) {
         self.supply.obtaining.remove(hash);
-        let was_refused = self.supply.refused.remove(hash).is_some();
-        let path = self.supply.wanted.remove(hash);
-        if was_refused
-            && let Some(path) = path
-            && !self.is_drop_in(&path)
-        {
-            self.note(path.to_string_lossy().into_owned(), None);
-        }
+        self.supply.of_file.remove(hash);
+        self.supply.refused.remove(hash);
+        self.supply.wanted.remove(hash);
+        self.forget_notes(false, |_, noted| noted != hash);
         self.refresh_catalog();
     }
 
@@ -184,23 +226,41 @@ impl Supervisor {
         directories.any(|directory| path.starts_with(directory))
     }
 
-    /// Writes down why a plugin is refused, or (`None`) that it no longer is.
-    fn note(&self, path: String, reason: Option<String>) {
+    /// Writes down why a plugin is refused.
+    fn note(&mut self, path: String, hash: &str, is_offer: bool, reason: &str) {
+        let hash = hash.to_owned();
+        self.supply
+            .noted
+            .insert(path.clone(), Noted { hash, is_offer });
         let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
+        let reason = reason.to_owned();
         self.ask_plugins(
             async move {
-                match reason {
-                    Some(reason) => {
-                        let reason = Some(reason.as_str());
-                        store
-                            .drop_in_save(monitor, &host, &path, None, reason)
-                            .await
-                    }
-                    None => store.drop_in_forget(&host, &path).await,
-                }
+                store
+                    .drop_in_save(monitor, &host, &path, None, Some(&reason))
+                    .await
             },
             PluginEvent::Noted,
         );
+    }
+
+    /// Takes back what was written down of offers, or of registered plugins, that nobody wants any
+    /// more.
+    fn forget_notes(&mut self, is_offer: bool, is_wanted: impl Fn(&str, &str) -> bool) {
+        let stale =
+            |path: &str, noted: &Noted| noted.is_offer == is_offer && !is_wanted(path, &noted.hash);
+        let gone = self
+            .supply
+            .noted
+            .extract_if(|path, noted| stale(path, noted));
+        let gone: Vec<String> = gone.map(|(path, _)| path).collect();
+        for path in gone {
+            let (store, host) = (self.store.clone(), self.options.host.clone());
+            self.ask_plugins(
+                async move { store.drop_in_forget(&host, &path).await },
+                PluginEvent::Noted,
+            );
+        }
     }
 
     /// Looks for what other hosts have published.
@@ -225,6 +285,9 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         let now = Instant::now();
+        self.forget_notes(true, |_, hash| {
+            offers.iter().any(|offer| offer.hash == hash)
+        });
         for offer in offers {
             let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
             if self.supply.obtaining.contains(&offer.hash)
@@ -269,6 +332,7 @@ impl Supervisor {
         };
         let reason = match file {
             Ok(Ok(file)) => {
+                self.supply.staged.insert(hash.clone(), file.clone());
                 let named = match &purpose {
                     Purpose::Offer(offer) => offer.title(),
                     _ => format!("the published plugin {}", short_hash(&hash)),
@@ -277,7 +341,7 @@ impl Supervisor {
                     // Too many at once; the next look begins again.
                     self.supply.obtaining.remove(&hash);
                     self.supply.fetched.remove(&hash);
-                    self.cache.unstage(&hash);
+                    self.unstage(&hash);
                 }
                 return;
             }
@@ -300,7 +364,7 @@ impl Supervisor {
     }
 
     pub(super) fn offer_examined(&mut self, offer: Offer, verdict: Verdict) {
-        self.cache.unstage(&offer.hash);
+        self.unstage(&offer.hash);
         let reason = match verdict {
             Verdict::Good(_) => {
                 let (store, host) = (self.store.clone(), self.options.host.clone());
@@ -322,7 +386,7 @@ impl Supervisor {
         let before = self.supply.refused.get(&offer.hash);
         if before.map(|(reason, _)| reason) != Some(&reason) {
             tracing::error!("refused: {reason}");
-            self.note(offer.path(), Some(reason.clone()));
+            self.note(offer.path(), &offer.hash, true, &reason);
         }
         let refusal = (reason, Instant::now());
         self.supply.refused.insert(offer.hash.clone(), refusal);
@@ -333,9 +397,8 @@ impl Supervisor {
         match adopted {
             Ok(operations) => {
                 tracing::info!("fetched {}: {operations} operations", offer.title());
-                if self.supply.refused.remove(&offer.hash).is_some() {
-                    self.note(offer.path(), None);
-                }
+                self.supply.refused.remove(&offer.hash);
+                self.forget_notes(true, |_, hash| hash != offer.hash);
                 self.refresh_catalog();
             }
             Err(error) => self.upkeep.lost(&error),
@@ -354,12 +417,11 @@ async fn unpack(
             short_hash(hash)
         )));
     };
-    let hash = hash.to_owned();
     let staged = tokio::task::spawn_blocking(move || {
         let signature = published.signature.clone();
         let bytes = published.unpack()?;
         cache
-            .stage(&hash, &bytes, signature.as_deref())
+            .stage(&bytes, signature.as_deref())
             .map_err(|error| format!("a fetched plugin could not be written: {error}"))
     });
     Ok(staged

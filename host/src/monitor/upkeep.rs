@@ -261,8 +261,19 @@ impl Supervisor {
         self.upkeep.catalog_due = false;
         let (store, host) = (self.store.clone(), self.options.host.clone());
         let domains = self.options.domains.clone();
+        let cache = self.cache.clone();
         self.ask(
-            async move { store.operation_catalog(&host, &domains).await },
+            async move {
+                let rows = store.operation_catalog(&host, &domains).await?;
+                // The cache reads a copy that it has not seen yet, which is not for the loop.
+                let reading = tokio::task::spawn_blocking(move || {
+                    for row in &rows {
+                        cache.find(&row.hash);
+                    }
+                    rows
+                });
+                Ok(reading.await.expect("looking for a copy does not panic"))
+            },
             Event::Catalog,
         );
     }

@@ -1,7 +1,7 @@
 //! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
 //! or deleting the original does no harm to who runs the copy.
 
-use super::{PluginError, permissions, source::Source};
+use super::{PluginError, permissions, signature::signature_path, source::Source};
 use crate::model::input::hexadecimal;
 use sha2::{Digest, Sha256};
 use std::{
@@ -84,25 +84,29 @@ impl Cache {
 
     /// Writes bytes that did not come from a file, with their signature beside them, so that they
     /// can be examined like one; [`Cache::unstage`] removes them.
-    pub fn stage(&self, hash: &str, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
+    pub fn stage(&self, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
         self.make()?;
-        let path = self.staged(hash);
-        fs::write(&path, bytes)?;
+        let mut file = self.new_file()?;
+        file.write_all(bytes)?;
         if let Some(signature) = signature {
-            fs::write(path.with_extension("so.minisig"), signature)?;
+            fs::write(signature_path(file.path()), signature)?;
         }
-        Ok(path)
+        Ok(file.keep()?.1)
     }
 
-    /// Removes what was staged, if anything was.
-    pub fn unstage(&self, hash: &str) {
-        let path = self.staged(hash);
-        let _ = fs::remove_file(path.with_extension("so.minisig"));
-        let _ = fs::remove_file(path);
+    /// Removes what was staged.
+    pub fn unstage(&self, staged: &Path) {
+        let _ = fs::remove_file(signature_path(staged));
+        let _ = fs::remove_file(staged);
     }
 
-    fn staged(&self, hash: &str) -> PathBuf {
-        self.directory.join(format!(".fetched-{hash}.so"))
+    /// A file of ours alone, which becomes a copy, or goes away.
+    fn new_file(&self) -> io::Result<NamedTempFile> {
+        tempfile::Builder::new()
+            .prefix(INCOMING)
+            .suffix(".so")
+            .permissions(fs::Permissions::from_mode(0o600))
+            .tempfile_in(&self.directory)
     }
 
     fn make(&self) -> io::Result<()> {
@@ -155,12 +159,7 @@ impl Cache {
             PluginError::new(file, format!("could not be copied to the cache{error}"))
         })?;
         self.sweep();
-        let mut copy = tempfile::Builder::new()
-            .prefix(INCOMING)
-            .suffix(".so")
-            .permissions(fs::Permissions::from_mode(0o600))
-            .tempfile_in(&self.directory)
-            .map_err(failed)?;
+        let mut copy = self.new_file().map_err(failed)?;
         let hash = hash_while(source.file(), |bytes| copy.write_all(bytes)).map_err(failed)?;
         source.check_unchanged()?;
         Ok(Incoming {

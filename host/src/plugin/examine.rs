@@ -6,9 +6,13 @@
 //! the same, and prints its verdict.
 
 use super::{
-    Cache, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey, inspect::inspect_copy,
-    probe, signature::signature_beside, whole,
+    Cache, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey,
+    inspect::inspect_copy,
+    probe,
+    signature::{signature_beside, signature_path},
+    whole,
 };
+use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -102,9 +106,16 @@ pub fn examine(
         key.check(&content, signature.as_deref(), named)?;
     }
     let inspection = look(&copy, named, limit)?;
+    let cached = copy.keep().map_err(call_it)?.path;
+    if let Some(signature) = &signature {
+        // Beside the copy as it was beside the file: a monitor with a key asks for it.
+        fs::write(signature_path(&cached), signature).map_err(|error| {
+            PluginError::new(named, format!("could not be copied to the cache: {error}"))
+        })?;
+    }
     Ok(Examined {
         inspection,
-        cached: copy.keep().map_err(call_it)?.path,
+        cached,
         signature,
     })
 }
@@ -122,6 +133,8 @@ fn look(copy: &Incoming, named: &Path, limit: Duration) -> Result<Inspection, Pl
 
 /// The examiner's side: prints a [`Verdict`].
 pub fn child(request: &str) -> ExitCode {
+    // Nobody waits for a verdict whose monitor has died, and nobody would end us.
+    let _ = prctl::set_pdeathsig(Some(Signal::SIGKILL));
     let Ok(request) = serde_json::from_str::<Examination>(request) else {
         return ExitCode::FAILURE;
     };

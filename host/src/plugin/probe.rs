@@ -18,6 +18,9 @@ use std::{
     time::Duration,
 };
 
+/// The name of both processes of a probe.
+pub const PROBE: &str = "rework-probe";
+
 /// Loading takes milliseconds; a constructor that takes longer than this hangs.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,7 +45,7 @@ pub fn probe(file: &Path, named: &Path, limit: Duration) -> Result<(), PluginErr
         ));
     }
     let output = Command::new("/proc/self/exe")
-        .arg0("rework-probe")
+        .arg0(PROBE)
         .arg("probe")
         .arg(limit.as_millis().to_string())
         .arg(file)

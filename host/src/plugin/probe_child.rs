@@ -4,7 +4,7 @@
 use super::{
     inspect::inspect_copy,
     load,
-    probe::{LOADED, PROBING, REFUSED},
+    probe::{LOADED, PROBE, PROBING, REFUSED},
 };
 use crate::descendants;
 use nix::{
@@ -63,7 +63,7 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
     // Whatever the plugin forks comes to us when its parent is gone.
     prctl::set_child_subreaper(true)?;
     let mut child = Command::new("/proc/self/exe")
-        .arg0("rework-probe")
+        .arg0(PROBE)
         .arg("probe-load")
         .arg(file)
         .env_clear()

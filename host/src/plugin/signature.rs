@@ -71,7 +71,8 @@ impl TrustedKey {
     }
 }
 
-fn signature_path(file: &Path) -> PathBuf {
+/// Where the signature of a file is.
+pub(super) fn signature_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".minisig");
     path.into()

@@ -1,9 +1,12 @@
 //! Whether a file is still being written.
 
 use std::{
-    fs::File,
+    fs::OpenOptions,
     io,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -43,7 +46,12 @@ pub(super) fn ignore_lease_breaks() {
 /// (network file systems, files of others) nothing is known, and the caller has to rely on the file
 /// not changing.
 pub(super) fn is_being_written(file: &Path) -> bool {
-    let Ok(file) = File::open(file) else {
+    // What is no regular file is refused later; a FIFO would block here.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file);
+    let Ok(file) = opened else {
         return false;
     };
     let lease = |kind: i32| {
@@ -60,7 +68,7 @@ pub(super) fn is_being_written(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::{fs::File, io::Write};
 
     #[test]
     fn an_open_writer_is_seen_until_it_is_gone() {

@@ -145,8 +145,11 @@ impl Store {
         else {
             return Ok(None);
         };
-        let mut compressed = Vec::with_capacity(row.compressed as usize);
+        let mut compressed = Vec::new();
         for chunk in 0.. {
+            if compressed.len() as i64 > row.compressed {
+                break; // Somebody has added to it: unpacking will tell.
+            }
             let part = sqlx::query_scalar!(
                 "select content from rework.plugin_content_chunk where plugin = $1 and chunk = $2",
                 row.id,
@@ -201,11 +204,10 @@ impl Store {
         let mut transaction = connection.begin().await?;
         lock_deployments(&mut transaction).await?;
         let offered = sqlx::query!(
-            r#"select f.operation as "operation!", f.plugin_operation as "plugin_operation!",
-                      f.is_missing as "is_missing!"
+            r#"select f.operation as "operation!", f.plugin_operation as "plugin_operation!"
                  from rework.plugin_offered($1, $2) f
                  join rework.plugin g on g.id = f.plugin
-                where g.hash = $3
+                where g.hash = $3 and f.is_missing
                 order by f.operation"#,
             host,
             domains,
@@ -214,7 +216,7 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         let mut adopted = 0;
-        for row in offered.iter().filter(|row| row.is_missing) {
+        for row in offered {
             deploy(
                 &mut transaction,
                 row.operation,
@@ -225,17 +227,20 @@ impl Store {
             .await?;
             adopted += 1;
         }
-        let kept: Vec<i32> = offered.iter().map(|row| row.operation).collect();
         if adopted > 0 {
-            // What the version before offered and this one does not.
+            // What the version before offered, and no version that is in use anywhere still does. Of
+            // other domains we are told nothing.
             sqlx::query!(
                 "update rework.deployment d
                     set retired = clock_timestamp(), retired_by = 'upgrade'
-                  where d.host = $1 and d.path = $2 and d.retired is null
-                    and d.operation <> all ($3)",
+                   from rework.operation o
+                  where o.id = d.operation
+                    and d.host = $1 and d.path = $2 and d.retired is null
+                    and (cardinality($3::text[]) = 0 or o.domain = any ($3))
+                    and d.operation not in (select f.operation from rework.plugin_offered($1, $3) f)",
                 host,
                 path,
-                &kept
+                domains
             )
             .execute(&mut *transaction)
             .await?;

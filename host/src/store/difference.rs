@@ -11,8 +11,10 @@ use crate::model::{
 };
 use chrono::Utc;
 
-/// So many waiting tasks of an operation are checked against its new inputs.
+/// So many waiting tasks of an operation are checked against its new inputs,
 const LOOK_AT: i64 = 10_000;
+/// if their inputs are not longer than this: so much is in memory at most.
+const LOOK_INTO: i32 = 4096;
 
 /// What a host runs of an operation now.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ struct Live {
     operation: i32,
     name: String,
     domain: String,
+    /// The domain that the plugin declares.
+    declared_domain: String,
     path: String,
     plugin: String,
     declared: Declared,
@@ -85,8 +89,13 @@ impl Store {
             };
             old.path == *path || live.iter().any(moved)
         };
+        // Under whatever domain it was registered.
+        let is_gone = |old: &Live| {
+            let mut offered = plugin.operations.iter();
+            !offered.any(|new| new.name == old.name && new.declared_domain == old.declared_domain)
+        };
         for old in &live {
-            if whole && is_ours(old) && !is_offered(old) {
+            if whole && is_ours(old) && !is_offered(old) && is_gone(old) {
                 let (tasks, schedules) = self.waiting(old.operation, host).await?;
                 changes.push(Change {
                     operation: old.name.clone(),
@@ -100,7 +109,7 @@ impl Store {
 
     async fn live_operations(&self, host: &str) -> Result<Vec<Live>> {
         let rows = sqlx::query!(
-            "select o.id, o.name, o.domain, d.path, g.name as plugin, p.inputs, p.outputs,
+            "select o.id, o.name, o.domain, p.domain as declared_domain, d.path, g.name as plugin, p.inputs, p.outputs,
                     p.timeout_ms, p.max_attempts, p.memory_bytes
                from rework.deployment d
                join rework.operation o on o.id = d.operation
@@ -118,6 +127,7 @@ impl Store {
                 operation: row.id,
                 name: row.name,
                 domain: row.domain,
+                declared_domain: row.declared_domain,
                 path: row.path,
                 plugin: row.plugin,
                 declared: Declared {
@@ -169,19 +179,25 @@ impl Store {
                    select id from rework.delayed where lane in (select id from lanes)
                     limit $3
                )
-               select t.input_encoding, t.input
+               select t.input_encoding,
+                      case when pg_column_size(t.input) <= $4 then t.input end as input,
+                      coalesce(pg_column_size(t.input) > $4, false) as "is_long!"
                  from waiting
                  join rework.task t using (id)"#,
             operation,
             host,
-            LOOK_AT + 1
+            LOOK_AT + 1,
+            LOOK_INTO
         )
         .fetch_all(&self.pool)
         .await?;
-        let looked_at = (tasks.len() as i64 > LOOK_AT).then_some(LOOK_AT);
-        let refused = tasks
-            .iter()
-            .take(LOOK_AT as usize)
+        let looked_into = || {
+            let first = tasks.iter().take(LOOK_AT as usize);
+            first.filter(|task| !task.is_long)
+        };
+        let looked_at = looked_into().count() as i64;
+        let looked_at = (looked_at < tasks.len() as i64).then_some(looked_at);
+        let refused = looked_into()
             .filter(|task| {
                 let encoding = task.input_encoding.as_deref();
                 input::stored_fault(specs, encoding, task.input.as_ref()).is_some()

@@ -1,6 +1,6 @@
 //! The files of drop-in directories as the monitors of their hosts last saw them.
 
-use super::{Placement, Registered, Store, error::Result};
+use super::{Placement, Registered, Store, error::Result, plugin::lock_deployments};
 use crate::model::{MonitorId, difference::Change, plugin::NewPlugin};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -148,6 +148,8 @@ impl Store {
     /// A file is gone: what was registered from it on this host is retired; tasks and schedules
     /// stay. Answers how many operations, and the other files that they were taken over from.
     pub async fn drop_in_gone(&self, host: &str, path: &str) -> Result<(i64, Vec<String>)> {
+        let mut transaction = self.pool.begin().await?;
+        lock_deployments(&mut transaction).await?;
         let row = sqlx::query!(
             r#"with forgotten as (
                  delete from rework.drop_in where host = $1 and path = $2
@@ -169,8 +171,9 @@ impl Store {
             host,
             path
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok((row.retired, row.before))
     }
 

@@ -1,6 +1,6 @@
 //! Operations: who offers them, what they ask for, and what a monitor may claim of them.
 
-use super::{Store, error::Result};
+use super::{Store, error::Result, plugin::lock_deployments};
 use crate::model::OperationId;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -206,6 +206,8 @@ impl Store {
 
     /// Retires deployments. Tasks, logs and schedules of the operation stay.
     pub async fn operation_retire(&self, deployments: &[i32]) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        lock_deployments(&mut transaction).await?;
         sqlx::query!(
             "with retired as (
                  update rework.deployment set retired = clock_timestamp(), retired_by = 'unregistered'
@@ -214,8 +216,9 @@ impl Store {
              select pg_notify('rework_catalog', '')",
             deployments
         )
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(())
     }
 

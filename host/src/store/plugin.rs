@@ -71,17 +71,25 @@ impl Store {
                 .map(|one| one.path)
                 .collect();
             paths.push(path.clone());
+            let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
+                plugin.operations.iter().map(word).cloned().collect()
+            };
+            // What was registered from it under another domain stays while the plugin still has it.
+            let (declared, names) = (of(|one| &one.declared_domain), of(|one| &one.name));
             let retired = sqlx::query!(
                 "update rework.deployment d
                     set retired = clock_timestamp(), retired_by = 'upgrade'
-                   from rework.operation o
-                  where o.id = d.operation
+                   from rework.operation o, rework.plugin_operation p
+                  where o.id = d.operation and p.id = d.plugin_operation
                     and d.host = $1 and d.path = any ($2) and d.retired is null
                     and d.operation <> all ($3)
+                    and (p.domain, p.name) not in (select * from unnest($4::text[], $5::text[]))
                  returning o.domain, o.name",
                 host,
                 &paths,
-                &kept
+                &kept,
+                &declared,
+                &names
             )
             .fetch_all(&mut *transaction)
             .await?;

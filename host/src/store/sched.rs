@@ -27,6 +27,23 @@ pub struct NewSchedule {
     pub paused: bool,
 }
 
+/// When a schedule fires.
+#[derive(Debug, Clone)]
+pub struct SchedulePlan {
+    /// The schedule.
+    pub id: i64,
+    /// Its rule.
+    pub rule: String,
+    /// The time zone of the rule.
+    pub timezone: String,
+    /// What becomes of missed runs.
+    pub catch_up: String,
+    /// Runs before this do not count.
+    pub since: DateTime<Utc>,
+    /// The last run that was queued.
+    pub last_run: Option<DateTime<Utc>>,
+}
+
 /// A schedule.
 #[derive(Debug, Clone)]
 pub struct ScheduleRow {
@@ -164,13 +181,15 @@ impl Store {
         let input = input::with_files(fields.as_ref(), &files);
         let words: Vec<&str> = schedule.rule.split_whitespace().collect();
         let id = sqlx::query_scalar!(
-            r#"insert into rework.sched
+            r#"insert into rework.sched as sched
                    (operation, host, rule, timezone, input, input_raw, metadata, catch_up, every_second, paused)
                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                on conflict (operation, rule, timezone, coalesce(host, ''),
                             md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
                             md5(coalesce(metadata::text, '')))
-               do update set catch_up = excluded.catch_up,
+               do update set since = case when sched.paused and not excluded.paused
+                                          then clock_timestamp() else sched.since end,
+                             catch_up = excluded.catch_up,
                              every_second = excluded.every_second, paused = excluded.paused, error = null
                returning id"#,
             operation.id.0,
@@ -231,6 +250,22 @@ impl Store {
                  join rework.operation o on o.id = s.operation
                 where cardinality($1::text[]) = 0 or o.domain = any($1)
                 order by s.id"#,
+            domains
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// What a monitor needs to know of the schedules of these domains (none given: of all), but for
+    /// those that are paused.
+    pub async fn sched_plans(&self, domains: &[String]) -> Result<Vec<SchedulePlan>> {
+        let rows = sqlx::query_as!(
+            SchedulePlan,
+            "select s.id, s.rule, s.timezone, s.catch_up, s.since, s.last_run
+               from rework.sched s
+               join rework.operation o on o.id = s.operation
+              where not s.paused and (cardinality($1::text[]) = 0 or o.domain = any($1))",
             domains
         )
         .fetch_all(&self.pool)

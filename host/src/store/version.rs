@@ -185,7 +185,13 @@ impl Store {
             .await?;
             sqlx::query!(
                 "insert into rework.deployment (operation, host, plugin_operation, path, by_rollback)
-                 select distinct on (d.operation) d.operation, d.host, d.plugin_operation, d.path, true
+                 select distinct on (d.operation) d.operation, d.host, d.plugin_operation,
+                        -- What becomes of the file that offers it now concerns it, too.
+                        coalesce((select newest.path from rework.deployment newest
+                                   where newest.operation = d.operation and newest.host = d.host
+                                     and newest.retired_by = 'rollback'
+                                   order by newest.retired desc limit 1), d.path),
+                        true
                    from rework.deployment d
                    join rework.operation o on o.id = d.operation
                    join rework.plugin_operation p on p.id = d.plugin_operation

@@ -12,8 +12,6 @@ use std::{
 
 /// The name under which a test starts itself as the command line.
 pub(super) const COMMAND_LINE: &str = "rework-testing";
-/// The names under which monitors and registrations start their children.
-const CHILDREN: [&str; 2] = ["rework-worker", "rework-probe"];
 
 static IS_ENABLED: AtomicBool = AtomicBool::new(false);
 
@@ -54,7 +52,7 @@ pub fn become_rework() {
         && env::var_os("REWORK_EMBEDDED_KEEPER").is_some();
     match name {
         Some(COMMAND_LINE) => end_with_parent(),
-        Some(name) if CHILDREN.contains(&name) => {}
+        Some(name) if program::CHILDREN.contains(&name) => {}
         _ if is_keeper => {}
         _ => return,
     }
