@@ -17,6 +17,8 @@ demo: build ## Run the quick start of README.md from an empty cluster, and check
 
 # Two checkouts on one machine do not stop each other's server.
 test: export REWORK_TEST_CLUSTER := /tmp/rework-tests-$(shell id -u)-$(shell pwd | cksum | cut -d' ' -f1)
+# Tests wait more than they compute.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test: setup ## Run all tests
 	cargo test --workspace --no-fail-fast; status=$$?; \
 	  cargo run --quiet --bin rework -- embedded stop --path $$REWORK_TEST_CLUSTER >/dev/null; \

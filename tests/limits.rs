@@ -81,6 +81,7 @@ fn a_limit_ends_with_its_task() {
     );
     let error = refused["error"].as_str().unwrap();
     assert!(error.contains("Too many open files"), "{error}");
+    assert!(error.ends_with("; its limit is 16 open files"), "{error}");
     let free = open("open_more_files", 150);
     assert_eq!(free["state"], "done", "{free:#}");
     let polite = run(&rework, "eat_memory", "politely");
@@ -89,6 +90,8 @@ fn a_limit_ends_with_its_task() {
         (&"failed".into(), &"error".into()),
         "{polite:#}"
     );
+    let error = polite["error"].as_str().unwrap();
+    assert!(error.ends_with("; its limit is 64 MB"), "{error}");
     // All of them in one process, whose limits are what they were.
     assert!(
         [&refused, &free, &polite]

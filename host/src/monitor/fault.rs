@@ -30,8 +30,8 @@ impl Fault {
     }
 }
 
-/// What an operation's own failure means.
-pub(super) fn of_failure(failure: &Failure) -> Fault {
+/// What an operation's own failure means, under these limits.
+pub(super) fn of_failure(failure: &Failure, limits: Limits) -> Fault {
     let cause = match failure.kind.as_str() {
         "panic" => Cause::Panic,
         "bad output" => Cause::BadOutput,
@@ -39,10 +39,23 @@ pub(super) fn of_failure(failure: &Failure) -> Fault {
     };
     Fault {
         cause: Some(cause),
-        error: Some(failure.message.clone()),
+        error: Some(failure.message.clone() + &limit_met(&failure.message, limits)),
         location: failure.location.clone(),
         backtrace: failure.backtrace.clone(),
         ..Fault::default()
+    }
+}
+
+/// The limit that an operation has met which fails of its own accord, by the system's words.
+fn limit_met(message: &str, limits: Limits) -> String {
+    let says = |words: &str| message.contains(words);
+    if let Some(files) = limits.open_files.filter(|_| says("Too many open files")) {
+        return format!("; its limit is {files} open files");
+    }
+    let is_memory = says("Cannot allocate memory") || says("memory allocation failed");
+    match limits.memory_bytes.filter(|_| is_memory) {
+        Some(limit) => format!("; its limit is {}", megabytes(limit)),
+        None => String::new(),
     }
 }
 
@@ -109,7 +122,7 @@ impl<'a> Death<'a> {
     }
 
     fn panicked(&self) -> Option<Fault> {
-        self.panic.map(of_failure)
+        self.panic.map(|panic| of_failure(panic, self.limits))
     }
 
     /// Rust and C++ abort the process when there is no memory; their last words tell.

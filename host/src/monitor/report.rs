@@ -123,7 +123,7 @@ impl Held {
         let fault = finished
             .failure
             .as_ref()
-            .map(of_failure)
+            .map(|failure| of_failure(failure, self.limits()))
             .unwrap_or_default();
         let ended = self.end(fault, from_micros(finished.finished_us));
         Ended {
