@@ -109,6 +109,7 @@ impl Supervisor {
                 crash: worker.crash(),
                 limits: held.limits(),
                 out_of_memory: worker.was_out_of_memory(),
+                cut_off: worker.page.is_cut_off(),
                 ..Death::of(&exit)
             }
             .fault();
@@ -178,6 +179,7 @@ fn worker_end(
     let fault = Death {
         crash: worker.crash(),
         had_handler: worker.started.is_some(),
+        cut_off: worker.page.is_cut_off(),
         ..Death::of(exit)
     }
     .fault();

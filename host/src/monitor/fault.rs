@@ -4,7 +4,7 @@
 use super::process::Exit;
 use crate::{
     model::{duration::human, task::Cause, worker::WorkerCause},
-    wire::{CUT_OFF, Crash, Failure, Limits},
+    wire::{Crash, Failure, Limits},
 };
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ pub(super) struct Death<'a> {
     pub(super) limits: Limits,
     /// The kernel has killed something in its cgroup for want of memory.
     pub(super) out_of_memory: bool,
+    /// The worker had found its socket closed.
+    pub(super) cut_off: bool,
 }
 
 impl<'a> Death<'a> {
@@ -95,6 +97,7 @@ impl<'a> Death<'a> {
             had_handler: true,
             limits: Limits::default(),
             out_of_memory: false,
+            cut_off: false,
         }
     }
 
@@ -167,8 +170,9 @@ impl<'a> Death<'a> {
 
     /// A worker that can neither hear nor say anything any more ends itself.
     fn cut_off(&self) -> Option<Fault> {
-        let words = self.last_words.filter(|words| *words == CUT_OFF)?;
-        Some(Fault::of(Cause::Crash, Some(words.to_owned())))
+        let words = "the operation has closed the worker's connection to its monitor";
+        (self.cut_off && self.exit.signal == Some(libc::SIGKILL))
+            .then(|| Fault::of(Cause::Crash, Some(words.to_owned())))
     }
 
     fn by_status(&self) -> Fault {

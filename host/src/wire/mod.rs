@@ -46,9 +46,6 @@ pub enum WireError {
     Descriptor(&'static str),
 }
 
-/// The last words of a worker that an operation has cut off from its monitor.
-pub const CUT_OFF: &str = "the operation has closed the worker's connection to its monitor";
-
 impl WireError {
     /// Whether the other end is gone.
     pub fn is_hang_up(&self) -> bool {

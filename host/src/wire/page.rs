@@ -27,6 +27,8 @@ struct Layout {
     magic: AtomicU64,
     /// On `CLOCK_BOOTTIME`, in nanoseconds; 0: no lease.
     lease_until: AtomicU64,
+    /// 1: the worker has found its socket closed.
+    cut_off: AtomicU64,
     slots: [Slot; Page::SLOTS as usize],
 }
 
@@ -242,6 +244,16 @@ impl Page {
     /// would repeat; `u64::MAX`: for ever.
     pub fn set_lease(&self, until: u64) {
         self.layout().lease_until.store(until, Release);
+    }
+
+    /// Worker: an operation has closed the socket, so there is no other way to say so.
+    pub fn say_cut_off(&self) {
+        self.layout().cut_off.store(1, Release);
+    }
+
+    /// Monitor: whether the worker said that.
+    pub fn is_cut_off(&self) -> bool {
+        self.layout().cut_off.load(Acquire) != 0
     }
 
     /// Worker: see [`Page::set_lease`].

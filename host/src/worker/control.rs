@@ -3,10 +3,7 @@
 //! everything below this process ends, and then it does.
 
 use super::lean::Program;
-use crate::{
-    descendants,
-    wire::{CUT_OFF, Page},
-};
+use crate::{descendants, wire::Page};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
@@ -30,7 +27,7 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
         .stack_size(256 * 1024)
         .spawn(move || {
             let program = Program::find();
-            while !is_gone(socket) && boottime() < page.lease_until() {
+            while !is_gone(socket, page) && boottime() < page.lease_until() {
                 program.let_go();
             }
             // A SIGKILL of the worker alone would leave its descendants to nobody.
@@ -41,7 +38,7 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
 }
 
 /// Waits a little for the other end to close; true when it has.
-fn is_gone(socket: RawFd) -> bool {
+fn is_gone(socket: RawFd, page: &Page) -> bool {
     // SAFETY: the session keeps the socket open until the process ends.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
     let mut watched = [PollFd::new(socket, PollFlags::empty())];
@@ -53,10 +50,7 @@ fn is_gone(socket: RawFd) -> bool {
             let is_closed = events.contains(PollFlags::POLLNVAL);
             if is_closed {
                 // Without it this worker can neither say anything nor see its monitor die.
-                // Past the locks that the operation's threads may hold, and whether or not it
-                // can still be said.
-                let words = format!("{CUT_OFF}\n");
-                let _ = nix::unistd::write(std::io::stderr(), words.as_bytes());
+                page.say_cut_off();
             }
             is_closed || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
         }
