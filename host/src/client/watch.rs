@@ -55,13 +55,19 @@ impl Watch {
 
     /// Resolves when the task has ended, or, with `running`, has begun.
     pub(super) async fn wait(&self, task: TaskId, running: bool) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        self.hand_over(Waiter {
-            task,
-            running,
-            answer,
-        });
-        answered.await.expect("the look-out answers before it ends")
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.hand_over(Waiter {
+                task,
+                running,
+                answer,
+            });
+            // It answers before it ends, unless the runtime that it ran in has gone; then ours has
+            // the next one.
+            if let Ok(answer) = answered.await {
+                return answer;
+            }
+        }
     }
 
     fn hand_over(&self, waiter: Waiter) {

@@ -52,25 +52,22 @@ impl Offer {
 
     /// How messages call it.
     pub fn title(&self) -> String {
-        format!(
-            "the published plugin {} {} ({})",
-            self.name,
-            self.version,
-            short_hash(&self.hash)
-        )
+        title(&self.name, &self.version, &self.hash)
     }
+}
+
+fn title(name: &str, version: &str, hash: &str) -> String {
+    format!(
+        "the published plugin {name} {version} ({})",
+        short_hash(hash)
+    )
 }
 
 impl PublishedPlugin {
     /// The bytes as they were published; otherwise what is wrong with them. Takes a while: not for
     /// an event loop.
     pub fn unpack(self) -> std::result::Result<Vec<u8>, String> {
-        let title = format!(
-            "the published plugin {} {} ({})",
-            self.name,
-            self.version,
-            short_hash(&self.hash)
-        );
+        let title = title(&self.name, &self.version, &self.hash);
         let bytes = decompress_to_vec_with_limit(&self.compressed, self.size as usize)
             .map_err(|_| format!("{title} is damaged: its bytes in the database were changed"))?;
         let found = sha256(&bytes);
