@@ -347,6 +347,32 @@ fn constructors_that_misbehave_do_it_elsewhere_and_leave_no_process() {
 }
 
 #[test]
+fn a_constructor_that_never_stops_forking_holds_nobody_up_and_is_ended() {
+    let rework = Rework::new();
+    // Each child is gone before anybody could look for it; and it keeps what it prints to open.
+    let body = "if (fork() == 0) for (;;) if (fork() != 0) _exit(0); _exit(5);";
+    let source = format!(
+        "#include <unistd.h>\n__attribute__((constructor)) static void f(void) {{ {body} }}"
+    );
+    let plugin = Fake::plugin(&source).build(rework.directory(), "forks");
+    refused_with(
+        &rework,
+        &plugin,
+        "ended the process (exit 5) while loading",
+        &["--probe-timeout", "60s"],
+    );
+    let copies = rework.directory().join("plugins");
+    let of_it = || {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let commands = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        commands
+            .filter(|command| String::from_utf8_lossy(command).contains(copies.to_str().unwrap()))
+            .count()
+    };
+    until("it to be gone", of_it, |count| *count == 0);
+}
+
+#[test]
 fn a_probe_ends_when_nobody_waits_for_it_any_more() {
     let rework = Rework::without_schema();
     let pids = rework.directory().join("pids");

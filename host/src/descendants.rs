@@ -72,17 +72,22 @@ pub fn of(pid: Pid) -> Vec<Pid> {
 
 /// Kills everything below a process until nothing is left, or until this has taken so long. The
 /// process itself must not fork meanwhile (it is stopped, or it is the caller). A child that forks
-/// while it is being killed leaves its child to the process, where the next round finds it.
+/// while it is being killed leaves its child to the process, where the next round finds it. A look
+/// lists all processes first and reads their states afterwards: who forks and ends in between hides
+/// its child from that look, but not from the next one. So nothing is left when two in a row have
+/// found nothing.
 ///
 /// What is left then is dying (it gives back many gigabytes, or waits for a disk), or a fork bomb
 /// is ahead of us: the process's own death ends that, through whoever reaps it.
 pub fn kill_all(pid: Pid, patience: Duration) {
     let deadline = Instant::now() + patience;
+    let mut found_nothing = false;
     loop {
         let below = of(pid);
-        if below.is_empty() {
+        if found_nothing && below.is_empty() {
             return;
         }
+        found_nothing = below.is_empty();
         for process in below {
             // ESRCH: it has died by itself.
             let _ = kill(process, Signal::SIGKILL);

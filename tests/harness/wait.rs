@@ -5,22 +5,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long a condition may take to come true.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks, at first and at last.
+const OFTEN: Duration = Duration::from_millis(10);
+const SELDOM: Duration = Duration::from_millis(200);
+
 /// Looks until what is seen is what is wanted; panics after twenty seconds.
 pub(crate) fn until<T: Debug>(
     what: &str,
     mut look: impl FnMut() -> T,
     wanted: impl Fn(&T) -> bool,
 ) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let begin = Instant::now();
     loop {
         let seen = look();
         if wanted(&seen) {
             return seen;
         }
         assert!(
-            Instant::now() < deadline,
+            begin.elapsed() < LIMIT,
             "waited for {what}, last seen: {seen:#?}"
         );
-        std::thread::sleep(Duration::from_millis(10));
+        // Most looks start a process: the longer it takes, the less often.
+        std::thread::sleep((begin.elapsed() / 5).clamp(OFTEN, SELDOM));
     }
 }

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::descendants;
 use nix::{
-    fcntl::{FcntlArg, fcntl},
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
-        signal::Signal,
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, dup2_stdout},
 };
@@ -26,7 +26,8 @@ use std::{
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::Path,
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    process::{ChildStdout, Command, ExitCode, ExitStatus, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -73,27 +74,32 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
-    let mut verdict = child.stdout.take().expect("it is piped");
+    let verdict = child.stdout.take().expect("it is piped");
     let printed = child.stderr.take().expect("it is piped");
     // Read all the time: a plugin that prints a lot must not wait for us.
-    let words = thread::spawn(move || last_line(printed));
-    let ended = wait(&mut child, limit)?;
-    if ended.is_none() {
-        child.kill()?;
-        child.wait()?;
-    }
+    let (say, words) = mpsc::channel();
+    thread::spawn(move || say.send(last_line(printed)));
+    let group = Pid::from_raw(child.id().cast_signed());
+    let has_ended = wait(group, limit)?;
+    // All that stayed in its group at once, however fast it forks; the group is there until it is
+    // collected.
+    let _ = killpg(group, Signal::SIGKILL);
+    let status = child.wait()?;
     leave_nothing();
-    // Nobody has the other ends any more.
-    let mut said = Vec::new();
-    verdict.by_ref().take(64 * 1024).read_to_end(&mut said)?;
-    let words = words.join().unwrap_or_default();
-    Ok(match ended {
-        Some(status) => verdict_of(status, &said, &words),
-        None => Err(format!("did not finish loading in {}", in_seconds(limit))),
-    })
+    if !has_ended {
+        return Ok(Err(format!(
+            "did not finish loading in {}",
+            in_seconds(limit)
+        )));
+    }
+    // Nobody has the other ends any more, unless it could not be killed: then what is there now
+    // has to do.
+    let said = what_is_there(verdict);
+    let words = words.recv_timeout(PATIENCE).unwrap_or_default();
+    Ok(verdict_of(status, &said, &words))
 }
 
-/// Ends what the plugin has forked, and collects it.
+/// Ends what the plugin has forked and what has left its group, and collects it.
 fn leave_nothing() {
     descendants::kill_all(Pid::this(), PATIENCE);
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -103,19 +109,31 @@ fn leave_nothing() {
     }
 }
 
-/// How it ended; `None` if the time is up, or if nobody wants to know any more.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+/// Waits until a child has ended, and does not collect it; false if the time is up, or if nobody
+/// wants to know any more.
+fn wait(child: Pid, limit: Duration) -> nix::Result<bool> {
     let asker = Pid::parent();
     let deadline = Instant::now() + limit;
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+        if waitid(Id::Pid(child), look)? != WaitStatus::StillAlive {
+            return Ok(true);
         }
         if Instant::now() >= deadline || Pid::parent() != asker {
-            return Ok(None);
+            return Ok(false);
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// What has been written to a pipe, whether or not somebody still could write more.
+fn what_is_there(pipe: ChildStdout) -> Vec<u8> {
+    let mut said = Vec::new();
+    if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() {
+        // An error ends it where the end of the pipe would have.
+        let _ = pipe.take(64 * 1024).read_to_end(&mut said);
+    }
+    said
 }
 
 fn verdict_of(status: ExitStatus, said: &[u8], words: &str) -> Result<(), String> {
