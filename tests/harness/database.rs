@@ -33,6 +33,13 @@ fn cluster() -> &'static Cluster {
         let lease = cluster
             .ensure_running()
             .expect("PostgreSQL is installed: see `make setup`");
+        // Its databases live for seconds: they need not survive a crash of the machine, nor keep
+        // gigabytes of log.
+        for setting in ["fsync = off", "max_wal_size = '256MB'"] {
+            run_psql(&cluster.url(), &format!("alter system set {setting}"))
+                .expect("the cluster is ours");
+        }
+        run_psql(&cluster.url(), "select pg_reload_conf()").expect("the cluster is ours");
         (cluster, lease)
     });
     cluster
@@ -50,7 +57,7 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test_{}_{number}", std::process::id());
-        psql("postgres", &format!("create database {name}"));
+        run_psql(&cluster().url(), &format!("create database {name}")).expect("there is room");
         Self { name }
     }
 
@@ -62,34 +69,24 @@ impl Database {
 
     /// What psql prints for a statement, unadorned; panics if it fails.
     pub(crate) fn psql(&self, statement: &str) -> String {
-        psql(&self.name, statement)
+        run_psql(&self.url(), statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
     }
 
     /// What psql says of a statement that has to fail.
     pub(crate) fn psql_error(&self, statement: &str) -> String {
-        run_psql(&self.name, statement).expect_err("the statement succeeded")
+        run_psql(&self.url(), statement).expect_err("the statement succeeded")
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
         // A test that failed may have left somebody connected.
-        let _ = run_psql(
-            "postgres",
-            &format!("drop database {} with (force)", self.name),
-        );
+        let drop = format!("drop database {} with (force)", self.name);
+        let _ = run_psql(&cluster().url(), &drop);
     }
 }
 
-fn psql(database: &str, statement: &str) -> String {
-    run_psql(database, statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
-}
-
-fn run_psql(database: &str, statement: &str) -> Result<String, String> {
-    let url = format!(
-        "{}/{database}",
-        cluster().url().trim_end_matches("/postgres")
-    );
+fn run_psql(url: &str, statement: &str) -> Result<String, String> {
     let output = Command::new("psql")
         .args([
             "--no-psqlrc",
@@ -99,7 +96,7 @@ fn run_psql(database: &str, statement: &str) -> Result<String, String> {
             "-v",
             "ON_ERROR_STOP=1",
         ])
-        .args(["--dbname", &url, "--command", statement])
+        .args(["--dbname", url, "--command", statement])
         .output()
         .expect("psql runs");
     if output.status.success() {
