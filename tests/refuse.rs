@@ -1,5 +1,6 @@
-//! Bad plugins: each is refused by `check-plugin` and `register-operations` alike, with a line that
-//! says what is wrong, and leaves nothing behind, no row, no copy and no process.
+//! Bad plugins: each is refused by `check-plugin`, by `register-operations` and in drop-in directories
+//! alike, with a line that says what is wrong, and leaves nothing behind, no row, no copy and no
+//! process.
 
 use crate::harness::{Fake, Rework, about, compile, hello, patched, until};
 use nix::{sys::stat::Mode, unistd::mkfifo};
@@ -7,7 +8,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::{
         ffi::OsStrExt,
-        fs::{PermissionsExt, symlink},
+        fs::{FileTypeExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -39,6 +40,65 @@ fn refused_with(rework: &Rework, file: &Path, reason: &str, options: &[&str]) {
     assert_eq!(cached.map_or(0, Iterator::count), 0, "{path}");
 }
 
+/// Bad files and what is said of each.
+#[derive(Default)]
+struct Refusals(Vec<(PathBuf, String)>);
+
+impl Refusals {
+    /// Checks that the commands refuse a file, and keeps it for a drop-in directory.
+    fn add(&mut self, rework: &Rework, file: &Path, reason: &str) {
+        refused(rework, file, reason);
+        self.0.push((file.to_owned(), reason.to_owned()));
+    }
+
+    /// Puts all of them into one drop-in directory, where each is refused for its own reason, said
+    /// once, and does not disturb the others.
+    fn dropped_in(self, rework: &Rework) {
+        let directory = rework.directory().canonicalize().unwrap().join("plugins.d");
+        fs::create_dir(&directory).unwrap();
+        let mut expected = Vec::new();
+        for (place, (file, reason)) in self.0.into_iter().enumerate() {
+            let copy = directory.join(format!("{place:02}.so"));
+            let kind = fs::metadata(&file).unwrap().file_type();
+            if kind.is_dir() {
+                fs::create_dir(&copy).unwrap();
+            } else if kind.is_fifo() {
+                mkfifo(&copy, Mode::S_IRUSR).unwrap();
+            } else {
+                fs::copy(&file, &copy).unwrap();
+            }
+            let separator = if reason.starts_with(':') { "" } else { " " };
+            expected.push(format!("{}{separator}{reason}", copy.display()));
+        }
+        fs::copy(hello(), directory.join("good.so")).unwrap();
+        let monitor =
+            rework.monitor(&["--all-domains", "--plugin-dir", directory.to_str().unwrap()]);
+        until(
+            "all of them to be refused",
+            || {
+                let rows = rework.json(&["list-plugins"]);
+                let rows = rows.as_array().unwrap().iter();
+                let refused = rows.filter_map(|row| row["refused"].as_str());
+                let mut refused: Vec<String> = refused.map(str::to_owned).collect();
+                refused.sort();
+                refused
+            },
+            |refused| *refused == expected,
+        );
+        let id = until(
+            "the good one to be registered",
+            || rework.run(&["schedule", "my_first_task", "--input", "1"]),
+            |output| output.code == 0,
+        );
+        rework.wait(id.stdout.trim(), &["done"]);
+        let doctor = rework.run(&["doctor"]).stdout;
+        for line in expected {
+            assert_eq!(monitor.log().matches(&line).count(), 1, "{}", monitor.log());
+            assert!(doctor.contains(&line), "{line}: {doctor}");
+        }
+    }
+}
+
 fn file(rework: &Rework, name: &str, content: &[u8]) -> PathBuf {
     let file = rework.directory().join(name);
     fs::write(&file, content).unwrap();
@@ -50,10 +110,11 @@ fn what_is_no_library_at_all() {
     let rework = Rework::new();
     let directory = rework.directory();
     refused(&rework, &directory.join("none.so"), ": no such file");
-    refused(&rework, directory, "is a directory, not a plugin");
+    let mut bad = Refusals::default();
+    bad.add(&rework, directory, "is a directory, not a plugin");
     let fifo = directory.join("fifo.so");
     mkfifo(&fifo, Mode::S_IRUSR).unwrap();
-    refused(&rework, &fifo, "is not a regular file");
+    bad.add(&rework, &fifo, "is not a regular file");
     let expected = "not a plugin (expected an ELF shared library, .so)";
     let archive = directory.join("library.a");
     let object = directory.join("object.o");
@@ -88,10 +149,11 @@ fn what_is_no_library_at_all() {
             "a Windows program or library",
         ),
     ] {
-        refused(&rework, &file, &format!("is {what}, {expected}"));
+        bad.add(&rework, &file, &format!("is {what}, {expected}"));
     }
     let empty = file(&rework, "empty.so", b"");
-    refused(&rework, &empty, "is empty (0 bytes)");
+    bad.add(&rework, &empty, "is empty (0 bytes)");
+    bad.dropped_in(&rework);
 }
 
 #[test]
@@ -100,7 +162,8 @@ fn programs_and_libraries_for_others() {
     let directory = rework.directory();
     let program = "is a program, not a plugin: set crate-type = [\"cdylib\"] under [lib] in its \
                    Cargo.toml";
-    refused(&rework, Path::new(env!("CARGO_BIN_EXE_rework")), program);
+    let mut bad = Refusals::default();
+    bad.add(&rework, Path::new(env!("CARGO_BIN_EXE_rework")), program);
     let fixed = directory.join("fixed");
     let source = file(&rework, "main.c", b"int main(void) { return 0; }");
     compile(
@@ -112,14 +175,14 @@ fn programs_and_libraries_for_others() {
         ],
         &[],
     );
-    refused(&rework, &fixed, program);
+    bad.add(&rework, &fixed, program);
 
     let mut content = fs::read(hello()).unwrap();
     let size = content.len();
     let cut = file(&rework, "cut.so", &content[..200_000]);
     let announced =
         format!("is cut short: 200000 bytes, its headers announce {size} (an interrupted copy?)");
-    refused(&rework, &cut, &announced);
+    bad.add(&rework, &cut, &announced);
     // See elf(5): e_machine.
     let theirs: u16 = if cfg!(target_arch = "x86_64") {
         183
@@ -134,7 +197,8 @@ fn programs_and_libraries_for_others() {
         ("x86-64", "aarch64")
     };
     let reason = format!("was built for {theirs}, but this host is {ours}");
-    refused(&rework, &foreign, &reason);
+    bad.add(&rework, &foreign, &reason);
+    bad.dropped_in(&rework);
 }
 
 #[test]
@@ -148,10 +212,11 @@ fn libraries_that_are_no_plugins() {
         .output()
         .unwrap();
     let libm = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim_end());
-    refused(&rework, &libm, no_plugin);
+    let mut bad = Refusals::default();
+    bad.add(&rework, &libm, no_plugin);
     let operations_only = Fake::library("").note(2, r#"{"name":"f","domain":"default"}"#);
     let operations_only = operations_only.build(directory, "operations_only");
-    refused(&rework, &operations_only, no_plugin);
+    bad.add(&rework, &operations_only, no_plugin);
     for (name, fake, reason) in [
         (
             "empty",
@@ -218,8 +283,9 @@ fn libraries_that_are_no_plugins() {
             "operation `g`: the default of field `n` must be a number, not a string",
         ),
     ] {
-        refused(&rework, &fake.build(directory, name), reason);
+        bad.add(&rework, &fake.build(directory, name), reason);
     }
+    bad.dropped_in(&rework);
 }
 
 fn rework_plugin_abi() -> String {
@@ -241,15 +307,13 @@ fn what_the_dynamic_loader_refuses() {
         "needs glibc 2.99, this host has {}: build it on the oldest system you run workers on",
         here.trim().strip_prefix("glibc ").unwrap()
     );
-    refused(&rework, &newer, &reason);
+    let mut bad = Refusals::default();
+    bad.add(&rework, &newer, &reason);
 
     let undefined = Fake::plugin("void foo(void); void f(void) { foo(); }");
     let undefined = undefined.build(directory, "undefined");
-    refused(
-        &rework,
-        &undefined,
-        "cannot be loaded: undefined symbol foo",
-    );
+    let reason = "cannot be loaded: undefined symbol foo";
+    bad.add(&rework, &undefined, reason);
 
     Fake::library("int gone(void) { return 1; }").build(directory, "libgone");
     let needy = Fake::plugin("int gone(void); int f(void) { return gone(); }")
@@ -258,7 +322,8 @@ fn what_the_dynamic_loader_refuses() {
         .build(directory, "needy");
     fs::remove_file(directory.join("libgone.so")).unwrap();
     let reason = "cannot be loaded: needs libgone.so, which is not on this host";
-    refused(&rework, &needy, reason);
+    bad.add(&rework, &needy, reason);
+    bad.dropped_in(&rework);
 }
 
 /// Leaves a process that has nothing to do with its parents, and writes down its number.
@@ -444,4 +509,23 @@ fn a_path_that_the_database_cannot_hold_is_refused() {
     // Whoever only looks needs no database.
     let output = rework.command(&["check-plugin"]).arg(&plugin).output();
     assert!(output.unwrap().status.success());
+    let directory = rework.directory().join("plugins.d");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(hello(), directory.join(name)).unwrap();
+    let arguments = ["--all-domains", "--plugin-dir", directory.to_str().unwrap()];
+    let refused = || rework.json(&["list-plugins"])[0]["refused"].to_string();
+    // Also by the next monitor, which knows of it already.
+    for _ in 0..2 {
+        let monitor = rework.monitor(&arguments);
+        until(
+            "it to be refused",
+            || (monitor.log(), refused()),
+            |(log, refused)| {
+                [log, refused]
+                    .iter()
+                    .all(|said| said.contains("its name is not UTF-8"))
+            },
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+    }
 }

@@ -18,6 +18,7 @@
 use super::{
     event::Event,
     examiner::{PluginEvent, Purpose},
+    scan::{NOT_TEXT, Scan, Stamp, is_looked_at, is_text, scan},
     supervisor::Supervisor,
 };
 use crate::{
@@ -29,10 +30,8 @@ use crate::{
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::OsStr,
-    fs::{self, Metadata},
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
@@ -53,33 +52,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const GONE: Duration = Duration::from_millis(500);
 /// What was refused may be usable without having changed: a library that it needs is there now.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
-
-/// What changes whenever a file, or the signature beside it, does, be it only in who may write it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    file: Changed,
-    signature: Option<Changed>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Changed {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    /// Of the content, the owner or the permissions.
-    changed: (i64, i64),
-}
-
-/// What was found in the directories.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    files: BTreeMap<PathBuf, (Option<String>, Stamp)>,
-    /// Directories that could be read, to be watched.
-    directories: Vec<PathBuf>,
-    /// Those that could not, and why: what is in them is not taken to be gone.
-    unreadable: BTreeMap<PathBuf, String>,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -240,6 +212,10 @@ impl Supervisor {
         }
         let (whole, gone) = self.drop_in.due(now);
         for (path, stamp) in whole {
+            if !is_text(&path) {
+                self.refuse_file(&path, format!("{}: {NOT_TEXT}", path.display()));
+                continue;
+            }
             if !self.examine(&path, &path, Purpose::DropIn(path.clone())) {
                 break;
             }
@@ -533,73 +509,5 @@ impl Supervisor {
         if retired > 0 {
             self.refresh_catalog();
         }
-    }
-}
-
-/// Looks through the directories. Not for the loop: file systems can be slow.
-fn scan(directories: &[PathBuf]) -> Scan {
-    let mut scan = Scan::default();
-    for directory in directories {
-        scan_directory(directory, None, &mut scan);
-    }
-    scan
-}
-
-/// Whether a scan would find this file if it were there.
-fn is_looked_at(directories: &[PathBuf], path: &Path) -> bool {
-    directories
-        .iter()
-        .filter_map(|directory| path.strip_prefix(directory).ok())
-        .any(|below| {
-            let hidden = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
-            below.components().count() <= 2
-                && below.extension().is_some_and(|end| end == "so")
-                && !below.iter().any(hidden)
-        })
-}
-
-fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => {
-            scan.unreadable
-                .insert(directory.to_owned(), error.to_string());
-            return;
-        }
-    };
-    scan.directories.push(directory.to_owned());
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
-            continue;
-        };
-        // Of what a link points to; of the link itself if that is nowhere.
-        let Ok(metadata) = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)) else {
-            continue;
-        };
-        if metadata.is_dir() {
-            if domain.is_none() {
-                scan_directory(&path, Some(name), scan);
-            }
-        } else if name.ends_with(".so") {
-            let mut signature = path.clone().into_os_string();
-            signature.push(".minisig");
-            let stamp = Stamp {
-                file: changed(&metadata),
-                signature: fs::metadata(signature).ok().as_ref().map(changed),
-            };
-            scan.files.insert(path, (domain.map(str::to_owned), stamp));
-        }
-    }
-}
-
-fn changed(metadata: &Metadata) -> Changed {
-    Changed {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) enum PluginEvent {
     /// Something changed in a drop-in directory.
     Touched,
     /// The drop-in directories have been looked through.
-    Scanned(super::drop_in::Scan),
+    Scanned(super::scan::Scan),
     /// What the database knows of their files.
     Known(Result<Vec<(String, Option<String>)>, StoreError>),
     /// An examiner has spoken.

@@ -26,6 +26,7 @@ mod process;
 mod recover;
 mod report;
 mod roster;
+mod scan;
 mod supervisor;
 mod supply;
 mod upkeep;

@@ -1,14 +1,16 @@
 //! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
 //! or deleting the original does no harm to who runs the copy.
 
-use super::{PluginError, permissions, signature::signature_path, source::Source};
+use super::{
+    PluginError, permissions, signature::signature_path, source::Source, stamp::FileStamp,
+};
 use crate::model::input::hexadecimal;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
@@ -25,7 +27,7 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 pub struct Cache {
     directory: PathBuf,
     /// The files whose content has been seen to be what their name says, as they were then.
-    verified: Arc<Mutex<HashMap<String, Stamp>>>,
+    verified: Arc<Mutex<HashMap<String, FileStamp>>>,
 }
 
 /// A plugin in the cache.
@@ -45,27 +47,6 @@ pub struct Incoming {
     file: NamedTempFile,
     hash: String,
     named: PathBuf,
-}
-
-/// What changes whenever a file is written to or replaced; see inode(7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
 }
 
 impl Cache {
@@ -122,7 +103,7 @@ impl Cache {
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.place(hash);
         let mut file = File::open(&path).ok()?;
-        let stamp = Stamp::of(&file).ok()?;
+        let stamp = FileStamp::from(&file.metadata().ok()?);
         if self.verified().get(hash) == Some(&stamp) {
             return Some(path);
         }
@@ -174,7 +155,7 @@ impl Cache {
         self.directory.join(format!("{hash}.so"))
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashMap<String, Stamp>> {
+    fn verified(&self) -> MutexGuard<'_, HashMap<String, FileStamp>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -229,7 +210,8 @@ impl Incoming {
             .map_err(failed)?;
         // A rename: whoever looks sees all of it or nothing, also when two do this at once.
         let kept = file.persist(&path).map_err(|error| failed(error.error))?;
-        if let Ok(stamp) = Stamp::of(&kept) {
+        if let Ok(metadata) = kept.metadata() {
+            let stamp = FileStamp::from(&metadata);
             cache.verified().insert(hash.clone(), stamp);
         }
         Ok(Cached { hash, path })

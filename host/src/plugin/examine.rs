@@ -10,6 +10,7 @@ use super::{
     inspect::inspect_copy,
     probe,
     signature::{signature_beside, signature_path},
+    stamp::FileStamp,
     whole,
 };
 use nix::sys::{prctl, signal::Signal};
@@ -149,7 +150,11 @@ pub fn child(request: &str) -> ExitCode {
 
 fn verdict(request: &Examination) -> Verdict {
     whole::ignore_lease_breaks();
-    let before = whole::Stamp::of(&request.file);
+    let stamp = || {
+        let metadata = fs::metadata(&request.file).ok()?;
+        Some(FileStamp::from(&metadata))
+    };
+    let before = stamp();
     if whole::is_being_written(&request.file) {
         return Verdict::Unfinished;
     }
@@ -173,7 +178,7 @@ fn verdict(request: &Examination) -> Verdict {
         PROBE_LIMIT,
     );
     // Whatever was found, it was not of one file.
-    if whole::Stamp::of(&request.file) != before {
+    if stamp() != before {
         return Verdict::Unfinished;
     }
     match examined {

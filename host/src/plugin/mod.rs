@@ -16,6 +16,7 @@ mod probe;
 mod probe_child;
 mod signature;
 mod source;
+mod stamp;
 mod whole;
 
 pub use cache::{Cache, Cached, Incoming};
@@ -28,4 +29,5 @@ pub use invoke::{Captured, TaskContext, TaskData, invoke};
 pub use load::{Loaded, load};
 pub use probe::{PROBE, PROBE_LIMIT, probe};
 pub use probe_child::{load_only, supervise};
-pub use signature::{TrustedKey, signature_beside};
+pub use signature::{TrustedKey, signature_beside, signature_path};
+pub use stamp::FileStamp;

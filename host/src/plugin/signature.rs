@@ -72,7 +72,7 @@ impl TrustedKey {
 }
 
 /// Where the signature of a file is.
-pub(super) fn signature_path(file: &Path) -> PathBuf {
+pub fn signature_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".minisig");
     path.into()
