@@ -414,6 +414,9 @@ begin
     if run_at not between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then
         raise exception 'run_at must be in the years 1 to 9999, not %', run_at using errcode = 'RW003';
     end if;
+    if key = '' then
+        raise exception 'the key is empty: all tasks that have it would be one' using errcode = 'RW003';
+    end if;
     for version in
         select p.inputs, (array_agg(p.max_attempts order by d.registered desc))[1] as max_attempts
           from rework.deployment d

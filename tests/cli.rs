@@ -1,6 +1,7 @@
 //! The command line: wrong input gets one line that names the thing, and the right exit code.
 
-use crate::harness::{Rework, hello};
+use crate::harness::{Rework, hello, until};
+use std::process::Stdio;
 
 #[test]
 fn init_db_is_idempotent_and_never_drops() {
@@ -69,6 +70,18 @@ fn wrong_databases_are_named_without_their_password() {
         (
             "mysql://babar:secret@localhost/jobs",
             "does not start with postgres://",
+        ),
+        (
+            "postgres://babar:secret@127.0.0.1/jobs?sslmod=require",
+            "it has an unknown parameter `sslmod`",
+        ),
+        (
+            "postgres://babar:sec?secret@127.0.0.1/jobs",
+            "it has an unknown parameter",
+        ),
+        (
+            "postgres://babar:secret@127.0.0.1/jobs?pooler=transaction",
+            "cannot work through a pooler",
         ),
         ("nonsense", "is neither a database URL nor an alias"),
         ("embedded:", "names no directory"),
@@ -261,6 +274,60 @@ fn what_cannot_be_done_exits_with_1() {
         let complaint = rework.fails(1, arguments);
         assert!(complaint.contains(reason), "{complaint}");
     }
+}
+
+#[test]
+fn the_key_and_the_host_of_the_environment_are_checked_like_those_of_the_command_line() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.fails(
+        2,
+        &["schedule", "my_first_task", "--input", "1", "--key", ""],
+    );
+    let complaint = rework
+        .database
+        .psql_error("select rework.schedule('my_first_task', '1', key => '')");
+    assert!(complaint.contains("the key is empty"), "{complaint}");
+    assert_eq!(rework.ok(&["list-tasks"]), "");
+    for command in ["monitor", "bench"] {
+        let output = rework
+            .command(&[command])
+            .env("REWORK_HOST", "two words")
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{complaint}");
+        assert!(
+            complaint.contains("`two words` (--host or REWORK_HOST) cannot name a host"),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
+fn who_stops_waiting_is_told_what_goes_on() {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    let rework = Rework::with_plugins(&[hello()]);
+    // Nobody runs it.
+    let waiting = rework
+        .command(&["schedule", "my_first_task", "--input", "1", "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let count = || rework.database.psql("select count(*) from rework.waiter");
+    until("it to wait", count, |count| count != "0");
+    kill(Pid::from_raw(waiting.id().cast_signed()), Signal::SIGINT).unwrap();
+    let output = waiting.wait_with_output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(
+        complaint.starts_with("error: interrupted while task 1 was waited for\nhint: it goes on"),
+        "{complaint}"
+    );
+    assert_eq!(rework.task("1")["state"], "queued");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
     let input = ["prepare", "my_first_task", "--input", "1"];
     let id = rework.ok(&[&input[..], &rule].concat());
     rework.ok(&["unregister-operation", "my_first_task", "--no-confirm"]);
-    let problem = format!("problem schedule: schedule {id} of `my_first_task` default could not");
+    let problem = format!("problem schedule: schedule {id} of `my_first_task` default cannot");
     until(
         "the problem",
         || rework.run(&["doctor"]).stdout,

@@ -23,6 +23,10 @@ fn a_retried_task_keeps_its_id_and_its_history() {
         assert_eq!(task["attempts"][place]["attempt"], place + 1);
         assert_eq!(task["attempts"][place]["cause"], "error");
     }
+    let shown = rework.ok(&["show-task", &id]);
+    for line in ["  attempts: \n    1 failed [", "\n    2 failed ["] {
+        assert!(shown.contains(line), "{shown}");
+    }
     let lines = rework.log(&id);
     assert_eq!(lines.len(), 2, "both attempts are in the log: {lines:?}");
 
@@ -247,6 +251,29 @@ fn what_is_paused_waits_and_the_rest_goes_on() {
             .contains("no schedule 7")
     );
     assert!(rework.fails(2, &["pause"]).contains("say what to pause"));
+}
+
+#[test]
+fn what_no_host_offers_any_more_can_be_resumed() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.ok(&["pause", "--operation", "add"]);
+    rework.ok(&["unregister-operation", "add", "--no-confirm"]);
+    assert_eq!(
+        rework.ok(&["resume", "--operation", "add", "--domain", "maths"]),
+        "nothing is paused"
+    );
+}
+
+#[test]
+fn the_bench_says_that_its_operation_is_paused() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.ok(&["pause", "--operation", "noop"]);
+    let complaint = rework.fails(1, &["bench", "--tasks", "1"]);
+    assert!(
+        complaint.contains("operation `noop` of domain default is paused"),
+        "{complaint}"
+    );
+    assert_eq!(rework.ok(&["list-tasks"]), "");
 }
 
 #[test]

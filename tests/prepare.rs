@@ -366,10 +366,19 @@ fn schedules_move_through_a_file() {
     fs::write(&file, broken.to_string()).unwrap();
     let refusal = other.fails(1, &["import-scheduled", "--path", path]);
     assert!(
-        refusal.contains("input `mode` of `misbehave` must be one of"),
-        "{refusal}"
+        refusal
+            .contains("schedule 2 of 2 (`misbehave`): input `mode` of `misbehave` must be one of"),
+        "the entry is named: {refusal}"
     );
     assert_eq!(listed(&other), listed(&rework));
+    broken["schedules"][1]["input"] = Value::Null;
+    broken["schedules"][1]["raw_input"] = "***".into();
+    fs::write(&file, broken.to_string()).unwrap();
+    let refusal = other.fails(1, &["import-scheduled", "--path", path]);
+    assert!(
+        refusal.contains("schedule 2 of 2 (`misbehave`): its raw_input is not base64"),
+        "{refusal}"
+    );
     broken["version"] = 2.into();
     fs::write(&file, broken.to_string()).unwrap();
     let refusal = other.fails(1, &["import-scheduled", "--path", path]);
@@ -542,5 +551,20 @@ fn an_input_that_a_new_version_does_not_accept_is_marked() {
         monitor
             .log()
             .contains(&format!("schedule {id} could not queue its task"))
+    );
+    let why = |key: &str| rework.json(&["list-scheduled"])[0][key].clone();
+    assert_eq!(why("error"), why("last_error"));
+    // As if it had come back: what is past is told, but nothing is wrong any more.
+    rework.database.psql(
+        "update rework.plugin_operation
+            set inputs = jsonb_set(inputs, '{0,choices}', '[\"ok\"]') where name = 'misbehave'",
+    );
+    assert_eq!(why("error"), Value::Null);
+    assert_ne!(why("last_error"), Value::Null);
+    assert!(
+        rework
+            .run(&["doctor"])
+            .stdout
+            .contains("no schedule is refused")
     );
 }

@@ -28,16 +28,46 @@ pub fn plugin_cache_dir() -> PathBuf {
     state_dir().join("plugins")
 }
 
+/// What cannot name a host or a domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it must be one word")]
+pub struct NotAWord;
+
+/// A text that can name a host or a domain.
+pub fn word(text: &str) -> Result<String, NotAWord> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(NotAWord);
+    }
+    Ok(text.to_owned())
+}
+
 /// The name of this host: what was asked for, `REWORK_HOST`, or the host name. Never a network
 /// probe.
-pub fn host_name(asked: Option<&str>) -> String {
-    let environment = std::env::var("REWORK_HOST").ok();
-    asked
-        .map(str::to_owned)
-        .or(environment)
-        .filter(|name| !name.is_empty())
-        .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
-        .unwrap_or_else(|| "localhost".to_owned())
+///
+/// # Errors
+///
+/// If it is not one word.
+pub fn host_name(asked: Option<&str>) -> Result<String, HostError> {
+    let environment = || {
+        std::env::var("REWORK_HOST")
+            .ok()
+            .filter(|name| !name.is_empty())
+    };
+    if let Some(name) = asked.map(str::to_owned).or_else(environment) {
+        return word(&name).map_err(|reason| HostError { name, reason });
+    }
+    let own = nix::unistd::gethostname().ok();
+    Ok(own
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".to_owned()))
+}
+
+/// A host cannot have this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` (--host or REWORK_HOST) cannot name a host: {reason}")]
+pub struct HostError {
+    name: String,
+    reason: NotAWord,
 }
 
 /// The time zone of this host or user: `TZ`, else the system's; UTC if neither is known.

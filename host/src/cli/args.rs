@@ -1,5 +1,6 @@
 //! The command tree, and the rule by which `REWORK_DB` stands in for a missing `DB`.
 
+use crate::here::word;
 use crate::model::{
     ScheduleId, TaskId, WorkerId,
     duration::parse_duration,
@@ -293,7 +294,7 @@ pub(super) struct ScheduleArgs {
     #[arg(long = "in", value_name = "DURATION", value_parser = parse_duration)]
     pub(super) delay: Option<Duration>,
     /// While a task with this key exists, answer that one
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -676,14 +677,6 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "rework", &mut script);
     script
-}
-
-/// The name of a domain or of a host.
-fn word(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("it must be one word".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 /// The name of an environment variable.

@@ -7,7 +7,7 @@ use super::{
     output,
 };
 use crate::{
-    client::Client,
+    client::{Client, ClientError},
     here,
     model::{OperationId, TaskId},
 };
@@ -97,7 +97,7 @@ pub(super) fn bench(args: BenchArgs) -> Result<()> {
 
 async fn measure(args: &BenchArgs) -> Result<Figures> {
     let client = Client::connect(&args.db).await?;
-    let host = here::host_name(None);
+    let host = here::host_name(None).map_err(ClientError::from)?;
     let operations = client.operations(None).await?;
     let Some(operation) = operations
         .iter()
@@ -111,6 +111,14 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
             "register example-plugins/hello, which offers `noop`, or name one with --operation",
         ));
     };
+
+    if operation.paused {
+        let (name, domain) = (&operation.name, &operation.domain);
+        return Err(
+            Failure::new(format!("operation `{name}` of domain {domain} is paused"))
+                .hint("see `rework resume --help`"),
+        );
+    }
 
     let began = Instant::now();
     let mut batch = Vec::new();

@@ -4,7 +4,7 @@ use super::output::{coloured, state};
 use crate::{
     client::{PlannedRun, ScheduleReport},
     model::{plugin::short_hash, time::human},
-    store::{LogRow, MonitorRow, OperationRow, PluginRow, TaskRow, WorkerRow},
+    store::{AttemptRow, LogRow, MonitorRow, OperationRow, PluginRow, TaskRow, WorkerRow},
 };
 use anstyle::AnsiColor;
 use chrono::{DateTime, Utc};
@@ -63,6 +63,16 @@ pub(super) fn task(row: &TaskRow) -> String {
         text += &format!(" [{lines} log lines]");
     }
     text += &format!(" {}", times(&[Some(row.queued), row.started, row.finished]));
+    if let Some(cause) = why(row.cause.as_deref(), row.error.as_deref()) {
+        text += &format!(" {}", coloured(&cause, AnsiColor::Red));
+    }
+    text
+}
+
+/// `ATTEMPT STATE TIMES CAUSE`
+pub(super) fn attempt(row: &AttemptRow) -> String {
+    let times = times(&[row.started, row.finished]);
+    let mut text = format!("{} {} {times}", row.attempt, state(&row.state));
     if let Some(cause) = why(row.cause.as_deref(), row.error.as_deref()) {
         text += &format!(" {}", coloured(&cause, AnsiColor::Red));
     }

@@ -5,7 +5,7 @@ use super::{
     exit::{Failure, Result},
 };
 use crate::{
-    client::Target,
+    client::{ClientError, Target},
     here,
     monitor::{self, Options, PoolOptions},
     telemetry,
@@ -31,7 +31,7 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
         .map(|directory| plugin_dir(directory))
         .collect::<Result<_>>()?;
     let options = Options {
-        host: here::host_name(args.host.as_deref()),
+        host: here::host_name(args.host.as_deref()).map_err(ClientError::from)?,
         domains: if args.all_domains {
             Vec::new()
         } else {

@@ -6,7 +6,7 @@ use super::{
     format, output,
 };
 use crate::{
-    client::{Client, RollbackOptions},
+    client::{Client, ClientError, RollbackOptions},
     here,
     model::plugin::short_hash,
     store::RollbackRow,
@@ -32,7 +32,7 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    let here = here::host_name(None);
+    let here = here::host_name(None).map_err(ClientError::from)?;
     for row in &rows {
         output::line(&line(row, &args.domain))?;
         if row.host != here {

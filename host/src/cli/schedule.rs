@@ -53,17 +53,24 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     if !args.wait {
         return output::line(&task.id().to_string());
     }
-    let joined = match args.timeout {
-        Some(timeout) => task.join_timeout(timeout).await,
-        None => task.join().await,
+    let join = async {
+        match args.timeout {
+            Some(timeout) => task.join_timeout(timeout).await,
+            None => task.join().await,
+        }
+    };
+    let goes_on = format!("it goes on; see `rework show-task {} --json`", task.id());
+    let joined = tokio::select! {
+        joined = join => joined,
+        _ = tokio::signal::ctrl_c() => {
+            let interrupted = format!("interrupted while task {} was waited for", task.id());
+            return Err(Failure::new(interrupted).hint(goes_on));
+        }
     };
     match joined {
         Ok(TaskState::Done) => print_output(&task).await,
         Ok(state) => Err(Failure::new(ended(&task, state).await?)),
-        Err(error @ ClientError::Timeout { .. }) => {
-            let hint = format!("it goes on; see `rework show-task {} --json`", task.id());
-            Err(Failure::from(error).hint(hint))
-        }
+        Err(error @ ClientError::Timeout { .. }) => Err(Failure::from(error).hint(goes_on)),
         Err(error) => Err(error.into()),
     }
 }

@@ -60,6 +60,8 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
     ];
     for (name, value) in fields {
         let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        // The first line tells of the only one.
+        let empty = empty || name == "attempts" && report.attempts.is_empty();
         if said.contains(&name.as_str()) || empty {
             continue;
         }
@@ -69,6 +71,9 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
                 format!("{:.1}", mb.as_f64().unwrap_or_default())
             }
             // Each below the other.
+            ("attempts", _) => attempts(&report).iter().fold(String::new(), |text, row| {
+                text + "\n" + &format::attempt(row)
+            }),
             ("last_lines", Value::Array(_)) => format!("\n{}", report.last_lines.join("\n")),
             (_, Value::String(text)) => text,
             (_, other) => other.to_string(),

@@ -1,7 +1,7 @@
 //! Is everything well? One finding per thing that can be wrong, with what to do about it.
 
-use super::{Client, error::Result};
-use crate::store::{DomainHealth, ScheduleHealth};
+use super::{Client, ScheduleReport, error::Result};
+use crate::store::DomainHealth;
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -159,26 +159,31 @@ impl Client {
     }
 
     async fn schedule_findings(&self) -> Result<Vec<Finding>> {
-        let failing = self.store().health_schedules().await?;
-        if failing.is_empty() {
+        let refused: Vec<Finding> = self
+            .schedules(None)
+            .await?
+            .into_iter()
+            .filter_map(|row| {
+                let ScheduleReport {
+                    id,
+                    operation,
+                    domain,
+                    ..
+                } = row;
+                let error = row.error?;
+                Some(Finding::problem(
+                    "schedule",
+                    format!(
+                        "schedule {id} of `{operation}` {domain} cannot queue its task: {error}"
+                    ),
+                    format!("prepare it anew with what fits, or `rework unprepare {id}`"),
+                ))
+            })
+            .collect();
+        if refused.is_empty() {
             return Ok(vec![Finding::ok("schedule", "no schedule is refused")]);
         }
-        let finding = |failing: ScheduleHealth| {
-            let ScheduleHealth {
-                id,
-                operation,
-                domain,
-                error,
-            } = failing;
-            Finding::problem(
-                "schedule",
-                format!(
-                    "schedule {id} of `{operation}` {domain} could not queue its task: {error}"
-                ),
-                format!("prepare it anew with what fits, or `rework unprepare {id}`"),
-            )
-        };
-        Ok(failing.into_iter().map(finding).collect())
+        Ok(refused)
     }
 
     async fn pause_findings(&self) -> Result<Vec<Finding>> {

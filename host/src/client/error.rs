@@ -23,6 +23,9 @@ pub enum ClientError {
     /// The embedded server cannot be had.
     #[error(transparent)]
     Embedded(#[from] crate::postgres::Error),
+    /// This host cannot be called that.
+    #[error(transparent)]
+    Host(#[from] crate::here::HostError),
     /// The database could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -26,11 +26,18 @@ impl Client {
         domain: Option<&str>,
         paused: bool,
     ) -> Result<()> {
-        let resolved = self
-            .store()
-            .operation_resolve(operation, domain, None)
-            .await?;
-        Ok(self.store().operation_pause(resolved.id, paused).await?)
+        let store = self.store();
+        let known = store.paused_list().await?;
+        let fits = |(of, name): &(String, Option<String>)| {
+            name.as_deref() == Some(operation) && domain.is_none_or(|domain| domain == of)
+        };
+        let mut fitting = known.iter().filter(|paused| fits(paused));
+        if let (false, Some((domain, _)), None) = (paused, fitting.next(), fitting.next()) {
+            // Perhaps one that no host offers at the moment, so that it is not resolved.
+            return Ok(store.operation_resume(operation, domain).await?);
+        }
+        let resolved = store.operation_resolve(operation, domain, None).await?;
+        Ok(store.operation_pause(resolved.id, paused).await?)
     }
 
     /// What is paused.

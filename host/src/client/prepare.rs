@@ -74,10 +74,7 @@ impl Client {
         let now = Utc::now();
         let mut reports = Vec::new();
         for row in self.store().sched_list(&domains).await? {
-            let error = match row.error.clone() {
-                Some(error) => Some(error),
-                None => self.store().sched_fault(&row).await?,
-            };
+            let error = self.store().sched_fault(&row).await?;
             reports.push(ScheduleReport::new(row, error, now));
         }
         Ok(reports)
@@ -240,8 +237,10 @@ pub struct ScheduleReport {
     /// The time for which it fired last.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub last_run: Option<DateTime<Utc>>,
-    /// Why its operation did not accept the last input, or would not accept the next.
+    /// Why its operation would not accept the next input.
     pub error: Option<String>,
+    /// Why its last run queued no task.
+    pub last_error: Option<String>,
 }
 
 impl ScheduleReport {
@@ -265,6 +264,7 @@ impl ScheduleReport {
             next_run,
             last_run: row.last_run,
             error,
+            last_error: row.error,
         }
     }
 }

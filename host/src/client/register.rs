@@ -76,7 +76,7 @@ impl Client {
             .offer(file, domain, as_domain)
             .map_err(refused)?;
         let placement = Placement {
-            host: here::host_name(options.host.as_deref()),
+            host: here::host_name(options.host.as_deref())?,
             path,
             // A partial registration says nothing about the rest of the plugin.
             whole: domain.is_none() && as_domain.is_none(),

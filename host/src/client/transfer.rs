@@ -111,12 +111,17 @@ impl Client {
     /// Writes every schedule of a file, or none if one of them is refused; identical ones are
     /// replaced. Answers how many.
     pub async fn import_schedules(&self, file: ScheduleFile) -> Result<usize> {
-        let schedules: Vec<NewSchedule> = file
-            .schedules
-            .into_iter()
-            .map(imported)
-            .collect::<Result<_, String>>()
-            .map_err(ClientError::Input)?;
+        let count = file.schedules.len();
+        let entries = file.schedules.into_iter().enumerate();
+        let schedules: Vec<NewSchedule> = entries
+            .map(|(place, entry)| {
+                let name = entry.operation.clone();
+                imported(entry).map_err(|fault| {
+                    let place = place + 1;
+                    ClientError::Input(format!("schedule {place} of {count} (`{name}`): {fault}"))
+                })
+            })
+            .collect::<Result<_>>()?;
         Ok(self.store().sched_prepare(&schedules).await?.len())
     }
 }
@@ -139,9 +144,11 @@ fn exported(row: ScheduleRow) -> Entry {
 
 fn imported(entry: Entry) -> Result<NewSchedule, String> {
     let input_raw = match &entry.raw_input {
-        Some(text) => Some(STANDARD.decode(text).map_err(|error| {
-            format!("raw_input of `{}` is not base64: {error}", entry.operation)
-        })?),
+        Some(text) => Some(
+            STANDARD
+                .decode(text)
+                .map_err(|error| format!("its raw_input is not base64: {error}"))?,
+        ),
         None => None,
     };
     Ok(NewSchedule {

@@ -76,7 +76,7 @@ impl Client {
             None => backwards(&versions, domain)?,
         };
         let cache = Cache::at(here::plugin_cache_dir());
-        let here = here::host_name(None);
+        let here = here::host_name(None)?;
         for (_, to) in &flips {
             // Another host's cache cannot be looked into; its monitor says so if it lacks it.
             if to.host == here && cache.find(&to.hash).is_none() {

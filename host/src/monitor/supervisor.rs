@@ -365,8 +365,10 @@ impl Supervisor {
                 tracing::info!("interrupted: no more claims, ending the workers");
                 Phase::Draining(now + self.options.grace)
             }
-            // A second time: at once.
-            Phase::Draining(_) => Phase::Forced(now + LAST_WORDS),
+            Phase::Draining(_) => {
+                tracing::info!("interrupted again: killing what is left");
+                Phase::Forced(now + LAST_WORDS)
+            }
             Phase::Forced(deadline) => Phase::Forced(deadline),
             Phase::Lost => Phase::Lost,
         };

@@ -68,6 +68,22 @@ pub(super) fn words(error: &sqlx::Error) -> String {
 }
 
 impl StoreError {
+    /// The refusal of one of several things that were asked for together; says which.
+    pub(super) fn of_one(self, which: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Refused {
+                code,
+                message,
+                hint,
+            } => Self::Refused {
+                code,
+                message: format!("{}: {message}", which()),
+                hint,
+            },
+            other => other,
+        }
+    }
+
     /// What the reader can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {

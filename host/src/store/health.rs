@@ -33,35 +33,7 @@ pub struct DomainHealth {
     pub paused: bool,
 }
 
-/// A schedule whose last task could not be queued.
-#[derive(Debug, Clone)]
-pub struct ScheduleHealth {
-    /// The schedule.
-    pub id: i64,
-    /// Its operation.
-    pub operation: String,
-    /// The operation's domain.
-    pub domain: String,
-    /// Why.
-    pub error: String,
-}
-
 impl Store {
-    /// Schedules that failed when they fired last, by id.
-    pub async fn health_schedules(&self) -> Result<Vec<ScheduleHealth>> {
-        let rows = sqlx::query_as!(
-            ScheduleHealth,
-            r#"select s.id, o.name as operation, o.domain, s.error as "error!"
-                 from rework.sched s
-                 join rework.operation o on o.id = s.operation
-                where s.error is not null
-                order by s.id"#
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows)
-    }
-
     /// Asks the server who it is and what time it has.
     pub async fn health(&self) -> Result<Health> {
         let row = sqlx::query!(

@@ -235,6 +235,19 @@ impl Store {
         Ok(())
     }
 
+    /// Lets the tasks of an operation run again.
+    pub async fn operation_resume(&self, name: &str, domain: &str) -> Result<()> {
+        sqlx::query!(
+            "with resumed as (update rework.operation set paused = false where name = $1 and domain = $2)
+             select pg_notify('rework_catalog', '')",
+            name,
+            domain
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Lets the tasks of a whole domain wait, or run again; false: there is no such domain.
     pub async fn domain_pause(&self, domain: &str, paused: bool) -> Result<bool> {
         let known = sqlx::query_scalar!(

@@ -10,6 +10,41 @@ use std::{fmt, str::FromStr, time::Duration};
 /// How long a server may take to answer at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the query of a URL may say; see the driver's `PgConnectOptions`.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// What libpq knows besides; it changes nothing here.
+const HARMLESS: [&str; 9] = [
+    "channel_binding",
+    "connect_timeout",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
 /// Where the database is. Printing it never shows a password.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -46,12 +81,36 @@ impl FromStr for ConnectOptions {
                 "it does not start with postgres:// or postgresql://".to_owned(),
             ));
         }
+        check_parameters(url)?;
         let postgres = PgConnectOptions::from_str(url)
             .map_err(|error| StoreError::Url(words(&error)))?
             .application_name("rework")
             .log_statements(tracing::log::LevelFilter::Off);
         Ok(Self { postgres })
     }
+}
+
+/// Refuses what the driver would ignore: who asks for something gets it, or hears that not.
+fn check_parameters(url: &str) -> Result<()> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split('=').next().unwrap_or_default();
+        if name == "pooler" {
+            return Err(StoreError::Url(
+                "this rework cannot work through a pooler; give the server's own address"
+                    .to_owned(),
+            ));
+        }
+        let is_known = PARAMETERS.contains(&name) || HARMLESS.contains(&name);
+        if !is_known && !name.starts_with("options[") {
+            // What stands before an `@` may be the end of a password with a `?` in it.
+            return Err(StoreError::Url(match query.contains('@') {
+                true => "it has an unknown parameter".to_owned(),
+                false => format!("it has an unknown parameter `{name}`"),
+            }));
+        }
+    }
+    Ok(())
 }
 
 /// Everything that a process may ask of the database. Cheap to clone; clones share connections.

@@ -122,7 +122,10 @@ impl NewSchedule {
             return Err(StoreError::Refused {
                 code: "RW003".to_owned(),
                 message: format!("`{}` fires every second", self.rule),
-                hint: Some("say so with --every-second if that is what you mean".to_owned()),
+                hint: Some(
+                    "if that is what you mean, say so: --every-second, or `\"every_second\": true` in a file"
+                        .to_owned(),
+                ),
             });
         }
         Ok(rule)
@@ -135,14 +138,15 @@ impl Store {
     pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
         // All checks before the transaction: it holds a connection, and they need one.
         let mut operations = Vec::new();
-        for schedule in schedules {
-            let zone = schedule.rule()?.zone();
-            let mut request = schedule.request.clone();
-            request.now.get_or_insert(Now {
-                time: Utc::now(),
-                zone,
-            });
-            operations.push(self.task_check(&request).await?);
+        for (place, schedule) in schedules.iter().enumerate() {
+            let operation = self.sched_check(schedule).await;
+            operations.push(operation.map_err(|error| match schedules.len() {
+                1 => error,
+                count => error.of_one(|| {
+                    let name = &schedule.request.operation;
+                    format!("schedule {} of {count} (`{name}`)", place + 1)
+                }),
+            })?);
         }
         let mut transaction = self.pool.begin().await?;
         let mut ids = Vec::new();
@@ -157,6 +161,17 @@ impl Store {
             .await?;
         transaction.commit().await?;
         Ok(ids)
+    }
+
+    /// Whether a schedule could queue a task now; its operation.
+    async fn sched_check(&self, schedule: &NewSchedule) -> Result<Resolved> {
+        let zone = schedule.rule()?.zone();
+        let mut request = schedule.request.clone();
+        request.now.get_or_insert(Now {
+            time: Utc::now(),
+            zone,
+        });
+        self.task_check(&request).await
     }
 
     async fn sched_insert(

@@ -91,18 +91,8 @@ impl Store {
         let mut operations = HashMap::new();
         let mut tasks = Vec::with_capacity(requests.len());
         for (place, request) in requests.iter().enumerate() {
-            let of_place = |error| match error {
-                StoreError::Refused {
-                    code,
-                    message,
-                    hint,
-                } => StoreError::Refused {
-                    code,
-                    message: format!("task {} of {}: {message}", place + 1, requests.len()),
-                    hint,
-                },
-                other => other,
-            };
+            let which = || format!("task {} of {}", place + 1, requests.len());
+            let of_place = |error: StoreError| error.of_one(which);
             let name = (&request.operation, &request.domain, &request.host);
             let operation = match operations.entry(name) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -143,6 +133,11 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
                 "the {what} holds a NUL character, which Postgres cannot store"
             )));
         }
+    }
+    if request.key.as_ref().is_some_and(String::is_empty) {
+        return Err(refused(
+            "the key is empty: all tasks that have it would be one".to_owned(),
+        ));
     }
     if let Some(other) = request.metadata.as_ref().filter(|value| !value.is_object()) {
         let kind = rework_plugin::spec::kind(other);
