@@ -287,6 +287,21 @@ fn closing_every_descriptor_ends_the_worker_at_once() {
 }
 
 #[test]
+fn a_worker_that_cannot_be_understood_is_ended() {
+    let task = crash("garbage for the monitor");
+    assert_eq!(
+        (&task["state"], &task["cause"]),
+        (&"aborted".into(), &"crash".into()),
+        "{task:#}"
+    );
+    let error = task["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("its worker sent what cannot be read: "),
+        "{task:#}"
+    );
+}
+
+#[test]
 fn what_fails_without_a_death_keeps_its_worker() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
@@ -297,6 +312,8 @@ fn what_fails_without_a_death_keeps_its_worker() {
         ("nul output", "failed", "bad output".into()),
         ("panic in a thread", "done", Value::Null),
         ("child crashes", "done", Value::Null),
+        // As programs do that know of no descriptors but their own.
+        ("close low descriptors", "done", Value::Null),
     ] {
         let id = rework.misbehave(mode);
         let task = rework.wait(&id, &["failed", "done", "aborted"]);

@@ -29,8 +29,13 @@ fn is_settled(processes: &[Pid]) -> bool {
     })
 }
 
-/// A daemon and its worker; a family of 31, their sleeps among them, and their worker.
-const MODES: [(&str, usize); 2] = [("daemon", 2), ("many children", 32)];
+/// A daemon and its worker; the same where no file can be opened any more; a family of 31, their
+/// sleeps among them, and their worker.
+const MODES: [(&str, usize); 3] = [
+    ("daemon", 2),
+    ("daemon and no descriptors", 2),
+    ("many children", 32),
+];
 
 fn all_gone(processes: &[Pid]) {
     for process in processes {
@@ -52,6 +57,24 @@ fn worker_of(rework: &Rework) -> (String, Pid) {
     );
     let pid = i32::try_from(rows[0]["pid"].as_i64().unwrap()).unwrap();
     (rows[0]["id"].to_string(), Pid::from_raw(pid))
+}
+
+#[test]
+fn however_many_a_crash_leaves_behind() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.misbehave("crowd and segfault");
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!(task["signal"], 11, "{task:#}");
+    // The next worker is all that is left, and the monitor is still there.
+    let next = rework.misbehave("ok");
+    rework.wait(&next, &["done"]);
+    until(
+        "nothing else to be left",
+        || rework::descendants::of(monitor.pid()).len(),
+        |count| *count == 1,
+    );
+    assert!(!monitor.log().contains("lost"), "{}", monitor.log());
 }
 
 #[test]

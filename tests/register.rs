@@ -100,15 +100,17 @@ fn domains_are_chosen_and_renamed() {
         let refusal = rework.fails(2, &["register-operations", plugin, option, value]);
         assert!(refusal.contains("it must be one word"), "{refusal}");
     }
-    let plan = rework.ok(&[
-        "register-operations",
-        plugin,
-        "--host",
-        "other",
-        "--dry-run",
-    ]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let rework = Rework::new();
+    let plugin = hello();
+    let plan = rework.ok(&["register-operations", plugin.to_str().unwrap(), "--dry-run"]);
     assert_eq!(plan, "would register 3 new operation (0 already known)");
-    assert!(!rework.ok(&["list-operations"]).contains("host(other)"));
+    assert_eq!(rework.ok(&["list-operations"]), "");
+    let cached = std::fs::read_dir(rework.directory().join("plugins"));
+    assert_eq!(cached.map_or(0, Iterator::count), 0);
 }
 
 #[test]

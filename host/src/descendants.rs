@@ -18,24 +18,38 @@ const PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Processes {
     children: HashMap<Pid, Vec<Pid>>,
+    /// Whether nothing was in the way, as a lack of descriptors is.
+    is_complete: bool,
 }
 
 impl Processes {
     /// The living, now; see proc_pid_stat(5).
     pub fn look() -> Self {
         let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let pid = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            if let Some(pid) = pid
-                && let Some(parent) = living_parent(&entry.path())
-            {
-                children.entry(parent).or_default().push(Pid::from_raw(pid));
+        let entries = std::fs::read_dir("/proc");
+        let mut is_complete = entries.is_ok();
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match std::fs::read_to_string(entry.path().join("stat")) {
+                Ok(stat) => {
+                    if let Some(parent) = living_parent(&stat) {
+                        children.entry(parent).or_default().push(Pid::from_raw(pid));
+                    }
+                }
+                // It has gone; or else we do not know.
+                Err(error) => {
+                    let gone = [Some(libc::ENOENT), Some(libc::ESRCH)];
+                    is_complete &= gone.contains(&error.raw_os_error());
+                }
             }
         }
-        Self { children }
+        Self {
+            children,
+            is_complete,
+        }
     }
 
     /// The children of a process.
@@ -55,10 +69,9 @@ impl Processes {
     }
 }
 
-/// The parent of a process that lives. A zombie runs nothing; its parent, or the next one up,
-/// collects it.
-fn living_parent(process: &std::path::Path) -> Option<Pid> {
-    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+/// The parent of a process that lives, from its `stat`. A zombie runs nothing; its parent, or the
+/// next one up, collects it.
+fn living_parent(stat: &str) -> Option<Pid> {
     // The name, in parentheses, may hold anything; state and parent follow the last one.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
@@ -83,11 +96,13 @@ pub fn kill_all(pid: Pid, patience: Duration) {
     let deadline = Instant::now() + patience;
     let mut found_nothing = false;
     loop {
-        let below = of(pid);
-        if found_nothing && below.is_empty() {
+        let processes = Processes::look();
+        let below = processes.below(pid);
+        let is_nothing = below.is_empty() && processes.is_complete;
+        if found_nothing && is_nothing {
             return;
         }
-        found_nothing = below.is_empty();
+        found_nothing = is_nothing;
         for process in below {
             // ESRCH: it has died by itself.
             let _ = kill(process, Signal::SIGKILL);

@@ -28,12 +28,18 @@ pub(crate) fn one_that_outlives(patience: Duration) -> Result<()> {
 
 /// Forks twice, with a session of its own each time, as daemons do, and then waits.
 pub(crate) fn daemon(patience: Duration) -> Result<()> {
+    leave_daemon(patience)?;
+    thread::sleep(patience);
+    Ok(())
+}
+
+/// The same without waiting.
+pub(crate) fn leave_daemon(patience: Duration) -> Result<()> {
     let seconds = patience.as_secs_f64();
     shell(&format!(
         "setsid sh -c '(setsid sleep {seconds} >/dev/null 2>&1 </dev/null &)' &"
     ))?;
     println!("the daemon is there");
-    thread::sleep(patience);
     Ok(())
 }
 
@@ -47,6 +53,19 @@ pub(crate) fn many(patience: Duration) -> Result<()> {
     println!("the family is there");
     thread::sleep(patience);
     Ok(())
+}
+
+/// Four hundred children that do nothing.
+pub(crate) fn crowd() {
+    for _ in 0..400 {
+        // SAFETY: the child only waits.
+        if unsafe { libc::fork() } == 0 {
+            // SAFETY: may be called after a fork.
+            unsafe { libc::pause() };
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) };
+        }
+    }
 }
 
 /// A forked child, which has the worker's signal handler too, dies of a fault of its own.

@@ -2,6 +2,40 @@
 
 use std::{thread, time::Duration};
 
+/// Closes all that a program has which knows of no more than twenty.
+pub(crate) fn close_low_ones() {
+    // SAFETY: closing is always allowed; nothing that this task does afterwards needs them.
+    let closed = unsafe { libc::close_range(3, 20, 0) };
+    assert_eq!(closed, 0, "every Linux since 5.9 can do it");
+}
+
+/// Writes into every socket that it finds.
+pub(crate) fn send_garbage() {
+    for descriptor in 3..1024 {
+        let garbage = [0xff_u8; 64];
+        // SAFETY: the pointer is to a local of this length; what is no socket refuses.
+        unsafe { libc::send(descriptor, garbage.as_ptr().cast(), garbage.len(), 0) };
+    }
+}
+
+/// No more than few descriptors from now on.
+pub(crate) fn lower_the_limit() {
+    let limit = libc::rlimit {
+        rlim_cur: 300,
+        rlim_max: 300,
+    };
+    // SAFETY: the pointer is to a local of the right type.
+    let lowered = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(lowered, 0, "a limit can be lowered");
+}
+
+/// Opens files until there is no descriptor left.
+pub(crate) fn use_up() {
+    // SAFETY: the text ends with a NUL.
+    while unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) } >= 0 {}
+    println!("nothing is left");
+}
+
 /// Closes every descriptor from this one on, the worker's own among them, and goes on working.
 pub(crate) fn close_everything(first: u32, patience: Duration) {
     // SAFETY: closing is always allowed; nothing that this task does afterwards needs them.

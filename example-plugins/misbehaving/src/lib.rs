@@ -27,6 +27,8 @@ struct Order {
         "illegal instruction", "wild address", "raise", "kill itself", "terminate itself",
         "allocation refused", "exit with 3", "use memory", "child crashes",
         "child crashes first", "daemon", "many children",
+        "close low descriptors", "garbage for the monitor", "daemon and no descriptors",
+        "crowd and segfault",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -77,8 +79,23 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         }
         "daemon" => children::daemon(patience)?,
         "many children" => children::many(patience)?,
+        "crowd and segfault" => {
+            children::crowd();
+            crashes::segfault();
+        }
         "native output" => native::print_in_every_way()?,
         "close output" => native::close_output(),
+        "daemon and no descriptors" => {
+            descriptors::lower_the_limit();
+            children::leave_daemon(patience)?;
+            descriptors::use_up();
+            thread::sleep(patience);
+        }
+        "close low descriptors" => descriptors::close_low_ones(),
+        "garbage for the monitor" => {
+            descriptors::send_garbage();
+            thread::sleep(patience);
+        }
         "close everything" => descriptors::close_everything(0, patience),
         "close everything and print" => descriptors::close_everything(3, patience),
         "caught panic and segfault" => panics::caught_and_then(crashes::segfault),

@@ -224,6 +224,10 @@ pub(super) struct CheckArgs {
     /// One JSON document
     #[arg(long)]
     pub(super) json: bool,
+    /// Refuse it unless PLUGIN.so.minisig is a signature by this key: a public key of minisign, or
+    /// the file that holds it
+    #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
+    pub(super) require_signature: Option<TrustedKey>,
     #[command(flatten)]
     pub(super) probe: ProbeArgs,
 }

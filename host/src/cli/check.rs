@@ -8,7 +8,7 @@ use super::{
 use crate::{
     here,
     model::duration::human,
-    plugin::{self, Cache, Inspection, OperationNote},
+    plugin::{self, Cache, Demands, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
 use rework_plugin::abi::ABI_MAJOR;
@@ -18,7 +18,11 @@ use std::{path::Path, time::Duration};
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let cache = Cache::at(here::plugin_cache_dir());
-    let inspection = plugin::check(&args.plugin, &cache, args.probe.probe_timeout)
+    let demands = Demands {
+        key: args.require_signature.as_ref(),
+        hash: None,
+    };
+    let inspection = plugin::check(&args.plugin, &cache, demands, args.probe.probe_timeout)
         .map_err(|error| Failure::new(error.to_string()))?;
     let warnings = inspection.warnings();
     if args.json {

@@ -69,10 +69,15 @@ impl Client {
             key: options.key.as_ref(),
             hash: None,
         };
-        let examined = plugin::examine(file, file, &cache, demands, limit).map_err(refused)?;
+        let (inspection, examined) = if options.dry_run {
+            (plugin::check(file, &cache, demands, limit), None)
+        } else {
+            let examined = plugin::examine(file, file, &cache, demands, limit).map_err(refused)?;
+            (Ok(examined.inspection.clone()), Some(examined))
+        };
         let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());
-        let plugin = examined
-            .inspection
+        let plugin = inspection
+            .map_err(refused)?
             .offer(file, domain, as_domain)
             .map_err(refused)?;
         let placement = Placement {
@@ -89,9 +94,9 @@ impl Client {
             .plugin_register(&plugin, &placement)
             .await
             .map_err(nothing_registered)?;
-        let published = match options.publish && !options.dry_run {
-            true => Some(self.publish(&examined).await?),
-            false => None,
+        let published = match &examined {
+            Some(examined) if options.publish => Some(self.publish(examined).await?),
+            _ => None,
         };
         Ok(Registration {
             new: registered.new,

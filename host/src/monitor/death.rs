@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
     store::Ended,
-    wire,
+    wire::{self, WireError},
 };
 use chrono::Utc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,24 @@ use std::time::{Duration, Instant};
 const PANIC_TAKES: Duration = Duration::from_secs(5);
 
 impl Supervisor {
+    /// A worker sent what cannot be read: whatever it still does, nobody would hear of it.
+    pub(super) fn garbled(&mut self, id: WorkerId, error: &WireError) {
+        let why = format!(
+            "its worker sent what cannot be read: {}",
+            report::chain(error)
+        );
+        tracing::warn!(worker.id = %id, "worker {id}: {why}");
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        for (_, handed) in worker.handed.values() {
+            if let Some(held) = self.tasks.get_mut(&handed.task) {
+                held.killed_because.get_or_insert_with(|| why.clone());
+            }
+        }
+        worker.kill(WorkerCause::Task(Cause::Crash));
+    }
+
     /// A worker closed its socket.
     pub(super) fn hung(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {

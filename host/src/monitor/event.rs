@@ -19,6 +19,8 @@ pub(super) enum Event {
     Notified(Notification),
     /// A worker said something; descriptors may have come with it.
     Said(WorkerId, FromWorker, Vec<OwnedFd>),
+    /// A worker sent what cannot be read; nothing more will be heard of it.
+    Garbled(WorkerId, WireError),
     /// A worker closed its end of the socket.
     Hung(WorkerId),
     /// A message could not be sent to a worker that lives; the task that it was about.

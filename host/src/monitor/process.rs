@@ -217,11 +217,16 @@ pub(super) fn kill_tree(worker: Pid) {
 }
 
 /// Kills the children of this process that are none of `known`, with all below them: what dead
-/// workers left.
+/// workers left. One look, however many they are; what forks meanwhile is left to the next one.
 pub(super) fn kill_strays(known: &dyn Fn(Pid) -> bool) {
-    for &child in Processes::look().children_of(Pid::this()) {
-        if !known(child) {
-            kill_tree(child);
+    let processes = Processes::look();
+    for &child in processes.children_of(Pid::this()) {
+        if known(child) {
+            continue;
+        }
+        for process in std::iter::once(child).chain(processes.below(child)) {
+            // ESRCH: it has died by itself.
+            let _ = kill(process, Signal::SIGKILL);
         }
     }
 }

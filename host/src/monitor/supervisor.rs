@@ -321,6 +321,7 @@ impl Supervisor {
                 self.refresh_catalog();
             }
             Event::Said(worker, message, descriptors) => self.said(worker, message, descriptors),
+            Event::Garbled(worker, error) => self.garbled(worker, &error),
             Event::Hung(worker) => self.hung(worker),
             Event::Unsaid(worker, task, error) => self.unsaid(worker, task, &error),
             Event::Unpacked(task, ended, saved) => self.unpacked(task, *ended, saved),

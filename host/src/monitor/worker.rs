@@ -8,7 +8,7 @@ use super::{
     identity::Identity,
     output::{Pipe, TaskLine},
     process,
-    report::{self, without_nul},
+    report::without_nul,
     usage::Watched,
 };
 use crate::{
@@ -155,7 +155,9 @@ impl Worker {
         });
         let (id, events) = (spawn.id, spawn.events.clone());
         tokio::task::spawn_local(async move {
-            listen(&mut reader, id, &events).await;
+            if let Err(error) = listen(&mut reader, id, &events).await {
+                let _ = events.send(Event::Garbled(id, error));
+            }
             let _ = events.send(Event::Hung(id));
         });
         let nonce = wire::marker::nonce().map_err(|source| WireError::System {
@@ -508,20 +510,15 @@ fn opened(plugins: &PluginSet) -> Result<Vec<OwnedFd>, WireError> {
 }
 
 /// Carries what a worker says into the monitor's loop, until it hangs up.
-async fn listen(reader: &mut AsyncReader, id: WorkerId, events: &mpsc::UnboundedSender<Event>) {
-    loop {
-        match reader.recv().await {
-            Ok(Some((message, descriptors))) => {
-                if events.send(Event::Said(id, message, descriptors)).is_err() {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(error) => {
-                let why = report::chain(&error);
-                tracing::warn!(worker.id = %id, "worker {id} sent what cannot be read: {why}");
-                return;
-            }
+async fn listen(
+    reader: &mut AsyncReader,
+    id: WorkerId,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<(), WireError> {
+    while let Some((message, descriptors)) = reader.recv().await? {
+        if events.send(Event::Said(id, message, descriptors)).is_err() {
+            break;
         }
     }
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! Why a plugin is refused, each in one line that names the file and what to do.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// A plugin that cannot be used. Its text is complete: path, reason, remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,14 @@ impl PluginError {
             path: path.into(),
             reason,
             unfinished: false,
+        }
+    }
+
+    /// The same of the file as its users call it.
+    pub(super) fn called(self, named: &Path) -> Self {
+        Self {
+            path: named.to_owned(),
+            ..self
         }
     }
 

@@ -83,11 +83,42 @@ pub fn examine(
     demands: Demands<'_>,
     limit: Duration,
 ) -> Result<Examined, PluginError> {
-    let call_it = |error: PluginError| PluginError {
-        path: named.to_owned(),
-        ..error
+    let (copy, inspection, signature) = look(file, named, cache, demands, limit)?;
+    let unkept = |reason: String| {
+        PluginError::new(named, format!("could not be copied to the cache: {reason}"))
     };
-    let copy = cache.receive(file).map_err(call_it)?;
+    let cached = copy.keep().map_err(|error| error.called(named))?.path;
+    if let Some(signature) = &signature {
+        // Beside the copy as it was beside the file: a monitor with a key asks for it.
+        fs::write(signature_path(&cached), signature).map_err(|error| unkept(error.to_string()))?;
+    }
+    Ok(Examined {
+        inspection,
+        cached,
+        signature,
+    })
+}
+
+/// Examines a file, and keeps nothing of it.
+pub fn check(
+    file: &Path,
+    cache: &Cache,
+    demands: Demands<'_>,
+    limit: Duration,
+) -> Result<Inspection, PluginError> {
+    let (_copy, inspection, _) = look(file, file, cache, demands, limit)?;
+    Ok(inspection)
+}
+
+/// A copy of the file, what it says of itself, and the signature that lies beside it.
+fn look(
+    file: &Path,
+    named: &Path,
+    cache: &Cache,
+    demands: Demands<'_>,
+    limit: Duration,
+) -> Result<(Incoming, Inspection, Option<String>), PluginError> {
+    let copy = cache.receive(file).map_err(|error| error.called(named))?;
     if demands.hash.is_some_and(|hash| hash != copy.hash()) {
         return Err(PluginError::new(
             named,
@@ -106,30 +137,9 @@ pub fn examine(
             .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))?;
         key.check(&content, signature.as_deref(), named)?;
     }
-    let inspection = look(&copy, named, limit)?;
-    let cached = copy.keep().map_err(call_it)?.path;
-    if let Some(signature) = &signature {
-        // Beside the copy as it was beside the file: a monitor with a key asks for it.
-        fs::write(signature_path(&cached), signature).map_err(|error| {
-            PluginError::new(named, format!("could not be copied to the cache: {error}"))
-        })?;
-    }
-    Ok(Examined {
-        inspection,
-        cached,
-        signature,
-    })
-}
-
-/// Examines a file, and keeps nothing of it.
-pub fn check(file: &Path, cache: &Cache, limit: Duration) -> Result<Inspection, PluginError> {
-    look(&cache.receive(file)?, file, limit)
-}
-
-fn look(copy: &Incoming, named: &Path, limit: Duration) -> Result<Inspection, PluginError> {
     let inspection = inspect_copy(copy.path(), copy.hash(), named)?;
     probe(copy.path(), named, limit)?;
-    Ok(inspection)
+    Ok((copy, inspection, signature))
 }
 
 /// The examiner's side: prints a [`Verdict`].

@@ -16,7 +16,7 @@ pub use message::{
 };
 pub use page::{Page, SlotState};
 pub use socket::{
-    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, MAX_DESCRIPTORS, async_socket,
+    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, MAX_DESCRIPTORS, async_socket, high,
     socket_pair, watched,
 };
 

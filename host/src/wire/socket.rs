@@ -8,6 +8,7 @@ use super::{
 use nix::{
     cmsg_space,
     errno::Errno,
+    fcntl::{FcntlArg, fcntl},
     sys::socket::{
         AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
         sendmsg, socketpair,
@@ -16,7 +17,7 @@ use nix::{
 use std::{
     collections::VecDeque,
     io::{IoSlice, IoSliceMut},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::{Arc, Mutex},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -135,6 +136,18 @@ impl Outgoing {
     }
 }
 
+/// Where a worker keeps its own descriptors from: few programs have so many open, so that an
+/// operation which closes what it did not open leaves these alone.
+const HIGH: RawFd = 200;
+
+/// A duplicate at a high number, which closes itself in whatever an operation executes.
+pub fn high(descriptor: impl AsFd) -> Result<OwnedFd, WireError> {
+    let high = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(HIGH))
+        .map_err(WireError::system("duplicate a descriptor"))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+}
+
 /// The worker's end. Any thread may send; only one receives.
 #[derive(Debug)]
 pub struct BlockingSocket {
@@ -152,12 +165,8 @@ pub struct BlockingSender {
 impl BlockingSocket {
     /// Takes over a socket.
     pub fn new(fd: OwnedFd) -> Result<Self, WireError> {
-        let cloned = fd.try_clone().map_err(|source| WireError::System {
-            doing: "duplicate the socket",
-            source,
-        })?;
         let sender = BlockingSender {
-            fd: Arc::new(Mutex::new(cloned)),
+            fd: Arc::new(Mutex::new(high(&fd)?)),
         };
         Ok(Self {
             fd,

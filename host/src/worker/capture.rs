@@ -2,15 +2,15 @@
 //! as long as the worker, unless a task leaves children behind: then those keep the old ones.
 
 use super::crash;
-use crate::wire::{WireError, marker::Marker};
+use crate::wire::{WireError, high, marker::Marker};
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::OFlag,
     sys::wait::{Id, WaitPidFlag, waitid},
     unistd::{dup2_stderr, dup2_stdout, pipe2},
 };
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -150,14 +150,6 @@ pub(super) fn left_children() -> bool {
             Err(_) => return false,
         }
     }
-}
-
-/// A duplicate at a high number, closed in whatever an operation executes.
-fn high(fd: BorrowedFd<'_>) -> Result<OwnedFd, WireError> {
-    let high = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(200))
-        .map_err(WireError::system("duplicate a descriptor"))?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) })
 }
 
 /// The monitor reads as fast as it can; if it is gone, nobody misses this.

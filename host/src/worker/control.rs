@@ -6,7 +6,11 @@ use super::lean::Program;
 use crate::{descendants, wire::Page};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, kill},
+    sched::{CloneFlags, unshare},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
@@ -30,11 +34,23 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
             while !is_gone(socket, page) && boottime() < page.lease_until() {
                 program.let_go();
             }
+            have_descriptors();
             // A SIGKILL of the worker alone would leave its descendants to nobody.
             descendants::kill_all(Pid::this(), KILL_PATIENCE);
             let _ = kill(Pid::this(), Signal::SIGKILL);
         })
         .expect("a process that has just started can start a thread");
+}
+
+/// Looking at processes takes descriptors, and the operation may have used up all there are: this
+/// thread gets a table of its own, with room; where that is forbidden, at least the hard limit.
+fn have_descriptors() {
+    if unshare(CloneFlags::CLONE_FILES).is_ok() {
+        // SAFETY: nobody but this thread has this table, and it needs nothing of what is in it.
+        unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+    } else if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Waits a little for the other end to close; true when it has.

@@ -5,7 +5,7 @@ use crate::{
     causes::chain,
     plugin::{self, Loaded},
     wire::{
-        BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError,
+        BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError, high,
         marker::Marker,
     },
 };
@@ -20,8 +20,6 @@ use std::{
 const SOCKET_FD: RawFd = 3;
 /// Where the monitor has put the shared page.
 const PAGE_FD: RawFd = 4;
-/// Where they go: out of the way of code that closes what it did not open.
-const HIGH_FD: RawFd = 200;
 
 /// Runs a worker until its monitor says goodbye, or is gone.
 pub fn main() -> ExitCode {
@@ -131,7 +129,7 @@ fn keep_open(descriptors: &[OwnedFd]) -> Result<Vec<PathBuf>, WireError> {
     descriptors
         .iter()
         .map(|descriptor| {
-            let kept = high(descriptor.as_raw_fd())?.into_raw_fd();
+            let kept = high(descriptor)?.into_raw_fd();
             Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
         })
         .collect()
@@ -146,25 +144,9 @@ fn with_source(error: &WireError) -> String {
 
 /// Takes over a descriptor at a number that no operation will close by accident.
 fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
-    let taken = high(fd)?;
     // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
-    unsafe { libc::close(fd) };
-    Ok(taken)
-}
-
-/// A duplicate at a high number, which closes itself in whatever the operation executes.
-fn high(fd: RawFd) -> Result<OwnedFd, WireError> {
-    // SAFETY: a plain system call; if the descriptor is not open it fails.
-    let high = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HIGH_FD) };
-    if high < 0 {
-        let source = std::io::Error::last_os_error();
-        return Err(WireError::System {
-            doing: "take over a descriptor of the monitor",
-            source,
-        });
-    }
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+    let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
+    high(descriptor)
 }
 
 /// What a worker is for the system.
