@@ -1,7 +1,7 @@
 //! Drop-in directories: what lies in them is what a host offers, however it got there.
 
 use crate::harness::{
-    Fake, Rework, hello, hello_version, misbehaving, place, report, until, with_texts,
+    Fake, Rework, hello, hello_version, misbehaving, patched, place, report, until, with_texts,
 };
 use serde_json::Value;
 use std::{
@@ -440,6 +440,31 @@ fn what_was_rolled_back_goes_with_the_file_that_had_replaced_it() {
     );
     rework.ok(&["rollback-plugin", "default"]);
     assert_eq!(current(&rework, "default"), first);
-    fs::remove_file(file).unwrap();
+    fs::remove_file(&file).unwrap();
     until("nothing to be left", || operations(&rework), Vec::is_empty);
+    // Nothing stands in its place any more: when it comes back, somebody means it.
+    place(&hello_version(2), &file);
+    until(
+        "it again",
+        || operations(&rework).len(),
+        |count| *count == 3,
+    );
+}
+
+#[test]
+fn what_another_plugin_offered_is_taken_over_aloud() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let dir = plugin_dir(&rework);
+    patched(
+        &hello(),
+        &dir.join("other.so"),
+        b"\"crate\":\"hello\"",
+        b"\"crate\":\"other\"",
+    );
+    let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    let expected = format!(
+        "operation maths/add came from {} (plugin `hello`) until now",
+        hello().display()
+    );
+    until("the word", || monitor.log(), |log| log.contains(&expected));
 }

@@ -5,6 +5,7 @@ use crate::harness::{Rework, misbehaving, until};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use std::{
+    fs,
     net::TcpListener,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
@@ -125,45 +126,94 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
+/// Of the monitor, and of a registration, whose children run foreign constructors.
 #[test]
-fn the_memory_of_the_monitor_is_its_own() {
+fn the_memory_of_who_knows_the_database_is_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let program = for_everybody(directory.path());
-    // A server that never answers keeps the monitor where it is.
+    // A server that never answers keeps them where they are.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://nobody@{}/none", silent.local_addr().unwrap());
-    let mut monitor = unprivileged(&program)
-        .args(["monitor", &url])
-        .env("REWORK_STATE_DIR", directory.path())
-        .spawn()
-        .unwrap();
-    let mut other = unprivileged(Path::new("/bin/sleep"))
-        .arg("60")
-        .spawn()
-        .unwrap();
+    let spawn = |mut command: Command| {
+        command.env("REWORK_STATE_DIR", directory.path());
+        command.spawn().unwrap()
+    };
+    let ours = |arguments: &[&str]| {
+        let mut command = unprivileged(&program);
+        command.args(arguments);
+        spawn(command)
+    };
+    let mut knowing = [
+        ours(&["monitor", &url]),
+        ours(&["register-operations", &url, "x.so"]),
+    ];
+    let mut other = unprivileged(Path::new("/bin/sleep"));
+    other.arg("60");
+    let mut other = spawn(other);
     // What is not dumpable belongs to root in /proc, and others of the same user cannot read it.
     let owner = |pid: u32| {
-        let environment = std::fs::metadata(format!("/proc/{pid}/environ"));
+        let environment = fs::metadata(format!("/proc/{pid}/environ"));
         environment.unwrap().uid()
     };
     silent.set_nonblocking(true).unwrap();
-    let _call = until(
-        "the monitor to call its server",
-        || silent.accept().map(|(stream, _)| stream),
-        Result::is_ok,
-    );
-    assert_eq!(owner(monitor.id()), 0, "the monitor is not readable");
+    let _calls = [(); 2].map(|()| {
+        until(
+            "both to call their server",
+            || silent.accept().map(|(stream, _)| stream),
+            Result::is_ok,
+        )
+    });
+    for child in &knowing {
+        assert_eq!(owner(child.id()), 0, "it is not readable");
+    }
     // A process that has just become another user is not, either, until it has executed something.
     until(
         "another process of that user to be readable",
         || owner(other.id()),
         |owner| *owner != 0,
     );
-    assert_eq!(monitor.try_wait().unwrap(), None, "it still lives");
-    for child in [&mut monitor, &mut other] {
+    for child in &mut knowing {
+        assert_eq!(child.try_wait().unwrap(), None, "it still lives");
         child.kill().unwrap();
         child.wait().unwrap();
     }
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn a_file_of_somebody_else_is_not_believed() {
+    if !geteuid().is_root() {
+        // Only root can give a file away.
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = for_everybody(directory.path());
+    let [plugin, state] = ["x.so", "state"].map(|name| directory.path().join(name));
+    fs::copy(misbehaving(), &plugin).unwrap();
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
+    let check = || {
+        let output = unprivileged(&program)
+            .arg("check-plugin")
+            .arg(&plugin)
+            .env("REWORK_STATE_DIR", &state)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    // Root's is as good as one's own.
+    assert_eq!(check(), (Some(0), String::new()));
+    std::os::unix::fs::chown(&plugin, Some(12345), None).unwrap();
+    let (code, complaint) = check();
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(
+        complaint.contains("refused: this file belongs to user 12345"),
+        "{complaint}"
+    );
 }
 
 #[test]

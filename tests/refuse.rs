@@ -254,6 +254,27 @@ fn libraries_that_are_no_plugins() {
             ),
         ),
         (
+            "later_words",
+            Fake::library("")
+                .root()
+                .note(1, &about("1.77"))
+                .note(2, r#"{"name":"f","domain":"default","capture":"some"}"#),
+            "needs rework ≥ 1.77: operation `f`: unknown capture `some`",
+        ),
+        (
+            "unknown_word",
+            Fake::plugin("").note(2, r#"{"name":"g","domain":"default","capture":"some"}"#),
+            "operation `g`: unknown capture `some`",
+        ),
+        (
+            "long_name",
+            Fake::plugin("").note(2, &format!(r#"{{"name":"{}","domain":"default"}}"#, "g".repeat(501))),
+            &format!(
+                "operation `{}`: its name has 501 bytes, more than 500",
+                "g".repeat(501)
+            ),
+        ),
+        (
             "no_json",
             Fake::plugin("").note(2, "{"),
             "has a damaged .note.rework section: EOF while parsing an object at line 1 column 1",
@@ -485,6 +506,11 @@ fn what_others_can_change_is_not_believed() {
     refused(&rework, &plugin, &reason);
     refused(&rework, &link, &reason);
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+    let signature = rework.directory().join("link.so.minisig");
+    mkfifo(&signature, Mode::S_IRUSR).unwrap();
+    let reason = "has a signature that cannot be read: it is not a regular file";
+    refused(&rework, &link, reason);
+    fs::remove_file(&signature).unwrap();
     rework.ok(&["register-operations", link.to_str().unwrap()]);
 }
 

@@ -19,9 +19,9 @@
 //!   that asks for it, or, with `#[operation(requires = "1.1")]`, a reason not to register it.
 //!
 //! To append a field: put it last, raise [`ABI_MINOR`] and [`ABI_VERSION`], say since when it is
-//! there, and let the SDK answer an error where it reads as `None`. The tests build plugins of an
-//! earlier and of a later minor from copies of this crate: adapt what they change
-//! (`tests/harness/sdk.rs`).
+//! there, and let the SDK answer an error where it reads as `None`. The places and types of all
+//! fields are written down in `tests/layout.rs`: add yours. The tests build plugins of an earlier and
+//! of a later minor from copies of this crate: adapt what they change (`tests/harness/sdk.rs`).
 //!
 //! # Lifetimes
 //!

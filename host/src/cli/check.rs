@@ -164,6 +164,12 @@ fn limits(operation: &OperationNote) -> String {
     if let Some(bytes) = operation.memory_bytes {
         parts.push(format!("memory {} MB", bytes.div_ceil(1 << 20)));
     }
+    if let Some(ms) = operation.cpu_ms {
+        parts.push(format!("cpu {}", duration(ms)));
+    }
+    if let Some(files) = operation.open_files {
+        parts.push(format!("{files} open files"));
+    }
     parts.join(", ")
 }
 

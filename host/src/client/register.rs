@@ -104,21 +104,22 @@ impl Client {
             changes,
             retired: registered.retired,
             published,
-            warnings: plugin.warnings(&file.to_string_lossy()),
+            warnings: [
+                registered.taken_over,
+                plugin.warnings(&file.to_string_lossy()),
+            ]
+            .concat(),
         })
     }
 
     /// Stores the bytes of a registered plugin: those of the copy that was examined.
     async fn publish(&self, examined: &Examined) -> Result<i64> {
-        let bytes = std::fs::read(&examined.cached).map_err(|error| {
-            ClientError::Plugin(format!(
-                "{} cannot be read: {error}",
-                examined.cached.display()
-            ))
-        })?;
+        let bytes =
+            std::fs::read(&examined.cached).map_err(|error| ClientError::Publish(error.into()))?;
         let hash = &examined.inspection.hash;
         let signature = examined.signature.as_deref();
-        Ok(self.store().plugin_publish(hash, &bytes, signature).await?)
+        let published = self.store().plugin_publish(hash, &bytes, signature).await;
+        published.map_err(|error| ClientError::Publish(error.into()))
     }
 }
 

@@ -81,10 +81,12 @@ impl Client {
             // Another host's cache cannot be looked into; its monitor says so if it lacks it.
             if to.host == here && cache.find(&to.hash).is_none() {
                 return Err(ClientError::Rollback(format!(
-                    "version {} ({}) of {} is not in the cache of this host any more",
+                    "version {} ({}) of {} is not in {}, the cache of this user on this host: run it as \
+                     the user of the monitor, or with its REWORK_STATE_DIR",
                     to.version,
                     short_hash(&to.hash),
-                    to.name
+                    to.name,
+                    cache.directory().display()
                 )));
             }
         }

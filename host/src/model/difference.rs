@@ -17,8 +17,14 @@ pub struct Declared {
     pub timeout_ms: Option<i64>,
     /// How often it may be tried.
     pub max_attempts: i32,
+    /// The pause before the second attempt.
+    pub backoff_ms: Option<i64>,
     /// How much memory it may use.
     pub memory_bytes: Option<i64>,
+    /// How much processor time it may use.
+    pub cpu_ms: Option<i64>,
+    /// How many files it may have open.
+    pub open_files: Option<i32>,
 }
 
 /// One consequence of a registration.
@@ -143,11 +149,27 @@ pub fn between(before: &Declared, after: &Declared) -> Vec<String> {
         before.max_attempts.to_string(),
         after.max_attempts.to_string(),
     );
+    value(
+        "backoff",
+        optional(before.backoff_ms.map(milliseconds)),
+        optional(after.backoff_ms.map(milliseconds)),
+    );
     let bytes = |bytes: i64| format!("{bytes} bytes");
     value(
         "memory",
         optional(before.memory_bytes.map(bytes)),
         optional(after.memory_bytes.map(bytes)),
+    );
+    value(
+        "cpu",
+        optional(before.cpu_ms.map(milliseconds)),
+        optional(after.cpu_ms.map(milliseconds)),
+    );
+    let files = |files: i32| files.to_string();
+    value(
+        "open files",
+        optional(before.open_files.map(files)),
+        optional(after.open_files.map(files)),
     );
     differences
 }
@@ -247,6 +269,9 @@ mod tests {
             spec("d", "number", true)
         ]));
         after.timeout_ms = Some(180_000);
+        after.backoff_ms = Some(500);
+        after.cpu_ms = Some(2_000);
+        after.open_files = Some(64);
         assert_eq!(between(&before, &before), Vec::<String>::new());
         assert_eq!(
             between(&before, &after),
@@ -256,6 +281,9 @@ mod tests {
                 "input `d` is now required",
                 "input `b` is gone",
                 "timeout is now 3m, was none",
+                "backoff is now 0.5s, was none",
+                "cpu is now 2s, was none",
+                "open files is now 64, was none",
             ]
         );
         let none = Declared {

@@ -280,7 +280,10 @@ impl Supervisor {
     fn claimed(&mut self, claimed: Claimed, token: Token) {
         self.outbox.open(token);
         let task = claimed.task;
-        let Some(operation) = self.catalog.operation(claimed.operation).cloned() else {
+        let operation = self.catalog.operation(claimed.operation);
+        // The version that is current now has to accept what was found in that lane.
+        let operation = operation.filter(|operation| operation.lanes.contains(&claimed.lane));
+        let Some(operation) = operation.cloned() else {
             // The catalog changed while the claim was under way.
             self.outbox
                 .end(Ended::new(task, token, Fate::Release, Utc::now()));

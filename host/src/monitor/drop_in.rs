@@ -115,7 +115,8 @@ impl DropIn {
 
     /// When it has to be looked at again.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.next_scan.filter(|_| !self.scanning)
+        self.next_scan
+            .filter(|_| !self.scanning && !self.asking_known)
     }
 
     /// Takes over what a scan found. Answers directories that are newly unreadable.
@@ -184,8 +185,12 @@ impl DropIn {
                 _ => {}
             }
         }
-        // Of two versions of a plugin that have come at once, the younger one wins.
-        whole.sort_by_key(|(path, stamp)| (stamp.file.modified, path.clone()));
+        // What was refused before waits for the others. Of two versions of a plugin that have come at
+        // once, the younger one wins.
+        whole.sort_by_key(|(path, stamp)| {
+            let was_refused = self.files[path].refused.is_some();
+            (was_refused, stamp.file.modified, path.clone())
+        });
         (whole, gone)
     }
 }
@@ -197,7 +202,10 @@ impl Supervisor {
             return;
         };
         if !self.drop_in.is_known {
-            return self.ask_known();
+            if now >= next_scan {
+                self.ask_known();
+            }
+            return;
         }
         if now >= next_scan && !self.drop_in.scanning {
             self.drop_in.scanning = true;
@@ -255,7 +263,10 @@ impl Supervisor {
         self.drop_in.asking_known = false;
         let known = match known {
             Ok(known) => known,
-            Err(error) => return self.upkeep.lost(&error),
+            Err(error) => {
+                self.drop_in.next_scan = Some(now + SCAN_EVERY);
+                return self.upkeep.lost(&error);
+            }
         };
         self.drop_in.is_known = true;
         let directories = &self.options.plugin_dirs;
@@ -430,6 +441,9 @@ impl Supervisor {
         file.state = State::Fresh;
         let outcome = match outcome {
             Ok(outcome) => outcome,
+            Err(error) if error.is_bad_data() => {
+                return self.refuse_file(path, format!("{}: {error}", path.display()));
+            }
             Err(error) => {
                 file.not_before = Instant::now() + SCAN_EVERY;
                 return self.upkeep.lost(&error);
@@ -452,6 +466,9 @@ impl Supervisor {
         );
         for change in &outcome.changes {
             tracing::info!("{path}: {change}");
+        }
+        for taken in &registered.taken_over {
+            tracing::warn!("{path}: {taken}");
         }
         for warning in &outcome.warnings {
             tracing::warn!("{warning}");

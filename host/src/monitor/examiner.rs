@@ -4,6 +4,7 @@
 
 use super::{event::Event, process, supervisor::Supervisor};
 use crate::{
+    model::plugin::short_hash,
     plugin::{Examination, Verdict},
     store::{DropInOutcome, Offer, StoreError},
 };
@@ -158,8 +159,17 @@ impl Supervisor {
             self.examiners.running.remove(&pid);
         }
         let Some(purpose) = purpose else { return };
+        if self.phase != super::supervisor::Phase::Working {
+            // It was ended for that; the next monitor looks again.
+            return;
+        }
+        let named = match &purpose {
+            Purpose::DropIn(path) => path.display().to_string(),
+            Purpose::Supply(hash) => short_hash(hash).to_owned(),
+            Purpose::Offer(offer) => short_hash(&offer.hash).to_owned(),
+        };
         let verdict = serde_json::from_slice(verdict).unwrap_or_else(|_| Verdict::Refused {
-            reason: "could not be examined: the examiner ended without a verdict".to_owned(),
+            reason: format!("{named} could not be examined: the examiner ended without a verdict"),
             unfinished: false,
         });
         if let Verdict::Good(examined) = &verdict {

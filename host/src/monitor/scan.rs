@@ -58,7 +58,16 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
         }
     };
     scan.directories.push(directory.to_owned());
-    for entry in entries.flatten() {
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Half a listing says nothing about the other half.
+            Err(error) => {
+                scan.unreadable
+                    .insert(directory.to_owned(), error.to_string());
+                return;
+            }
+        };
         let name = entry.file_name();
         let is_plugin = name.as_encoded_bytes().ends_with(b".so");
         if name.as_encoded_bytes().starts_with(b".") {

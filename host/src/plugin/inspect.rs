@@ -88,7 +88,11 @@ fn described(
             "is a rework plugin with no operation: add #[operation] to a function".to_owned(),
         );
     }
-    note::check(&operations)?;
+    note::check(&operations).map_err(|fault| match is_later(&note.abi) {
+        // It uses words that we do not know yet.
+        true => format!("needs rework ≥ {}: {fault}", note.abi),
+        false => fault,
+    })?;
     if library.exports_root == Some(false) {
         return Err(super::load::NO_ROOT.to_owned());
     }
@@ -117,6 +121,14 @@ fn check_minor(operations: &[OperationNote]) -> Result<(), String> {
             operation.requires_minor, operation.name
         )),
     }
+}
+
+/// Whether this is a later minor of our plugin ABI.
+fn is_later(abi: &str) -> bool {
+    let minor = abi
+        .split_once('.')
+        .and_then(|(_, minor)| minor.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor > ABI_MINOR)
 }
 
 /// A library that needs a newer C library fails to load with words that nobody understands.

@@ -188,12 +188,21 @@ pub(super) fn check(operations: &[OperationNote]) -> Result<(), String> {
     Ok(())
 }
 
+/// What an index of Postgres takes, with room for what stands beside it.
+const LONGEST_NAME: usize = 500;
+
 fn check_one(operation: &OperationNote) -> Result<(), String> {
     for (what, word) in [("name", &operation.name), ("domain", &operation.domain)] {
         let is_word =
             !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control());
         if !is_word {
             return Err(format!("its {what} must be one word, not {word:?}"));
+        }
+        if word.len() > LONGEST_NAME {
+            return Err(format!(
+                "its {what} has {} bytes, more than {LONGEST_NAME}",
+                word.len()
+            ));
         }
     }
     if operation.max_attempts == 0 {

@@ -4,7 +4,9 @@
 use super::PluginError;
 use minisign_verify::{PublicKey, Signature};
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -71,6 +73,9 @@ impl TrustedKey {
     }
 }
 
+/// A signature has some hundred bytes; a trusted comment makes it a little longer.
+const LARGEST: u64 = 64 * 1024;
+
 /// Where the signature of a file is.
 pub fn signature_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
@@ -80,9 +85,20 @@ pub fn signature_path(file: &Path) -> PathBuf {
 
 /// The signature beside a file, if there is one.
 pub fn signature_beside(file: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(signature_path(file)) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    // A FIFO would block here.
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(signature_path(file));
+    let signature = match opened {
+        Ok(signature) => signature,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !signature.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
     }
+    let mut text = String::new();
+    signature.take(LARGEST).read_to_string(&mut text)?;
+    Ok(Some(text))
 }

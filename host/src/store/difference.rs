@@ -10,6 +10,7 @@ use crate::model::{
     rule::parse_zone,
 };
 use chrono::Utc;
+use rework_plugin::spec::Spec;
 
 /// So many waiting tasks of an operation are checked against its new inputs,
 const LOOK_AT: i64 = 10_000;
@@ -110,7 +111,7 @@ impl Store {
     async fn live_operations(&self, host: &str) -> Result<Vec<Live>> {
         let rows = sqlx::query!(
             "select o.id, o.name, o.domain, p.domain as declared_domain, d.path, g.name as plugin, p.inputs, p.outputs,
-                    p.timeout_ms, p.max_attempts, p.memory_bytes
+                    p.timeout_ms, p.max_attempts, p.backoff_ms, p.memory_bytes, p.cpu_ms, p.open_files
                from rework.deployment d
                join rework.operation o on o.id = d.operation
                join rework.plugin_operation p on p.id = d.plugin_operation
@@ -135,7 +136,10 @@ impl Store {
                     outputs: row.outputs,
                     timeout_ms: row.timeout_ms,
                     max_attempts: row.max_attempts,
+                    backoff_ms: row.backoff_ms,
                     memory_bytes: row.memory_bytes,
+                    cpu_ms: row.cpu_ms,
+                    open_files: row.open_files,
                 },
             })
             .collect())
@@ -168,7 +172,10 @@ impl Store {
         host: &str,
         new: &NewOperation,
     ) -> Result<Option<ChangeKind>> {
-        let specs = new.inputs.as_ref();
+        let specs: Option<Vec<Spec>> = new
+            .inputs
+            .as_ref()
+            .map(|specs| serde_json::from_value(specs.clone()).unwrap_or_default());
         let tasks = sqlx::query!(
             r#"with lanes as materialized (
                    select id from rework.lane
@@ -200,7 +207,9 @@ impl Store {
         let refused = looked_into()
             .filter(|task| {
                 let encoding = task.input_encoding.as_deref();
-                input::stored_fault(specs, encoding, task.input.as_ref()).is_some()
+                specs.as_deref().is_some_and(|specs| {
+                    !input::accepts_stored(specs, encoding, task.input.as_ref())
+                })
             })
             .count() as i64;
         let schedules = sqlx::query!(
@@ -242,6 +251,9 @@ fn declared(operation: &NewOperation) -> Declared {
         outputs: operation.outputs.clone(),
         timeout_ms: operation.timeout_ms,
         max_attempts: operation.max_attempts,
+        backoff_ms: operation.backoff_ms,
         memory_bytes: operation.memory_bytes,
+        cpu_ms: operation.cpu_ms,
+        open_files: operation.open_files,
     }
 }

@@ -95,8 +95,9 @@ impl Store {
         Ok(rows.into_iter().map(|row| (row.path, row.hash)).collect())
     }
 
-    /// Whether this content of the file was rolled back on this host, and nobody has registered it
-    /// again since: then its presence is no reason to return to it.
+    /// Whether this content of the file was rolled back on this host, the version before still runs
+    /// in its place, and nobody has registered it again since: then its presence is no reason to
+    /// return to it.
     pub async fn drop_in_is_rolled_back(&self, host: &str, path: &str, hash: &str) -> Result<bool> {
         let rolled_back = sqlx::query_scalar!(
             r#"select coalesce((
@@ -106,7 +107,10 @@ impl Store {
                      join rework.plugin g on g.id = p.plugin
                     where d.host = $1 and d.path = $2 and g.hash = $3
                     order by d.retired is null desc, d.retired desc
-                    limit 1), false) as "rolled_back!""#,
+                    limit 1), false)
+                  and exists (select from rework.deployment
+                               where host = $1 and path = $2 and retired is null)
+                      as "rolled_back!""#,
             host,
             path,
             hash

@@ -27,6 +27,8 @@ pub struct Registered {
     pub new: usize,
     /// Operations that it could.
     pub known: usize,
+    /// Operations that came from another plugin until now, a sentence each.
+    pub taken_over: Vec<String>,
     /// Operations (domain, name) that the file at this path no longer offers here.
     pub retired: Vec<(String, String)>,
 }
@@ -49,7 +51,10 @@ impl Store {
             return Err(comes_from_another(&foreign, host));
         }
         let plugin_id = plugin_save(&mut transaction, plugin).await?;
-        let mut registered = Registered::default();
+        let mut registered = Registered {
+            taken_over: foreign.iter().map(|one| one.taken_over()).collect(),
+            ..Registered::default()
+        };
         let mut kept = Vec::new();
         for operation in &plugin.operations {
             let version = operation_save(&mut transaction, plugin_id, operation).await?;
@@ -116,6 +121,18 @@ struct Elsewhere {
     name: String,
     path: String,
     plugin: String,
+}
+
+impl Elsewhere {
+    fn taken_over(&self) -> String {
+        let Self {
+            domain,
+            name,
+            path,
+            plugin,
+        } = self;
+        format!("operation {domain}/{name} came from {path} (plugin `{plugin}`) until now")
+    }
 }
 
 /// Which operations of a plugin the host has from elsewhere.
