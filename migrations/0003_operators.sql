@@ -271,6 +271,22 @@ end
 $$;
 
 -- Refuses what no task can have.
+-- Refuses a document that the programs could not read: they know numbers as large as a double, and
+-- follow no more than a hundred levels.
+create function rework.json_check(what text, document jsonb)
+returns void
+language plpgsql immutable
+as $$
+begin
+    if jsonb_path_exists(document, 'strict $.**{100} ? (@.type() == "array" || @.type() == "object")') then
+        raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
+    elsif jsonb_path_exists(document, 'strict $.** ? (@.type() == "number"
+            && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))') then
+        raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
+    end if;
+end
+$$;
+
 create function rework.task_check(priority int, max_attempts int, metadata jsonb)
 returns void
 language plpgsql immutable
@@ -283,6 +299,9 @@ begin
         raise exception 'max_attempts must be at least 1, not %', max_attempts using errcode = 'RW003';
     elsif jsonb_typeof(metadata) <> 'object' then
         raise exception 'metadata must be an object, not %', jsonb_typeof(metadata) using errcode = 'RW003';
+    end if;
+    if metadata is not null then
+        perform rework.json_check('metadata', metadata);
     end if;
 end
 $$;
@@ -416,6 +435,11 @@ begin
     end if;
     if key = '' then
         raise exception 'the key is empty: all tasks that have it would be one' using errcode = 'RW003';
+    elsif octet_length(key) > 1000 then
+        raise exception 'the key has % bytes, more than 1000', octet_length(key) using errcode = 'RW003';
+    end if;
+    if input is not null then
+        perform rework.json_check('input', input);
     end if;
     for version in
         select p.inputs, (array_agg(p.max_attempts order by d.registered desc))[1] as max_attempts

@@ -287,6 +287,13 @@ fn the_key_and_the_host_of_the_environment_are_checked_like_those_of_the_command
         .database
         .psql_error("select rework.schedule('my_first_task', '1', key => '')");
     assert!(complaint.contains("the key is empty"), "{complaint}");
+    let long = "x".repeat(1001);
+    let complaint = rework.fails(1, &["schedule", "noop", "--key", &long]);
+    assert!(complaint.contains("the key has 1001 bytes"), "{complaint}");
+    let complaint = rework
+        .database
+        .psql_error("select rework.schedule('noop', key => repeat('x', 1001))");
+    assert!(complaint.contains("the key has 1001 bytes"), "{complaint}");
     assert_eq!(rework.ok(&["list-tasks"]), "");
     for command in ["monitor", "bench"] {
         let output = rework
@@ -301,6 +308,48 @@ fn the_key_and_the_host_of_the_environment_are_checked_like_those_of_the_command
             "{complaint}"
         );
     }
+}
+
+/// What the programs could not read again would hold up everybody who meets it.
+#[test]
+fn documents_that_cannot_be_read_again_are_refused_everywhere() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    for (document, reason) in [
+        (deep(101), "the input is nested more than 100 levels deep"),
+        (
+            "1e400".to_owned(),
+            "the input holds a number that is too large",
+        ),
+        (
+            "[{\"a\": -1e400}]".to_owned(),
+            "the input holds a number that is too large",
+        ),
+    ] {
+        let call = format!("select rework.schedule('my_first_task', '{document}')");
+        let complaint = rework.database.psql_error(&call);
+        assert!(complaint.contains(reason), "{complaint}");
+        let output = rework.run(&["schedule", "my_first_task", "--input", &document]);
+        assert_ne!(output.code, 0, "{output:?}");
+        let metadata = reason.replace("input", "metadata");
+        let call = format!("select rework.schedule('noop', metadata => '{{\"m\": {document}}}')");
+        let complaint = rework.database.psql_error(&call);
+        assert!(complaint.contains(&metadata), "{complaint}");
+    }
+    let complaint = rework.fails(1, &["schedule", "my_first_task", "--input", &deep(101)]);
+    assert!(
+        complaint.contains("nested more than 100 levels"),
+        "{complaint}"
+    );
+    assert_eq!(rework.ok(&["list-tasks"]), "");
+    // As deep as it may be, it comes back.
+    let id = rework.schedule(&["my_first_task", "--input", &deep(100)]);
+    assert_eq!(rework.ok(&["get-input", &id]), deep(100));
+    rework.database.psql(&format!(
+        "select rework.schedule('my_first_task', '{}')",
+        deep(100)
+    ));
+    rework.ok(&["list-tasks"]);
 }
 
 #[test]

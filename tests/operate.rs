@@ -254,6 +254,21 @@ fn what_is_paused_waits_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_monitor_that_nobody_can_hear_goes_on() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut monitor = rework.command(&["monitor"]).stderr(full).spawn().unwrap();
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&id, &["done"]);
+    let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(monitor.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_no_host_offers_any_more_can_be_resumed() {
     let rework = Rework::with_plugins(&[hello()]);
     rework.ok(&["pause", "--operation", "add"]);

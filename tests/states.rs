@@ -17,6 +17,8 @@ enum Situation {
     Waiting,
     /// Claimed, and not begun.
     Claimed,
+    /// Claimed, not begun, and to be aborted.
+    Unwanted,
     Running,
     Aborting,
     Ended(Outcome),
@@ -29,7 +31,7 @@ impl Situation {
         match self {
             Self::Waiting | Self::Claimed => TaskState::Queued,
             Self::Running => TaskState::Running,
-            Self::Aborting => TaskState::Aborting,
+            Self::Unwanted | Self::Aborting => TaskState::Aborting,
             Self::Ended(outcome) => outcome.as_str().parse().unwrap(),
         }
     }
@@ -128,6 +130,9 @@ impl Puppet<'_> {
         let token = self.claim(task).await;
         match situation {
             Situation::Waiting | Situation::Claimed => {}
+            Situation::Unwanted => {
+                self.store.task_abort(task, None).await.unwrap();
+            }
             Situation::Running => self.begin(task, token).await,
             Situation::Aborting => {
                 self.begin(task, token).await;
@@ -156,7 +161,7 @@ impl Puppet<'_> {
             (TaskEvent::Requeue, Situation::Ended(_)) => {
                 self.store.task_retry(task).await.unwrap();
             }
-            (TaskEvent::Requeue, Situation::Waiting | Situation::Claimed) => {
+            (TaskEvent::Requeue, Situation::Waiting | Situation::Claimed | Situation::Unwanted) => {
                 self.end(task, token, Fate::Release).await;
             }
             (TaskEvent::Requeue, Situation::Running | Situation::Aborting) => {
@@ -188,6 +193,7 @@ async fn the_database_does_what_the_state_machine_says() {
     let situations = [
         Situation::Waiting,
         Situation::Claimed,
+        Situation::Unwanted,
         Situation::Running,
         Situation::Aborting,
     ];

@@ -14,5 +14,8 @@ pub fn init(debug: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(coloured)
         .with_target(false)
+        // Where nobody can read what we say, we go on without saying it; by default it would be
+        // complained about on the same stderr, and that panics.
+        .log_internal_errors(false)
         .try_init();
 }

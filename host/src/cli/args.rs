@@ -242,7 +242,7 @@ pub(super) struct UnregisterArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Only from modules like this (SQL LIKE: % stands for anything)
-    #[arg(long)]
+    #[arg(long, value_parser = pattern)]
     pub(super) module: Option<String>,
     /// Only on this host
     #[arg(long, value_parser = word)]
@@ -301,7 +301,7 @@ pub(super) struct ScheduleArgs {
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0x7fff_ffff))]
     pub(super) max_attempts: Option<u32>,
     /// Wait for its end and print its output; exit 1 if it did not end `done`
     #[arg(long)]
@@ -365,7 +365,7 @@ pub(super) struct MonitorArgs {
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) start_timeout: u64,
     /// Delete tasks and workers that ended so long ago; 0s: never
-    #[arg(long, default_value = "P1D", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "P1D", value_parser = age, value_name = "DURATION")]
     pub(super) vacuum: Duration,
     /// How long running tasks may go on after ctrl-c
     #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
@@ -658,6 +658,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     if let Some(database) = database
         && (first.kind() == ErrorKind::MissingRequiredArgument || is_path)
         && arguments.len() >= 2
+        && !NEED_NO_DATABASE.iter().any(|name| arguments[1] == *name)
         && !has_database
     {
         let mut completed = arguments;
@@ -669,6 +670,9 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     }
     Err(first)
 }
+
+/// Commands that know no `DB`.
+const NEED_NO_DATABASE: [&str; 3] = ["check-plugin", "completions", "embedded"];
 
 /// Whether an argument can only be a `DB`.
 fn names_database(argument: &OsStr) -> bool {
@@ -705,6 +709,26 @@ fn zone(text: &str) -> Result<String, RuleError> {
 
 fn catch_up(text: &str) -> Result<CatchUp, String> {
     text.parse()
+}
+
+/// An age that a database can compute with.
+fn age(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(age) if age > Duration::from_secs(36_525 * 86_400) => {
+            Err("it must be at most a hundred years".to_owned())
+        }
+        Ok(age) => Ok(age),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A pattern of SQL `LIKE`.
+fn pattern(text: &str) -> Result<String, String> {
+    let trailing = text.len() - text.trim_end_matches('\\').len();
+    if trailing % 2 == 1 {
+        return Err("it must not end with a single backslash".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn hours(text: &str) -> Result<f64, String> {

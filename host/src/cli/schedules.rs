@@ -8,7 +8,7 @@ use super::{
 };
 use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
-use std::{fs, path::Path};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
 
 pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     check_given_once(args.input.as_ref(), &args.input_file)?;
@@ -86,9 +86,29 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
         return output::line(&text);
     }
     let path = args.path.display();
-    fs::write(&args.path, text + "\n")
+    save(&args.path, text + "\n")
         .map_err(|error| Failure::new(format!("could not write {path}: {error}")))?;
     output::line(&format!("saved {} entries into {path}", file.len()))
+}
+
+/// Writes a file beside its place first: a disk that is full leaves the one that was there. What is
+/// no regular file (a pipe, a terminal) is written to as it is.
+fn save(path: &Path, text: String) -> std::io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return fs::write(path, text);
+    }
+    // Of what a link points to.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(&path)?;
+    Ok(())
 }
 
 pub(super) async fn import(args: TransferArgs) -> Result<()> {

@@ -278,6 +278,22 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// Levels of a document: beyond that not every reader follows.
+pub const DEEPEST: usize = 100;
+
+/// Whether a document has no more levels than [`DEEPEST`].
+pub fn is_flat(value: &Value) -> bool {
+    fn within(value: &Value, levels: usize) -> bool {
+        let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
+            Value::Array(list) => Box::new(list.iter()),
+            Value::Object(fields) => Box::new(fields.values()),
+            _ => return true,
+        };
+        levels > 0 && inner.all(|value| within(value, levels - 1))
+    }
+    within(value, DEEPEST)
+}
+
 /// Whether a NUL hides anywhere in a value; jsonb stores none.
 pub fn has_nul(value: &Value) -> bool {
     match value {

@@ -260,12 +260,13 @@ pub fn next_state(state: TaskState, event: TaskEvent) -> Result<TaskState, Wrong
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Aborted)) => Ok(Aborted),
         (Queued | Running, TaskEvent::Requeue) => Ok(Queued),
         (Queued | Running | Aborting, TaskEvent::Abort { claimed: true }) => Ok(Aborting),
+        // Somebody has been told that it ends.
+        (Aborting, TaskEvent::Requeue) => Ok(Aborted),
         // An operator's retry.
         (Aborted | Failed | Done, TaskEvent::Requeue) => Ok(Queued),
         (Running | Aborting | Aborted | Failed | Done, TaskEvent::Begin)
         // Nobody runs what no monitor has.
         | (Running | Aborting, TaskEvent::Abort { claimed: false })
-        | (Aborting, TaskEvent::Requeue)
         | (Aborted | Failed | Done, TaskEvent::Abort { .. } | TaskEvent::End(_)) => {
             Err(WrongState { state, event })
         }
@@ -302,10 +303,11 @@ mod tests {
 
     #[test]
     fn aborting_ends_but_is_never_requeued() {
-        assert!(next_state(TaskState::Aborting, TaskEvent::Requeue).is_err());
-        assert_eq!(
-            next_state(TaskState::Aborting, TaskEvent::End(Outcome::Aborted)),
-            Ok(TaskState::Aborted)
-        );
+        for event in [TaskEvent::Requeue, TaskEvent::End(Outcome::Aborted)] {
+            assert_eq!(
+                next_state(TaskState::Aborting, event),
+                Ok(TaskState::Aborted)
+            );
+        }
     }
 }

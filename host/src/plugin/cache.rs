@@ -91,6 +91,10 @@ impl Cache {
     }
 
     fn make(&self) -> io::Result<()> {
+        // Others may live above it: an embedded cluster, whose server is another user's.
+        if let Some(parent) = self.directory.parent() {
+            fs::create_dir_all(parent)?;
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

@@ -234,7 +234,7 @@ impl Store {
             .map(|chunk| serde_json::to_value(&chunk.lines).expect("lines are plain JSON"))
             .collect();
         let rows = sqlx::query!(
-            r#"with ended as (
+            r#"with said as (
                 select *
                   from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
                               $7::text[], $8::text[], $9::int[], $10::int[], $11::timestamptz[],
@@ -244,6 +244,22 @@ impl Store {
                     as e (id, token, fate, outcome, cause, error, location, backtrace, exit_code, signal,
                           started, finished, output, output_raw, output_encoding, peak_memory,
                           cpu_seconds, worker, plugin_operation, delay_ms, progress, progress_message)
+            ), unwanted as (
+                -- Somebody has been told that it is being aborted: it does not go back to the queue.
+                select a.task as id, a.message
+                  from rework.abort_request a
+                  join said s on s.id = a.task
+                 where s.fate <> 'end'
+            ), ended as (
+                select s.id, s.token, s.location, s.backtrace, s.exit_code, s.signal, s.started, s.finished,
+                       s.output, s.output_raw, s.output_encoding, s.peak_memory, s.cpu_seconds, s.worker,
+                       s.plugin_operation, s.delay_ms, s.progress, s.progress_message,
+                       case when u.id is null then s.fate else 'end' end as fate,
+                       case when u.id is null then s.outcome else 'aborted' end as outcome,
+                       case when u.id is null then s.cause else 'abort' end as cause,
+                       case when u.id is null then s.error else u.message end as error
+                  from said s
+                  left join unwanted u using (id)
             ), marked as (
                 select *
                   from unnest($21::bigint[], $22::bigint[], $23::timestamptz[], $24::bigint[], $25::int[],

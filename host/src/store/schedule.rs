@@ -125,6 +125,9 @@ impl Store {
     }
 }
 
+/// In bytes: what an index of Postgres takes, with room.
+const LONGEST_KEY: usize = 1000;
+
 /// A request as it is queued: its input checked and completed.
 fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
     for (what, value) in [("input", &request.input), ("metadata", &request.metadata)] {
@@ -133,11 +136,25 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
                 "the {what} holds a NUL character, which Postgres cannot store"
             )));
         }
+        if value.as_ref().is_some_and(|value| !input::is_flat(value)) {
+            return Err(refused(format!(
+                "the {what} is nested more than {} levels deep",
+                input::DEEPEST
+            )));
+        }
     }
-    if request.key.as_ref().is_some_and(String::is_empty) {
-        return Err(refused(
-            "the key is empty: all tasks that have it would be one".to_owned(),
-        ));
+    match request.key.as_ref().map_or(1, String::len) {
+        0 => {
+            return Err(refused(
+                "the key is empty: all tasks that have it would be one".to_owned(),
+            ));
+        }
+        long if long > LONGEST_KEY => {
+            return Err(refused(format!(
+                "the key has {long} bytes, more than {LONGEST_KEY}"
+            )));
+        }
+        _ => {}
     }
     if let Some(other) = request.metadata.as_ref().filter(|value| !value.is_object()) {
         let kind = rework_plugin::spec::kind(other);
