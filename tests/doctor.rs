@@ -1,6 +1,6 @@
 //! `doctor`: a line per check, with what to do about each problem.
 
-use crate::harness::{Rework, hello, until};
+use crate::harness::{Rework, hello, misbehaving, until};
 
 #[test]
 fn problems_are_named_with_their_remedy() {
@@ -57,6 +57,22 @@ fn problems_are_named_with_their_remedy() {
     let well = rework.ok(&["doctor"]);
     assert!(well.lines().all(|line| line.starts_with("ok ")), "{well}");
     assert!(well.contains("domain maths is paused"), "{well}");
+}
+
+#[test]
+fn workers_that_never_start_are_a_problem() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let domain = ["--domain", "misbehaving", "--env", "MISBEHAVE_ON_LOAD"];
+    let mut command = rework.command(&[&["monitor"], &domain[..]].concat());
+    command.env("MISBEHAVE_ON_LOAD", "exit");
+    let _monitor = rework.monitor_by(command);
+    let problem =
+        "problem worker: workers of domain misbehaving on testhost die before they are ready";
+    until(
+        "the problem",
+        || rework.run(&["doctor"]).stdout,
+        |said| said.contains(problem),
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -448,6 +448,32 @@ fn what_was_rolled_back_goes_with_the_file_that_had_replaced_it() {
         "it again",
         || operations(&rework).len(),
         |count| *count == 3,
+    );
+}
+
+#[test]
+fn a_link_may_come_to_point_elsewhere() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    for number in [1, 2] {
+        let release = dir.join(format!("release{number}"));
+        fs::create_dir(&release).unwrap();
+        place(&hello_version(number), &release.join("hello.so"));
+    }
+    let link = dir.join("current");
+    symlink("release1", &link).unwrap();
+    let _monitor = rework.monitor(&["--all-domains", "--plugin-dir", link.to_str().unwrap()]);
+    let first = until(
+        "the first release",
+        || current(&rework, "default"),
+        |now| now.len() == 1,
+    );
+    symlink("release2", dir.join("next")).unwrap();
+    fs::rename(dir.join("next"), &link).unwrap();
+    until(
+        "the second release",
+        || current(&rework, "default"),
+        |now| now.len() == 1 && *now != first,
     );
 }
 

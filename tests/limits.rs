@@ -38,6 +38,8 @@ fn memory_of_all_that_it_starts() {
     for how in ["shared", "in children"] {
         let task = run(&rework, "eat_memory", how);
         is_over(&task, "memory", "used ", " MB, its limit is 64 MB");
+        let peak = task["peak_memory_mb"].as_f64().unwrap();
+        assert!(peak > 64.0, "not less than it was killed for: {task:#}");
     }
     // What forked children share counts once.
     let task = run(&rework, "eat_memory", "forked");

@@ -151,6 +151,11 @@ fn what_is_no_library_at_all() {
     ] {
         bad.add(&rework, &file, &format!("is {what}, {expected}"));
     }
+    let huge = directory.join("huge.so");
+    let sparse = fs::File::create(&huge).unwrap();
+    sparse.set_len((1 << 30) + 1).unwrap();
+    let reason = "has 1073741825 bytes, more than a plugin may have (1073741824)";
+    refused(&rework, &huge, reason);
     let empty = file(&rework, "empty.so", b"");
     bad.add(&rework, &empty, "is empty (0 bytes)");
     bad.dropped_in(&rework);

@@ -1,10 +1,13 @@
-//! A plugin that never finishes loading, where it is told to: a probe, which has no environment, finds
+//! A plugin that never finishes loading, or ends its process, where it is told to: a probe, which has no environment, finds
 //! nothing wrong with it.
 
 /// Runs when the file is loaded, before anybody has called anything.
 extern "C" fn on_load() {
-    if std::env::var_os("MISBEHAVE_ON_LOAD").is_some_and(|how| how == "hang") {
-        std::thread::sleep(std::time::Duration::from_secs(3600));
+    let how = std::env::var_os("MISBEHAVE_ON_LOAD");
+    match how.as_ref().and_then(|how| how.to_str()) {
+        Some("hang") => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        Some("exit") => std::process::exit(7),
+        _ => {}
     }
 }
 

@@ -75,7 +75,8 @@ fn database(given: String) -> Result<String> {
     }
 }
 
-/// A directory by its one true name, so that its files keep theirs.
+/// A directory by its absolute name, so that its files keep theirs. A link stays one: it may come to
+/// point elsewhere.
 fn plugin_dir(directory: &Path) -> Result<PathBuf> {
     let unusable = |reason: String| {
         Failure::new(format!(
@@ -83,10 +84,9 @@ fn plugin_dir(directory: &Path) -> Result<PathBuf> {
             directory.display()
         ))
     };
-    let directory =
-        std::fs::canonicalize(directory).map_err(|error| unusable(error.to_string()))?;
-    if !directory.is_dir() {
+    let metadata = std::fs::metadata(directory).map_err(|error| unusable(error.to_string()))?;
+    if !metadata.is_dir() {
         return Err(unusable("it is not a directory".to_owned()));
     }
-    Ok(directory)
+    std::path::absolute(directory).map_err(|error| unusable(error.to_string()))
 }

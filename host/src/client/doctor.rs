@@ -1,7 +1,7 @@
 //! Is everything well? One finding per thing that can be wrong, with what to do about it.
 
 use super::{Client, ScheduleReport, error::Result};
-use crate::store::DomainHealth;
+use crate::store::{DomainHealth, StartHealth};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `plugin`, `schedule`, `pause`.
+    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `worker`, `plugin`, `schedule`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
     pub ok: bool,
@@ -62,6 +62,7 @@ impl Client {
         }
         findings.extend(self.monitor_findings().await?);
         findings.extend(self.waiting_findings().await?);
+        findings.extend(self.start_findings().await?);
         findings.extend(self.plugin_findings().await?);
         findings.extend(self.schedule_findings().await?);
         findings.extend(self.pause_findings().await?);
@@ -138,6 +139,28 @@ impl Client {
             return Ok(vec![Finding::ok("waiting", "no task waits")]);
         }
         Ok(waiting.iter().map(waiting_finding).collect())
+    }
+
+    async fn start_findings(&self) -> Result<Vec<Finding>> {
+        let failing = self.store().health_starts().await?;
+        if failing.is_empty() {
+            return Ok(vec![Finding::ok("worker", "workers start")]);
+        }
+        let finding = |failing: StartHealth| {
+            let StartHealth {
+                domain,
+                host,
+                error,
+            } = failing;
+            Finding::problem(
+                "worker",
+                format!("workers of domain {domain} on {host} die before they are ready: {error}"),
+                "what is registered for the domain loads in a probe but not in a worker: see the \
+                 monitor's log, its --env and its --worker-user"
+                    .to_owned(),
+            )
+        };
+        Ok(failing.into_iter().map(finding).collect())
     }
 
     async fn plugin_findings(&self) -> Result<Vec<Finding>> {

@@ -136,7 +136,7 @@ impl Supervisor {
             self.outbox.end(Ended {
                 started: handed.begun.map(|(_, time)| time),
                 peak_memory: Some(worker.peak_of_last(&exit) as i64),
-                cpu_seconds: Some(worker.cpu_of_last(&exit).as_secs_f64()),
+                cpu_seconds: Some(worker.cpu_of_last(&exit)),
                 worker: Some(id),
                 ..ended
             });

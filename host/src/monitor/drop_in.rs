@@ -504,17 +504,21 @@ impl Supervisor {
                 return self.upkeep.lost(&error);
             }
         };
+        let had_content = file.hash.is_some();
         if file.stamp.is_none() {
             self.drop_in.files.remove(path);
         } else {
             // It is back: as if it had never been there.
             (file.hash, file.refused) = (None, None);
         }
-        tracing::info!(
-            "{} is gone: retired {} operations, their tasks and schedules stay",
-            path.display(),
-            retired
-        );
+        // Of what was only ever refused nobody needs to hear.
+        if had_content || retired > 0 {
+            tracing::info!(
+                "{} is gone: retired {} operations, their tasks and schedules stay",
+                path.display(),
+                retired
+            );
+        }
         // Another file offered them before this one took over, and may do so again.
         for path in before {
             if let Some(file) = self.drop_in.files.get_mut(Path::new(&path))

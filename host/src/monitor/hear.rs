@@ -30,10 +30,15 @@ impl Supervisor {
             return;
         };
         match message {
-            FromWorker::Ready { resident_bytes, .. } => {
+            FromWorker::Ready {
+                resident_bytes,
+                peak_resident_bytes,
+                ..
+            } => {
                 worker.started = Some(Utc::now());
                 worker.memory = Some(resident_bytes);
                 worker.resident_before = resident_bytes;
+                worker.peak_before = peak_resident_bytes;
                 worker.dirty = true;
                 worker.idle_since = Instant::now();
                 let took = worker.spawned.elapsed();
@@ -112,7 +117,7 @@ impl Supervisor {
         worker.runs += 1;
         worker.panic = None;
         worker.resident_before = finished.resident_bytes;
-        worker.peak_of_finished = worker.peak_of_finished.max(finished.peak_resident_bytes);
+        worker.peak_before = worker.peak_before.max(finished.peak_resident_bytes);
         worker.cpu_of_finished += Duration::from_micros(finished.cpu_us);
         // Asked to end, and it did so by itself.
         let ended_for = worker.kill_at.take().map(|(_, cause)| cause.task_cause());

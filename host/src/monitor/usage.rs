@@ -27,6 +27,8 @@ pub(super) struct Watched {
     /// Processes that an earlier task left behind.
     strangers: Vec<Pid>,
     next: Instant,
+    /// What it was killed for.
+    pub(super) excess: Option<Figures>,
 }
 
 impl Watched {
@@ -48,24 +50,23 @@ impl Watched {
             },
             strangers,
             next: now + LOOK_EVERY,
+            excess: None,
         }
     }
 
     /// What the task uses beyond its limits, if it does.
-    fn excess(&self, worker: Pid, table: &Processes, limits: Limits) -> Option<(Cause, String)> {
+    fn look(&mut self, worker: Pid, table: &Processes, limits: Limits) -> Option<(Cause, String)> {
         let mut below = table.below(worker);
         below.retain(|pid| !self.strangers.contains(pid));
-        let all = process::figures(worker, &below)?;
-        let over = excess(self.less_before(all), limits)?;
-        if over.0 != Cause::Memory {
-            return Some(over);
+        let mut all = process::figures(worker, &below)?;
+        let mut over = excess(self.less_before(all), limits)?;
+        if over.0 == Cause::Memory {
+            // A closer look: what forked children share with their parent counts once.
+            all.resident_bytes = process::proportional_bytes(worker, &below);
+            over = excess(self.less_before(all), limits)?;
         }
-        // A closer look: what forked children share with their parent counts once.
-        let exact = Figures {
-            resident_bytes: process::proportional_bytes(worker, &below),
-            ..all
-        };
-        excess(self.less_before(exact), limits)
+        self.excess = Some(self.less_before(all));
+        Some(over)
     }
 
     fn less_before(&self, all: Figures) -> Figures {
@@ -106,7 +107,7 @@ impl Supervisor {
                     let Some(table) = &table else { continue };
                     watched.next = now + LOOK_EVERY;
                     if held.killed_because.is_none()
-                        && let Some((cause, words)) = watched.excess(worker.pid, table, limits)
+                        && let Some((cause, words)) = watched.look(worker.pid, table, limits)
                     {
                         held.killed_because = Some(words);
                         worker.kill(WorkerCause::Task(cause));

@@ -95,14 +95,17 @@ pub(super) struct Worker {
     pub(super) watched: Option<Watched>,
     /// Resident memory after the last task, or after its start.
     pub(super) resident_before: u64,
-    /// The highest memory of the tasks that it has finished.
-    pub(super) peak_of_finished: u64,
+    /// The highest memory that it had at its start, or with a task that it has finished.
+    pub(super) peak_before: u64,
     /// Processor time of the tasks that it has finished.
     pub(super) cpu_of_finished: Duration,
     cgroup: Option<WorkerCgroup>,
     /// When a task that was asked to end in its own time will be killed.
     pub(super) kill_at: Option<(Instant, WorkerCause)>,
 }
+
+/// The kernel's peak of a process is not exact: its counters of pages lag behind.
+const PEAK_BLUR: u64 = 2 << 20;
 
 /// What a worker needs to be spawned.
 #[derive(Debug)]
@@ -203,7 +206,7 @@ impl Worker {
             said_goodbye: None,
             watched: None,
             resident_before: 0,
-            peak_of_finished: 0,
+            peak_before: 0,
             cpu_of_finished: Duration::ZERO,
             cgroup: None,
             kill_at: None,
@@ -437,19 +440,24 @@ impl Worker {
         self.pipes.values().find_map(Pipe::crash)
     }
 
-    /// The peak memory of the task that it died with; if an earlier one had more, what there was
-    /// before.
+    /// The peak memory of the task that it died with; if there was more before it, what was left of
+    /// that. Children that did not end are not among the kernel's figures: then what the task was
+    /// killed for counts.
     pub(super) fn peak_of_last(&self, exit: &process::Exit) -> u64 {
-        if exit.peak_memory > self.peak_of_finished {
+        let peak = if exit.peak_memory > self.peak_before + PEAK_BLUR {
             exit.peak_memory
         } else {
             self.resident_before
-        }
+        };
+        let excess = self.watched.as_ref().and_then(|watched| watched.excess);
+        peak.max(excess.map_or(0, |excess| excess.resident_bytes))
     }
 
-    /// The processor time of the task that it died with.
-    pub(super) fn cpu_of_last(&self, exit: &process::Exit) -> Duration {
-        exit.cpu.saturating_sub(self.cpu_of_finished)
+    /// The processor time of the task that it died with, in the same way; in seconds.
+    pub(super) fn cpu_of_last(&self, exit: &process::Exit) -> f64 {
+        let own = exit.cpu.saturating_sub(self.cpu_of_finished).as_secs_f64();
+        let excess = self.watched.as_ref().and_then(|watched| watched.excess);
+        own.max(excess.map_or(0.0, |excess| excess.cpu_seconds))
     }
 
     /// Whether children of this task may still print.

@@ -17,8 +17,13 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
+/// A copy that is being made; whoever makes it holds a lock on it.
 const INCOMING: &str = ".incoming-";
-/// No copy takes so long: it was left by a process that was killed.
+/// What did not come from a file, and is being examined.
+const STAGED: &str = ".staged-";
+/// Between the making of a file and its lock nobody takes longer than this.
+const UNLOCKED: Duration = Duration::from_secs(10);
+/// No examination takes so long: it was left by a process that was killed.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory of plugins, each named by the SHA-256 of its content. Clones know what one of them
@@ -67,7 +72,7 @@ impl Cache {
     /// can be examined like one; [`Cache::unstage`] removes them.
     pub fn stage(&self, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
         self.make()?;
-        let mut file = self.new_file()?;
+        let mut file = self.new_file(STAGED)?;
         file.write_all(bytes)?;
         if let Some(signature) = signature {
             fs::write(signature_path(file.path()), signature)?;
@@ -82,9 +87,9 @@ impl Cache {
     }
 
     /// A file of ours alone, which becomes a copy, or goes away.
-    fn new_file(&self) -> io::Result<NamedTempFile> {
+    fn new_file(&self, prefix: &str) -> io::Result<NamedTempFile> {
         tempfile::Builder::new()
-            .prefix(INCOMING)
+            .prefix(prefix)
             .suffix(".so")
             .permissions(fs::Permissions::from_mode(0o600))
             .tempfile_in(&self.directory)
@@ -144,7 +149,8 @@ impl Cache {
             PluginError::new(file, format!("could not be copied to the cache{error}"))
         })?;
         self.sweep();
-        let mut copy = self.new_file().map_err(failed)?;
+        let mut copy = self.new_file(INCOMING).map_err(failed)?;
+        copy.as_file().lock().map_err(failed)?;
         let hash = hash_while(source.file(), |bytes| copy.write_all(bytes)).map_err(failed)?;
         source.check_unchanged()?;
         Ok(Incoming {
@@ -171,13 +177,17 @@ impl Cache {
             .flatten();
         for entry in entries {
             let name = entry.file_name();
-            let is_copy = name.to_string_lossy().starts_with(INCOMING);
+            let is = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
             let age = entry
                 .metadata()
                 .and_then(|metadata| metadata.modified())
                 .ok()
                 .and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if is_copy && age.is_some_and(|age| age > FORGOTTEN) {
+            let older = |than| age.is_some_and(|age| age > than);
+            let is_free = || File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            let is_left = (is(STAGED) || is(INCOMING)) && older(FORGOTTEN)
+                || is(INCOMING) && older(UNLOCKED) && is_free();
+            if is_left {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -303,6 +313,29 @@ mod tests {
         assert_eq!(fs::read(copy.path()).unwrap(), b"first");
         drop(copy);
         assert_eq!(fs::read_dir(&cache.directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_the_killed_have_left_is_swept_away_and_nothing_else() {
+        let (directory, cache) = cache();
+        let file = directory.path().join("x.so");
+        fs::write(&file, b"first").unwrap();
+        let in_use = cache.receive(&file).unwrap();
+        let left = cache
+            .new_file(INCOMING)
+            .unwrap()
+            .into_temp_path()
+            .keep()
+            .unwrap();
+        let old = SystemTime::now() - 2 * UNLOCKED;
+        for path in [in_use.path(), &left] {
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        let staged = cache.stage(b"second", None).unwrap();
+        cache.sweep();
+        assert!(in_use.path().exists() && staged.exists());
+        assert!(!left.exists());
     }
 
     #[test]

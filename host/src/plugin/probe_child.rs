@@ -36,6 +36,8 @@ use std::{
 const VERDICT_FD: i32 = 200;
 /// So much of the end of what a plugin prints while it is loaded may explain its end.
 const LAST_WORDS: usize = 4096;
+/// No plugin needs so much memory to be loaded.
+const MEMORY: u64 = 4 << 30;
 /// Killing what it has left behind may take so long.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -207,6 +209,11 @@ fn prepare() -> nix::Result<File> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_no_new_privs()?;
     prctl::set_name(c"rework-probe")?;
+    // A command is started with whatever its shell has open.
+    // SAFETY: nothing in this process uses any of them.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+    setrlimit(Resource::RLIMIT_DATA, MEMORY.min(hard), MEMORY.min(hard))?;
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))?;
     let verdict = fcntl(io::stdout(), FcntlArg::F_DUPFD_CLOEXEC(VERDICT_FD))?;

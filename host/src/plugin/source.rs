@@ -85,11 +85,22 @@ fn why_unreadable(error: &io::Error) -> String {
     }
 }
 
+/// A gigabyte: what is larger is something else, and is not copied to find out.
+const LARGEST: u64 = 1 << 30;
+
 fn check_kind(named: &Path, metadata: &Metadata) -> Result<(), PluginError> {
     let reason = if metadata.is_dir() {
         "is a directory, not a plugin"
     } else if !metadata.is_file() {
         "is not a regular file"
+    } else if metadata.len() > LARGEST {
+        return Err(PluginError::new(
+            named,
+            format!(
+                "has {} bytes, more than a plugin may have ({LARGEST})",
+                metadata.len()
+            ),
+        ));
     } else if metadata.len() == 0 {
         return Err(PluginError::unfinished(named, "is empty (0 bytes)"));
     } else {

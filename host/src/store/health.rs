@@ -33,7 +33,38 @@ pub struct DomainHealth {
     pub paused: bool,
 }
 
+/// A domain whose workers die before they are ready.
+#[derive(Debug, Clone)]
+pub struct StartHealth {
+    /// The domain.
+    pub domain: String,
+    /// The host.
+    pub host: String,
+    /// How the last of them ended.
+    pub error: String,
+}
+
 impl Store {
+    /// Domains of which the last three workers on a host, within an hour, died before they were
+    /// ready.
+    pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
+        let rows = sqlx::query_as!(
+            StartHealth,
+            r#"select domain, host,
+                      (array_agg(coalesce(error, cause, '') order by place))[1] as "error!"
+                 from (select w.*, row_number() over (partition by domain, host order by id desc) as place
+                         from rework.worker w
+                        where created > clock_timestamp() - interval '1 hour') latest
+                where place <= 3
+                group by domain, host
+               having count(*) = 3 and bool_and(state = 'dead' and started is null)
+                order by domain, host"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
     /// Asks the server who it is and what time it has.
     pub async fn health(&self) -> Result<Health> {
         let row = sqlx::query!(

@@ -30,7 +30,7 @@ pub use drop_in::{DropInOutcome, DropInRow};
 pub use enqueue::Enqueue;
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
-pub use health::{DomainHealth, Health};
+pub use health::{DomainHealth, Health, StartHealth};
 pub use listen::{Bell, Listener, Notification};
 pub use listing::{TaskFilter, TaskRow};
 pub use log::LogRow;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub enum FromWorker {
         version: u32,
         /// Resident memory after loading, in bytes.
         resident_bytes: u64,
+        /// The most that it has had, and what its parent had when it was forked.
+        peak_resident_bytes: u64,
     },
     /// A plugin cannot be used; the worker exits.
     Refused(String),

@@ -156,6 +156,6 @@ fn micros(time: TimeVal) -> u64 {
 }
 
 /// The most resident memory so far, in bytes.
-fn peak_resident_bytes() -> u64 {
+pub(super) fn peak_resident_bytes() -> u64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned() * 1024)
 }

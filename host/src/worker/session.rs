@@ -1,6 +1,10 @@
 //! A worker's life: hello, load, ready, tasks until goodbye.
 
-use super::{capture::Capture, context, control, crash, lean, network, run::run};
+use super::{
+    capture::Capture,
+    context, control, crash, lean, network,
+    run::{peak_resident_bytes, run},
+};
 use crate::{
     causes::chain,
     plugin::{self, Loaded},
@@ -78,6 +82,7 @@ fn live() -> Result<(), WireError> {
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
         resident_bytes: resident_bytes(),
+        peak_resident_bytes: peak_resident_bytes(),
     };
     context.send(ready, Vec::new())?;
 
