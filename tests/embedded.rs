@@ -1,6 +1,6 @@
 //! The embedded cluster: made on first use, started on demand, by many at once, after any crash.
 
-use crate::harness::until;
+use crate::harness::{hello, until};
 use std::{
     fs,
     path::PathBuf,
@@ -46,6 +46,79 @@ impl Place {
         let text = fs::read_to_string(self.0.join("data/postmaster.pid")).ok()?;
         text.lines().next()?.parse().ok()
     }
+}
+
+/// One URL for two servers, of which one accepts writes at a time.
+#[test]
+fn of_several_servers_the_one_that_accepts_writes_is_used() {
+    let places = [Place::new("first"), Place::new("second")];
+    let urls = places.each_ref().map(|place| {
+        place.init();
+        place.embedded("url")
+    });
+    let mut leases = places.each_ref().map(|place| {
+        let cluster = rework::postgres::Cluster::at(place.0.clone());
+        Some(cluster.ensure_running().unwrap())
+    });
+    let plugin = hello();
+    let host = |place: &Place| place.0.display().to_string().replace('/', "%2F");
+    let both = format!(
+        "postgresql:///postgres?host={},{}&port=5432&user=postgres",
+        host(&places[0]),
+        host(&places[1])
+    );
+    let psql = |url: &str, statement: &str| {
+        let output = Command::new("psql")
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let write_to = |place: usize| {
+        for (at, url) in urls.iter().enumerate() {
+            let read_only = if at == place { "off" } else { "on" };
+            // What changes it back is written all the same.
+            psql(
+                &format!("{url}?options=-c%20default_transaction_read_only%3Doff"),
+                &format!("alter system set default_transaction_read_only = {read_only}"),
+            );
+            psql(url, "select pg_reload_conf()");
+            until(
+                "it to be so",
+                || psql(url, "show transaction_read_only"),
+                |shown| shown == read_only,
+            );
+        }
+    };
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+            .args(arguments)
+            .env("REWORK_DB", &both)
+            .env("REWORK_STATE_DIR", places[0].0.join("state"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for place in [1, 0] {
+        write_to(place);
+        run(&["register-operations", plugin.to_str().unwrap()]);
+        run(&["schedule", "noop"]);
+        assert_eq!(psql(&urls[place], "select count(*) from rework.task"), "1");
+    }
+    leases[0].take();
+    let down = places[0].embedded("stop");
+    assert_eq!(down, "stopped");
+    let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+        .args(["schedule", &both, "noop"])
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        complaint.contains("it does not accept writes") && !output.status.success(),
+        "{complaint}"
+    );
 }
 
 /// Whether a process runs; one that nobody has collected yet does not.

@@ -29,12 +29,21 @@ impl Supervisor {
         }
         self.upkeep.renewing = true;
         self.upkeep.next_heartbeat = now + LEASE / 3;
-        let (store, monitor) = (self.lease.clone(), self.monitor);
+        let (store, lease, monitor) = (self.store.clone(), self.lease.clone(), self.monitor);
+        let is_away = self.upkeep.is_away();
         let renewal = async move {
-            match tokio::time::timeout(LEASE / 3, store.monitor_renew(monitor)).await {
+            let renew = async {
+                if is_away {
+                    // Another server may have taken over.
+                    store.find_server().await?;
+                    lease.find_server().await?;
+                }
+                lease.monitor_renew(monitor).await
+            };
+            match tokio::time::timeout(LEASE / 3, renew).await {
                 Ok(renewed) => renewed,
                 Err(_) => Err(StoreError::Connect {
-                    place: store.place(),
+                    place: lease.place(),
                     reason: "the lease could not be renewed in time".to_owned(),
                 }),
             }

@@ -129,10 +129,11 @@ impl StoreError {
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed => true,
-                // Class 08: connection exception; 57P0x: the server goes away.
-                sqlx::Error::Database(error) => error
-                    .code()
-                    .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+                // Class 08: connection exception; 57P0x: the server goes away; 25006: it has become
+                // a standby.
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                    code.starts_with("08") || code.starts_with("57P") || code == "25006"
+                }),
                 _ => false,
             },
             _ => false,

@@ -10,6 +10,7 @@ mod enqueue;
 mod error;
 mod file;
 mod health;
+mod hosts;
 mod listen;
 mod listing;
 mod log;

@@ -1,8 +1,11 @@
 //! Connecting: what a URL means, who is there, and the few connections that a process keeps.
 
-use super::error::{Result, StoreError, words};
+use super::{
+    error::{Result, StoreError, words},
+    hosts::each_server,
+};
 use sqlx::{
-    ConnectOptions as _, Connection,
+    ConnectOptions as _, Connection, PgConnection,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 use std::{fmt, str::FromStr, time::Duration};
@@ -45,24 +48,30 @@ const HARMLESS: [&str; 9] = [
     "tcp_user_timeout",
 ];
 
-/// Where the database is. Printing it never shows a password.
+/// Where the database is: one server, or several of which one accepts writes. Printing it never shows
+/// a password.
 #[derive(Clone)]
 pub struct ConnectOptions {
-    postgres: PgConnectOptions,
+    servers: Vec<PgConnectOptions>,
 }
 
 impl ConnectOptions {
-    /// The server without its credentials, for messages.
+    /// The servers without credentials, for messages.
     pub fn place(&self) -> String {
-        let database = self.postgres.get_database().unwrap_or("(default)");
-        match self.postgres.get_socket() {
-            Some(socket) => format!("database `{database}` in {}", socket.display()),
-            None => format!(
-                "database `{database}` at {}:{}",
-                self.postgres.get_host(),
-                self.postgres.get_port()
-            ),
-        }
+        let places: Vec<String> = self.servers.iter().map(place_of).collect();
+        places.join(" or ")
+    }
+}
+
+fn place_of(server: &PgConnectOptions) -> String {
+    let database = server.get_database().unwrap_or("(default)");
+    match server.get_socket() {
+        Some(socket) => format!("database `{database}` in {}", socket.display()),
+        None => format!(
+            "database `{database}` at {}:{}",
+            server.get_host(),
+            server.get_port()
+        ),
     }
 }
 
@@ -82,12 +91,65 @@ impl FromStr for ConnectOptions {
             ));
         }
         check_parameters(url)?;
-        let postgres = PgConnectOptions::from_str(url)
-            .map_err(|error| StoreError::Url(words(&error)))?
-            .application_name("rework")
-            .log_statements(tracing::log::LevelFilter::Off);
-        Ok(Self { postgres })
+        let servers = each_server(url)?
+            .iter()
+            .map(|url| {
+                Ok(PgConnectOptions::from_str(url)
+                    .map_err(|error| StoreError::Url(words(&error)))?
+                    .application_name("rework")
+                    .log_statements(tracing::log::LevelFilter::Off))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { servers })
     }
+}
+
+impl ConnectOptions {
+    /// The first server that answers and, where there are several, accepts writes.
+    async fn find(&self) -> Result<&PgConnectOptions> {
+        let mut reasons = Vec::new();
+        for server in &self.servers {
+            match self.try_one(server).await {
+                Ok(()) => return Ok(server),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(StoreError::Connect {
+            place: self.place(),
+            reason: reasons.join("; "),
+        })
+    }
+
+    /// Why a server will not do, in a line.
+    async fn try_one(&self, server: &PgConnectOptions) -> Result<(), String> {
+        let connect = sqlx::PgConnection::connect_with(server);
+        let mut connection = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Err(_) => return Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+            Ok(Err(error)) => return Err(words(&error)),
+            Ok(Ok(connection)) => connection,
+        };
+        let will_do = self.servers.len() == 1
+            || accepts_writes(&mut connection)
+                .await
+                .map_err(|error| words(&error))?;
+        // The pool makes its own; this one has shown that the way is open.
+        connection.close().await.map_err(|error| words(&error))?;
+        if will_do {
+            Ok(())
+        } else {
+            Err("it does not accept writes".to_owned())
+        }
+    }
+}
+
+/// A standby does not.
+async fn accepts_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let read_only = sqlx::query_scalar!(
+        r#"select current_setting('transaction_read_only')::bool as "read_only!""#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(!read_only)
 }
 
 /// Refuses what the driver would ignore: who asks for something gets it, or hears that not.
@@ -123,27 +185,27 @@ pub struct Store {
 impl Store {
     /// Connects, and says at once and in one line why it cannot. Looks at no schema.
     pub async fn connect(options: ConnectOptions, connections: u32) -> Result<Self> {
-        let refused = |reason: String| StoreError::Connect {
-            place: options.place(),
-            reason,
-        };
-        let first = sqlx::PgConnection::connect_with(&options.postgres);
-        match tokio::time::timeout(CONNECT_TIMEOUT, first).await {
-            Err(_) => {
-                let waited = CONNECT_TIMEOUT.as_secs();
-                return Err(refused(format!("no answer within {waited} s")));
-            }
-            Ok(Err(error)) => {
-                return Err(refused(words(&error)));
-            }
-            // The pool makes its own; this one has shown that the way is open.
-            Ok(Ok(connection)) => connection.close().await?,
-        }
-        let pool = PgPoolOptions::new()
+        let server = options.find().await?;
+        let mut pool = PgPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(options.postgres.clone());
+            .acquire_timeout(CONNECT_TIMEOUT);
+        if options.servers.len() > 1 {
+            // A server that does not accept writes any more keeps its connections.
+            pool = pool.before_acquire(|connection, _| {
+                Box::pin(async move { accepts_writes(connection).await })
+            });
+        }
+        let pool = pool.connect_lazy_with(server.clone());
         Ok(Self { pool, options })
+    }
+
+    /// Looks for the server that accepts writes now, if there are several.
+    pub async fn find_server(&self) -> Result<()> {
+        if self.options.servers.len() > 1 {
+            let server = self.options.find().await?;
+            self.pool.set_connect_options(server.clone());
+        }
+        Ok(())
     }
 
     /// Where this is, without credentials.
