@@ -353,6 +353,20 @@ fn documents_that_cannot_be_read_again_are_refused_everywhere() {
 }
 
 #[test]
+fn what_callers_wrote_does_nothing_to_a_terminal() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.ok(&["abort-task", &id, "--message", "\x1b]0;title\x07\rgone"]);
+    let complaint = rework.fails(1, &["schedule", "\x1b[2J\x08none"]);
+    for text in [rework.ok(&["list-tasks"]), complaint] {
+        assert!(
+            text.contains("\\u{1b}") && !text.contains(['\x1b', '\r', '\x07', '\x08']),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
 fn who_stops_waiting_is_told_what_goes_on() {
     use nix::{
         sys::signal::{Signal, kill},

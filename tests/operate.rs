@@ -288,6 +288,12 @@ fn the_bench_says_that_its_operation_is_paused() {
         complaint.contains("operation `noop` of domain default is paused"),
         "{complaint}"
     );
+    // Nor is anything queued that would be refused.
+    let complaint = rework.fails(1, &["bench", "--operation", "add"]);
+    assert!(
+        complaint.contains("missing required input `a`"),
+        "{complaint}"
+    );
     assert_eq!(rework.ok(&["list-tasks"]), "");
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     client::{Client, ClientError},
     here,
-    model::{OperationId, TaskId},
+    model::TaskId,
 };
 use serde::Serialize;
 use std::{
@@ -68,7 +68,13 @@ impl Drop for Monitor {
 }
 
 pub(super) fn bench(args: BenchArgs) -> Result<()> {
-    let figures = block_on(measure(&args))?;
+    let figures = block_on(async {
+        tokio::select! {
+            figures = measure(&args) => figures,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")
+                .hint("what it has queued stays: see `rework vacuum --tasks --queued --help`")),
+        }
+    })?;
     if args.json {
         return output::json(&figures);
     }
@@ -126,7 +132,7 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
         let part = (args.tasks - batch.len() as u32).min(1000);
         batch.extend(
             client
-                .schedule_copies(OperationId(operation.id), part)
+                .schedule_copies(&operation.name, &operation.domain, part)
                 .await?,
         );
     }

@@ -33,7 +33,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
         });
     }
     for warning in warnings {
-        anstream::eprintln!("warning: {} {warning}", args.plugin.display());
+        output::note(&format!("warning: {} {warning}", args.plugin.display()));
     }
     show(&args.plugin, &inspection)
 }

@@ -6,6 +6,7 @@
 //! | 1 | the command could not do it |
 //! | 2 | the command line is wrong |
 
+use super::output::harmless;
 use crate::{
     causes::chain,
     client::ClientError,
@@ -94,8 +95,9 @@ fn one_line(text: &str) -> String {
 fn presentable(line: &str) -> String {
     const LONGEST: usize = 2000;
     let line = without_passwords(line);
+    let line = harmless(&line);
     if line.len() <= LONGEST {
-        return line;
+        return line.into_owned();
     }
     let (start, end) = (
         line.floor_char_boundary(LONGEST / 2),

@@ -25,7 +25,7 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
     };
     let registration = client.register(&args.plugin, &options).await?;
     for warning in &registration.warnings {
-        anstream::eprintln!("warning: {warning}");
+        output::note(&format!("warning: {warning}"));
     }
     let verb = if args.dry_run {
         "would register"
@@ -64,7 +64,7 @@ pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
         .collect();
     if !args.no_confirm {
         for row in &rows {
-            anstream::eprintln!("{row}");
+            output::note(row);
         }
         if !confirmed("really remove those [y/n]? ")? {
             return Err(Failure::new("nothing was removed"));

@@ -3,7 +3,7 @@
 use super::exit::Result;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
-use std::io::Write;
+use std::{borrow::Cow, io::Write};
 
 /// Prints one JSON document.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
@@ -13,11 +13,61 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// Prints a line.
+/// Prints a line, or several.
 pub(super) fn line(text: &str) -> Result<()> {
     let mut stdout = anstream::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    writeln!(stdout, "{}", harmless(text))?;
     Ok(stdout.flush()?)
+}
+
+/// Says something beside the data. Nobody may be left to hear it.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{}", harmless(text));
+}
+
+/// A text that does nothing to a terminal but appear on it, perhaps in colours: much of what is
+/// printed was written by tasks, plugins and callers. Control characters are shown escaped, and so is
+/// what turns the direction of writing.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| {
+        c.is_control() && c != '\n' && c != '\t'
+            || ('\u{202a}'..='\u{202e}').contains(&c)
+            || ('\u{2066}'..='\u{2069}').contains(&c)
+    };
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::new();
+    let mut colour = "";
+    let mut rest = text;
+    while let Some(at) = rest.find(is_bad) {
+        let (before, bad) = rest.split_at(at);
+        shown += before;
+        if let Some(sequence) = colour_sequence(bad) {
+            shown += sequence;
+            colour = sequence;
+            rest = &bad[sequence.len()..];
+            continue;
+        }
+        let mut characters = bad.chars();
+        if let Some(character) = characters.next() {
+            shown.extend(character.escape_default());
+        }
+        rest = characters.as_str();
+    }
+    shown += rest;
+    if !["", "\x1b[m", "\x1b[0m"].contains(&colour) {
+        // It does not reach beyond its line.
+        shown += "\x1b[0m";
+    }
+    Cow::Owned(shown)
+}
+
+/// The escape sequence that a text begins with, if all that it does is set colours and weight.
+fn colour_sequence(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..].starts_with('m').then(|| &text[..end + 3])
 }
 
 /// Prints bytes as they are.
@@ -43,4 +93,24 @@ pub(super) fn state(word: &str) -> String {
         _ => AnsiColor::Yellow,
     };
     coloured(word, colour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_a_terminal() {
+        for (text, shown) in [
+            ("plain\n\tü", "plain\n\tü"),
+            ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+            ("\x1b[1;31mred", "\x1b[1;31mred\x1b[0m"),
+            ("\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"),
+            ("\x1b[2Jgone\r\x08", "\\u{1b}[2Jgone\\r\\u{8}"),
+            ("\u{9b}31m \u{202e}", "\\u{9b}31m \\u{202e}"),
+            ("\x1b[", "\\u{1b}["),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
 }

@@ -36,12 +36,12 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<()> {
     for row in &rows {
         output::line(&line(row, &args.domain))?;
         if row.host != here {
-            anstream::eprintln!(
+            output::note(&format!(
                 "note: whether {} still has version {} in its cache is known there only; \
                  `rework doctor` shows it if not",
                 row.host,
                 short_hash(&row.to_hash)
-            );
+            ));
         }
     }
     Ok(())

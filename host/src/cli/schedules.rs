@@ -69,7 +69,10 @@ pub(super) async fn plan(args: PlanArgs) -> Result<()> {
         .await?;
     if plan.len() > args.limit {
         plan.truncate(args.limit);
-        anstream::eprintln!("only the first {} runs are shown: see --limit", args.limit);
+        output::note(&format!(
+            "only the first {} runs are shown: see --limit",
+            args.limit
+        ));
     }
     if args.json {
         return output::json(&plan);

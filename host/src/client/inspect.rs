@@ -2,8 +2,10 @@
 
 use super::{Client, Task, error::Result};
 use crate::{
-    model::{OperationId, TaskId},
-    store::{LogRow, MonitorRow, OperationRow, Retired, TaskFilter, TaskRow, WorkerRow},
+    model::TaskId,
+    store::{
+        LogRow, MonitorRow, OperationRow, Retired, ScheduleRequest, TaskFilter, TaskRow, WorkerRow,
+    },
 };
 
 impl Client {
@@ -60,10 +62,20 @@ impl Client {
     /// Queues so many tasks of an operation that takes no input; for the bench.
     pub(crate) async fn schedule_copies(
         &self,
-        operation: OperationId,
+        operation: &str,
+        domain: &str,
         count: u32,
     ) -> Result<Vec<i64>> {
-        Ok(self.store().task_enqueue_copies(operation, count).await?)
+        let request = ScheduleRequest {
+            operation: operation.to_owned(),
+            domain: Some(domain.to_owned()),
+            ..ScheduleRequest::default()
+        };
+        let operation = self.store().task_check(&request).await?;
+        Ok(self
+            .store()
+            .task_enqueue_copies(operation.id, count)
+            .await?)
     }
 
     /// How many of these tasks have not ended; for the bench.
