@@ -1,7 +1,7 @@
 //! What a plugin cannot reach: the monitor's environment, descriptors and memory, privileges, and,
 //! where it is asked for, other users' files and the network.
 
-use crate::harness::{Rework, misbehaving, until};
+use crate::harness::{Fake, Rework, hello, misbehaving, place, until};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use std::{
@@ -214,6 +214,72 @@ fn a_file_of_somebody_else_is_not_believed() {
         complaint.contains("refused: this file belongs to user 12345"),
         "{complaint}"
     );
+}
+
+/// What a monitor takes from its workers it takes from the probes of its drop-in files too.
+#[test]
+fn constructors_are_confined_like_tasks() {
+    let rework = Rework::new();
+    let seen = rework.directory().join("seen");
+    fs::set_permissions(rework.directory(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&seen, "").unwrap();
+    fs::set_permissions(&seen, fs::Permissions::from_mode(0o666)).unwrap();
+    let look = Fake::plugin(&format!(
+        r#"
+        #include <arpa/inet.h>
+        #include <errno.h>
+        #include <stdio.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        __attribute__((constructor)) static void look(void) {{
+            struct sockaddr_in there = {{ .sin_family = AF_INET, .sin_port = htons(1) }};
+            there.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+            errno = 0;
+            connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&there, sizeof there);
+            FILE *file = fopen("{}", "a");
+            fprintf(file, "%d %d %s\n", getuid(), getgid(), errno == EACCES ? "denied" : "free");
+            fclose(file);
+            _exit(0);
+        }}
+        "#,
+        seen.display()
+    ));
+    let dir = rework.directory().join("plugins.d");
+    fs::create_dir(&dir).unwrap();
+    let look = look.build(rework.directory(), "look");
+    place(&fs::read(look).unwrap(), &dir.join("look.so"));
+    place(&fs::read(hello()).unwrap(), &dir.join("hello.so"));
+    let mut arguments = vec!["--all-domains", "--plugin-dir", dir.to_str().unwrap()];
+    if geteuid().is_root() {
+        arguments.extend(["--worker-user", "nobody"]);
+    }
+    let mut monitor = rework.monitor(&[&arguments[..], &["--no-network"]].concat());
+    let log = until(
+        "the monitor to start or to refuse",
+        || monitor.log(),
+        |log| log.contains("claims tasks") || log.contains("error: "),
+    );
+    let can_deny = !log.contains("error: ");
+    if !can_deny {
+        assert_eq!(monitor.wait(), Some(1), "{log}");
+        monitor = rework.monitor(&arguments);
+    }
+    let line = until(
+        "the constructor to have run",
+        || fs::read_to_string(&seen).unwrap(),
+        |text| text.ends_with('\n'),
+    );
+    let words: Vec<&str> = line.lines().next().unwrap().split(' ').collect();
+    assert!(words[0] != "0" && words[1] != "0", "{line}");
+    assert_eq!(words[2], if can_deny { "denied" } else { "free" }, "{line}");
+    // One that behaves is not hindered.
+    let id = until(
+        "the other one to be registered",
+        || rework.run(&["schedule", "my_first_task", "--input", "1"]),
+        |output| output.code == 0,
+    );
+    rework.wait(id.stdout.trim(), &["done"]);
+    assert_eq!(monitor.interrupt(), Some(0));
 }
 
 #[test]

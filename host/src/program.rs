@@ -21,7 +21,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             plugin::supervise(&limit.to_string_lossy(), Path::new(file))
         }
         (Some("examine"), Some(request), _) => plugin::examine_child(&request.to_string_lossy()),
-        (Some("probe-load"), Some(file), _) => plugin::load_only(Path::new(file)),
+        (Some("probe-load"), Some(file), _) => {
+            plugin::load_only(Path::new(file), worker::give_up_network)
+        }
         (Some("embedded-keeper"), Some(directory), _) => postgres::keeper(Path::new(directory)),
         _ => cli::main(arguments),
     }

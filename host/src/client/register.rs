@@ -72,7 +72,15 @@ impl Client {
         let (inspection, examined) = if options.dry_run {
             (plugin::check(file, &cache, demands, limit), None)
         } else {
-            let examined = plugin::examine(file, file, &cache, demands, limit).map_err(refused)?;
+            let examined = plugin::examine(
+                file,
+                file,
+                &cache,
+                demands,
+                limit,
+                &plugin::Confinement::default(),
+            )
+            .map_err(refused)?;
             (Ok(examined.inspection.clone()), Some(examined))
         };
         let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());

@@ -5,7 +5,7 @@
 use super::{event::Event, process, supervisor::Supervisor};
 use crate::{
     model::plugin::short_hash,
-    plugin::{Examination, Verdict},
+    plugin::{Confinement, Examination, Verdict},
     store::{DropInOutcome, Offer, StoreError},
 };
 use nix::unistd::Pid;
@@ -117,6 +117,13 @@ impl Supervisor {
             named: named.to_owned(),
             cache: self.cache.directory().to_owned(),
             key: self.options.key.as_ref().map(|key| key.as_str().to_owned()),
+            confinement: Confinement {
+                user: self
+                    .worker_user
+                    .as_ref()
+                    .map(|identity| (identity.user.as_raw(), identity.group.as_raw())),
+                no_network: self.options.no_network,
+            },
             hash: match &purpose {
                 Purpose::DropIn(_) => None,
                 Purpose::Supply(hash) => Some(hash.clone()),

@@ -6,7 +6,7 @@
 //! the same, and prints its verdict.
 
 use super::{
-    Cache, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey,
+    Cache, Confinement, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey,
     inspect::inspect_copy,
     probe,
     signature::{signature_beside, signature_path},
@@ -56,6 +56,8 @@ pub struct Examination {
     pub key: Option<String>,
     /// The hash that it was registered with.
     pub hash: Option<String>,
+    /// What the probe has to do without.
+    pub confinement: Confinement,
 }
 
 /// What an examiner found.
@@ -75,15 +77,17 @@ pub enum Verdict {
 }
 
 /// Examines a file that the user knows as `named`, and keeps a copy of it in the cache; a refusal
-/// says why, and leaves neither a copy nor a process behind. Loading it may take until `limit`.
+/// says why, and leaves neither a copy nor a process behind. Loading it may take until `limit`, and
+/// is confined.
 pub fn examine(
     file: &Path,
     named: &Path,
     cache: &Cache,
     demands: Demands<'_>,
     limit: Duration,
+    confinement: &Confinement,
 ) -> Result<Examined, PluginError> {
-    let (copy, inspection, signature) = look(file, named, cache, demands, limit)?;
+    let (copy, inspection, signature) = look(file, named, cache, demands, limit, confinement)?;
     let unkept = |reason: String| {
         PluginError::new(named, format!("could not be copied to the cache: {reason}"))
     };
@@ -106,7 +110,8 @@ pub fn check(
     demands: Demands<'_>,
     limit: Duration,
 ) -> Result<Inspection, PluginError> {
-    let (_copy, inspection, _) = look(file, file, cache, demands, limit)?;
+    let unconfined = Confinement::default();
+    let (_copy, inspection, _) = look(file, file, cache, demands, limit, &unconfined)?;
     Ok(inspection)
 }
 
@@ -117,6 +122,7 @@ fn look(
     cache: &Cache,
     demands: Demands<'_>,
     limit: Duration,
+    confinement: &Confinement,
 ) -> Result<(Incoming, Inspection, Option<String>), PluginError> {
     let copy = cache.receive(file).map_err(|error| error.called(named))?;
     if demands.hash.is_some_and(|hash| hash != copy.hash()) {
@@ -138,7 +144,7 @@ fn look(
         key.check(&content, signature.as_deref(), named)?;
     }
     let inspection = inspect_copy(copy.path(), copy.hash(), named)?;
-    probe(copy.path(), named, limit)?;
+    probe(copy.path(), named, limit, confinement)?;
     Ok((copy, inspection, signature))
 }
 
@@ -186,6 +192,7 @@ fn verdict(request: &Examination) -> Verdict {
             hash: request.hash.as_deref(),
         },
         PROBE_LIMIT,
+        &request.confinement,
     );
     // Whatever was found, it was not of one file.
     if stamp() != before {

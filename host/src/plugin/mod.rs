@@ -27,7 +27,7 @@ pub use examine::{
 pub use inspect::{Inspection, OperationNote, PluginNote, inspect, inspect_content};
 pub use invoke::{Captured, TaskContext, TaskData, invoke};
 pub use load::{Loaded, load};
-pub use probe::{PROBE, PROBE_LIMIT, probe};
+pub use probe::{Confinement, PROBE, PROBE_LIMIT, probe};
 pub use probe_child::{load_only, supervise};
 pub use signature::{TrustedKey, signature_beside, signature_path};
 pub use stamp::FileStamp;

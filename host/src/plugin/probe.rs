@@ -10,6 +10,7 @@
 //! plugin has left before it answers.
 
 use super::PluginError;
+use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
     os::unix::{ffi::OsStrExt, process::CommandExt},
@@ -27,8 +28,30 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// What the child answers when the plugin was loaded; otherwise the reason follows `REFUSED`.
 pub(super) const LOADED: &[u8] = b"loaded";
 pub(super) const REFUSED: &[u8] = b"refused ";
-/// In the environment of a child.
+/// In the environment of a child; its value is the [`Confinement`].
 pub(super) const PROBING: &str = "REWORK_PROBE";
+
+/// What is taken from whoever loads plugins: a monitor takes from its probes what it takes from its
+/// workers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// The user and the group to load as, if not our own.
+    pub user: Option<(u32, u32)>,
+    /// Without TCP.
+    pub no_network: bool,
+}
+
+impl Confinement {
+    /// That of the probe that this process belongs to.
+    pub(super) fn of_this_probe() -> Self {
+        let text = std::env::var(PROBING).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("it is plain data")
+    }
+}
 
 /// Lets a child load a copy (`file`) of a plugin that the user knows as `named`; refuses it if the
 /// child cannot, or not within the limit.
@@ -36,7 +59,12 @@ pub(super) const PROBING: &str = "REWORK_PROBE";
     clippy::disallowed_methods,
     reason = "a probe is one of the three kinds of child"
 )]
-pub fn probe(file: &Path, named: &Path, limit: Duration) -> Result<(), PluginError> {
+pub fn probe(
+    file: &Path,
+    named: &Path,
+    limit: Duration,
+    confinement: &Confinement,
+) -> Result<(), PluginError> {
     let unable = |why: &str| PluginError::new(named, format!("could not be probed: {why}"));
     // A program that embeds this library and registers at its start would start itself for ever.
     if std::env::var_os(PROBING).is_some() {
@@ -50,7 +78,7 @@ pub fn probe(file: &Path, named: &Path, limit: Duration) -> Result<(), PluginErr
         .arg(limit.as_millis().to_string())
         .arg(file)
         .env_clear()
-        .env(PROBING, "1")
+        .env(PROBING, confinement.to_text())
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)

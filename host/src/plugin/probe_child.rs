@@ -2,9 +2,10 @@
 //! that ended, and leaves no process behind.
 
 use super::{
+    Cache,
     inspect::inspect_copy,
     load,
-    probe::{LOADED, PROBE, PROBING, REFUSED},
+    probe::{Confinement, LOADED, PROBE, PROBING, REFUSED},
 };
 use crate::descendants;
 use nix::{
@@ -19,6 +20,8 @@ use nix::{
 };
 use std::{
     collections::VecDeque,
+    env,
+    fmt::Display,
     fs::File,
     io::{self, Read, Write},
     os::{
@@ -65,17 +68,25 @@ pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
 fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
     // Whatever the plugin forks comes to us when its parent is gone.
     prctl::set_child_subreaper(true)?;
-    let mut child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0(PROBE)
         .arg("probe-load")
-        .arg(file)
         .env_clear()
-        .env(PROBING, "1")
-        .stdin(Stdio::null())
+        .envs(env::vars_os().filter(|(name, _)| name == PROBING))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    match Confinement::of_this_probe().user {
+        None => command.arg(file).stdin(Stdio::null()),
+        // Who cannot reach the copy is handed it.
+        Some((user, group)) => command
+            .arg("/proc/self/fd/0")
+            .stdin(Cache::open_for_others(file)?)
+            .uid(user)
+            .gid(group),
+    };
+    let mut child = command.spawn()?;
     let verdict = child.stdout.take().expect("it is piped");
     let printed = child.stderr.take().expect("it is piped");
     // Read all the time: a plugin that prints a lot must not wait for us.
@@ -187,7 +198,7 @@ fn last_line(mut printed: impl Read) -> String {
 
 /// The child at the end: loads the plugin, says what came of it, and is gone at once, for what a
 /// plugin does at its end is not asked here.
-pub fn load_only(file: &Path) -> ExitCode {
+pub fn load_only<E: Display>(file: &Path, give_up_network: fn() -> Result<(), E>) -> ExitCode {
     let verdict = match prepare() {
         Ok(verdict) => verdict,
         Err(error) => {
@@ -195,7 +206,11 @@ pub fn load_only(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let answer = match examine(file) {
+    let given_up = match Confinement::of_this_probe().no_network {
+        true => give_up_network().map_err(|error| format!("could not be probed: {error}")),
+        false => Ok(()),
+    };
+    let answer = match given_up.and_then(|()| examine(file)) {
         Ok(()) => LOADED.to_vec(),
         Err(reason) => [REFUSED, reason.as_bytes()].concat(),
     };

@@ -11,4 +11,5 @@ mod network;
 mod run;
 mod session;
 
+pub use network::give_up as give_up_network;
 pub use session::main;

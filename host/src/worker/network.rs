@@ -17,7 +17,7 @@ const CONNECT_TCP: u64 = 1 << 1;
 
 /// Denies this thread, and all that it starts, to bind and to connect TCP sockets. The process has
 /// `PR_SET_NO_NEW_PRIVS` already.
-pub(super) fn give_up() -> Result<(), WireError> {
+pub fn give_up() -> Result<(), WireError> {
     let failed = WireError::system("deny the network by Landlock (Linux 6.7)");
     let ruleset = Ruleset {
         files: 0,
