@@ -270,7 +270,6 @@ begin
 end
 $$;
 
--- Refuses what no task can have.
 -- Refuses a document that the programs could not read: they know numbers as large as a double, and
 -- follow no more than a hundred levels.
 create function rework.json_check(what text, document jsonb)
@@ -287,6 +286,7 @@ begin
 end
 $$;
 
+-- Refuses what no task can have.
 create function rework.task_check(priority int, max_attempts int, metadata jsonb)
 returns void
 language plpgsql immutable

@@ -83,6 +83,10 @@ fn wrong_databases_are_named_without_their_password() {
             "postgres://babar:secret@127.0.0.1/jobs?pooler=transaction",
             "cannot work through a pooler",
         ),
+        (
+            "postgres://babar:secret@127.0.0.1/jobs?channel_binding=require",
+            "its parameter `channel_binding` asks for what this rework cannot do",
+        ),
         ("nonsense", "is neither a database URL nor an alias"),
         ("embedded:", "names no directory"),
     ] {
@@ -363,6 +367,24 @@ fn what_callers_wrote_does_nothing_to_a_terminal() {
             text.contains("\\u{1b}") && !text.contains(['\x1b', '\r', '\x07', '\x08']),
             "{text:?}"
         );
+    }
+}
+
+/// The same in JSON, which stays what it was.
+#[test]
+fn documents_that_are_printed_can_be_read_again() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let text = "\u{202e}\u{7f}\u{9b}\u{2067}ü\n";
+    let input = serde_json::json!([text]).to_string();
+    let id = rework.schedule(&["my_first_task", "--input", &input]);
+    let printed = rework.ok(&["get-input", &id]);
+    assert!(
+        printed.contains(r"\u202e\u007f\u009b\u2067ü\n"),
+        "{printed}"
+    );
+    for document in [printed, rework.task(&id)["input"].to_string()] {
+        let read: serde_json::Value = serde_json::from_str(&document).unwrap();
+        assert_eq!(read[0], text);
     }
 }
 

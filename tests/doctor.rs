@@ -62,17 +62,28 @@ fn problems_are_named_with_their_remedy() {
 #[test]
 fn workers_that_never_start_are_a_problem() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let domain = ["--domain", "misbehaving", "--env", "MISBEHAVE_ON_LOAD"];
-    let mut command = rework.command(&[&["monitor"], &domain[..]].concat());
-    command.env("MISBEHAVE_ON_LOAD", "exit");
-    let _monitor = rework.monitor_by(command);
+    let start = [
+        "--domain",
+        "misbehaving",
+        "--env",
+        "MISBEHAVE_ON_LOAD",
+        "--start-timeout",
+        "1",
+    ];
     let problem =
         "problem worker: workers of domain misbehaving on testhost die before they are ready";
-    until(
-        "the problem",
-        || rework.run(&["doctor"]).stdout,
-        |said| said.contains(problem),
-    );
+    for how in ["exit", "hang"] {
+        let mut command = rework.command(&[&["monitor"], &start[..]].concat());
+        command.env("MISBEHAVE_ON_LOAD", how);
+        let monitor = rework.monitor_by(command);
+        let doctor = || rework.run(&["doctor"]).stdout;
+        until("the problem", doctor, |said| said.contains(problem));
+        assert_eq!(monitor.interrupt(), Some(0));
+        // That they were ended by us is not the problem.
+        assert!(doctor().contains(problem));
+        rework.ok(&["vacuum", "--workers"]);
+        assert!(!doctor().contains(problem));
+    }
 }
 
 #[test]

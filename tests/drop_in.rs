@@ -477,6 +477,52 @@ fn a_link_may_come_to_point_elsewhere() {
     );
 }
 
+/// However the directory is written, and wherever from.
+#[test]
+fn what_vanishes_while_no_monitor_runs_is_retired() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let file = place(&hello_version(1), &dir.join("hello.so"));
+    let ways = [
+        format!("{}/", dir.display()),
+        format!("{}/../plugins.d", dir.display()),
+        "plugins.d/./".to_owned(),
+    ];
+    for way in &ways {
+        let monitor = rework.monitor(&["--all-domains", "--plugin-dir", way]);
+        until(
+            "the plugin",
+            || operations(&rework).len(),
+            |count| *count == 3,
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+        let away = rework.directory().join("away.so");
+        fs::rename(&file, &away).unwrap();
+        let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+        until(
+            &format!("{way} to be empty"),
+            || operations(&rework),
+            Vec::is_empty,
+        );
+        fs::rename(&away, &file).unwrap();
+        until(
+            "the plugin",
+            || operations(&rework).len(),
+            |count| *count == 3,
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+        let monitor = rework.monitor(&["--all-domains", "--plugin-dir", way]);
+        fs::rename(&file, &away).unwrap();
+        until(
+            &format!("{way} to be empty"),
+            || operations(&rework),
+            Vec::is_empty,
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+        fs::rename(&away, &file).unwrap();
+    }
+}
+
 #[test]
 fn what_another_plugin_offered_is_taken_over_aloud() {
     let rework = Rework::with_plugins(&[hello()]);

@@ -24,7 +24,7 @@ fn a_retried_task_keeps_its_id_and_its_history() {
         assert_eq!(task["attempts"][place]["cause"], "error");
     }
     let shown = rework.ok(&["show-task", &id]);
-    for line in ["  attempts: \n    1 failed [", "\n    2 failed ["] {
+    for line in ["  attempts:\n    1 failed [", "\n    2 failed ["] {
         assert!(shown.contains(line), "{shown}");
     }
     let lines = rework.log(&id);

@@ -2,7 +2,7 @@
 //! alike, with a line that says what is wrong, and leaves nothing behind, no row, no copy and no
 //! process.
 
-use crate::harness::{Fake, Rework, about, compile, hello, patched, until};
+use crate::harness::{Fake, Rework, about, compile, hello, patched, until, until_within};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use std::{
     fs::{self, Permissions},
@@ -12,6 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 /// Checks that a file is refused for a reason, which follows its path.
@@ -73,7 +74,8 @@ impl Refusals {
         fs::copy(hello(), directory.join("good.so")).unwrap();
         let monitor =
             rework.monitor(&["--all-domains", "--plugin-dir", directory.to_str().unwrap()]);
-        until(
+        until_within(
+            Duration::from_secs(90),
             "all of them to be refused",
             || {
                 let rows = rework.json(&["list-plugins"]);

@@ -28,7 +28,11 @@ impl Processes {
         let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
         let entries = std::fs::read_dir("/proc");
         let mut is_complete = entries.is_ok();
-        for entry in entries.into_iter().flatten().flatten() {
+        for entry in entries.into_iter().flatten() {
+            let Ok(entry) = entry else {
+                is_complete = false;
+                continue;
+            };
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
@@ -39,10 +43,12 @@ impl Processes {
                         children.entry(parent).or_default().push(Pid::from_raw(pid));
                     }
                 }
-                // It has gone; or else we do not know.
+                // It has gone, or is none of our business; or else we cannot know.
                 Err(error) => {
-                    let gone = [Some(libc::ENOENT), Some(libc::ESRCH)];
-                    is_complete &= gone.contains(&error.raw_os_error());
+                    let want = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+                    is_complete &= !error
+                        .raw_os_error()
+                        .is_some_and(|code| want.contains(&code));
                 }
             }
         }
@@ -87,8 +93,8 @@ pub fn of(pid: Pid) -> Vec<Pid> {
 /// process itself must not fork meanwhile (it is stopped, or it is the caller). A child that forks
 /// while it is being killed leaves its child to the process, where the next round finds it. A look
 /// lists all processes first and reads their states afterwards: who forks and ends in between hides
-/// its child from that look, but not from the next one. So nothing is left when two in a row have
-/// found nothing.
+/// its child from that look, but hardly from the next one as well. So nothing is taken to be left when
+/// two in a row have found nothing.
 ///
 /// What is left then is dying (it gives back many gigabytes, or waits for a disk), or a fork bomb
 /// is ahead of us: the process's own death ends that, through whoever reaps it.

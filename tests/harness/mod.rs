@@ -14,4 +14,4 @@ pub(crate) use plugins::{hello, misbehaving, report, standalone};
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};
 pub(crate) use versions::{hello_version, place, with_texts};
-pub(crate) use wait::until;
+pub(crate) use wait::{until, until_within};

@@ -14,6 +14,16 @@ const SELDOM: Duration = Duration::from_millis(200);
 /// Looks until what is seen is what is wanted; panics after twenty seconds.
 pub(crate) fn until<T: Debug>(
     what: &str,
+    look: impl FnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
+    until_within(LIMIT, what, look, wanted)
+}
+
+/// As [`until`], for what takes long.
+pub(crate) fn until_within<T: Debug>(
+    limit: Duration,
+    what: &str,
     mut look: impl FnMut() -> T,
     wanted: impl Fn(&T) -> bool,
 ) -> T {
@@ -24,7 +34,7 @@ pub(crate) fn until<T: Debug>(
             return seen;
         }
         assert!(
-            begin.elapsed() < LIMIT,
+            begin.elapsed() < limit,
             "waited for {what}, last seen: {seen:#?}"
         );
         // Most looks start a process: the longer it takes, the less often.

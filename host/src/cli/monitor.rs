@@ -75,8 +75,8 @@ fn database(given: String) -> Result<String> {
     }
 }
 
-/// A directory by its absolute name, so that its files keep theirs. A link stays one: it may come to
-/// point elsewhere.
+/// A directory by its one name, so that its files keep theirs. If it is itself a link it stays one: it
+/// may come to point elsewhere.
 fn plugin_dir(directory: &Path) -> Result<PathBuf> {
     let unusable = |reason: String| {
         Failure::new(format!(
@@ -88,5 +88,10 @@ fn plugin_dir(directory: &Path) -> Result<PathBuf> {
     if !metadata.is_dir() {
         return Err(unusable("it is not a directory".to_owned()));
     }
-    std::path::absolute(directory).map_err(|error| unusable(error.to_string()))
+    let absolute = std::path::absolute(directory)?;
+    let (parent, name) = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) if !absolute.ends_with("..") => (parent, name),
+        _ => return Ok(std::fs::canonicalize(&absolute)?),
+    };
+    Ok(std::fs::canonicalize(parent)?.join(name))
 }

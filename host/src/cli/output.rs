@@ -7,10 +7,32 @@ use std::{borrow::Cow, io::Write};
 
 /// Prints one JSON document.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
     let text = serde_json::to_string_pretty(value).map_err(std::io::Error::other)?;
-    writeln!(stdout, "{text}")?;
+    json_text(&text)
+}
+
+/// Prints a JSON document that is text already. What would do something to a terminal is in strings
+/// only, where JSON has an escape for it.
+pub(super) fn json_text(document: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let mut rest = document;
+    while let Some(at) = rest.find(is_bad) {
+        let (before, bad) = rest.split_at(at);
+        let mut characters = bad.chars();
+        let code = characters.next().map_or(0, u32::from);
+        write!(stdout, "{before}\\u{code:04x}")?;
+        rest = characters.as_str();
+    }
+    writeln!(stdout, "{rest}")?;
     Ok(stdout.flush()?)
+}
+
+/// What does more than appear: control characters but for the ends of lines and tabulators, and what
+/// turns the direction of writing.
+fn is_bad(c: char) -> bool {
+    c.is_control() && c != '\n' && c != '\t'
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c)
 }
 
 /// Prints a line, or several.
@@ -26,14 +48,8 @@ pub(super) fn note(text: &str) {
 }
 
 /// A text that does nothing to a terminal but appear on it, perhaps in colours: much of what is
-/// printed was written by tasks, plugins and callers. Control characters are shown escaped, and so is
-/// what turns the direction of writing.
+/// printed was written by tasks, plugins and callers. The rest is shown escaped.
 pub(super) fn harmless(text: &str) -> Cow<'_, str> {
-    let is_bad = |c: char| {
-        c.is_control() && c != '\n' && c != '\t'
-            || ('\u{202a}'..='\u{202e}').contains(&c)
-            || ('\u{2066}'..='\u{2069}').contains(&c)
-    };
     if !text.contains(is_bad) {
         return Cow::Borrowed(text);
     }
@@ -57,7 +73,7 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     }
     shown += rest;
     if !["", "\x1b[m", "\x1b[0m"].contains(&colour) {
-        // It does not reach beyond its line.
+        // It does not reach beyond its text.
         shown += "\x1b[0m";
     }
     Cow::Owned(shown)

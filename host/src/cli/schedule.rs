@@ -92,7 +92,7 @@ async fn print_output(task: &Task) -> Result<()> {
 pub(super) fn print_payload(payload: Payload) -> Result<()> {
     match payload {
         Payload::None => Ok(()),
-        Payload::Fields(fields) => output::line(&fields.to_string()),
+        Payload::Fields(fields) => output::json_text(&fields.to_string()),
         Payload::Raw(content) => output::bytes(&content),
     }
 }

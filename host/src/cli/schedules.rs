@@ -8,7 +8,12 @@ use super::{
 };
 use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
-use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
 pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     check_given_once(args.input.as_ref(), &args.input_file)?;
@@ -86,7 +91,7 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
     let file = client.export_schedules().await?;
     let text = serde_json::to_string_pretty(&file).map_err(std::io::Error::other)?;
     if args.path == Path::new("-") {
-        return output::line(&text);
+        return output::json_text(&text);
     }
     let path = args.path.display();
     save(&args.path, text + "\n")
@@ -94,10 +99,15 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
     output::line(&format!("saved {} entries into {path}", file.len()))
 }
 
-/// Writes a file beside its place first: a disk that is full leaves the one that was there. What is
-/// no regular file (a pipe, a terminal) is written to as it is.
+/// Writes a file beside its place first: a disk that is full leaves the one that was there, which
+/// keeps its owner and who may read it. What is no regular file (a pipe, a terminal), or lies where
+/// nothing can be made, is written to as it is.
 fn save(path: &Path, text: String) -> std::io::Result<()> {
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+    let existing = fs::metadata(path).ok();
+    if existing
+        .as_ref()
+        .is_some_and(|existing| !existing.is_file())
+    {
         return fs::write(path, text);
     }
     // Of what a link points to.
@@ -106,10 +116,22 @@ fn save(path: &Path, text: String) -> std::io::Result<()> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
+    let made = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(directory)?;
+        .tempfile_in(directory);
+    let mut file = match made {
+        Ok(file) => file,
+        Err(_) if existing.is_some() => return fs::write(path, text),
+        Err(error) => return Err(error),
+    };
     file.write_all(text.as_bytes())?;
+    if let Some(existing) = existing {
+        let (owner, group) = (Some(existing.uid()), Some(existing.gid()));
+        if std::os::unix::fs::fchown(file.as_file(), owner, group).is_err() {
+            return fs::write(path, text);
+        }
+        file.as_file().set_permissions(existing.permissions())?;
+    }
     file.persist(&path)?;
     Ok(())
 }

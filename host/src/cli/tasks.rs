@@ -79,7 +79,8 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
             (_, other) => other.to_string(),
         };
         let mut lines = text.lines();
-        output::line(&format!("  {name}: {}", lines.next().unwrap_or_default()))?;
+        let first = format!("  {name}: {}", lines.next().unwrap_or_default());
+        output::line(first.trim_end())?;
         for more in lines {
             output::line(&format!("    {more}"))?;
         }

@@ -23,6 +23,9 @@ use std::{
 /// A task that has begun is shown as running when it has not ended after this.
 const MARK_AFTER: Duration = Duration::from_millis(2);
 
+/// A connection whose other end is gone without a word answers never.
+const CYCLE_LIMIT: Duration = Duration::from_secs(60);
+
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.
     pub(super) fn cycle(&mut self, now: Instant) {
@@ -61,7 +64,17 @@ impl Supervisor {
         };
         self.in_flight = Some(cycle.clone());
         let store = self.store.clone();
-        self.ask(async move { store.cycle(&cycle).await }, Event::Cycled);
+        let said = async move {
+            match tokio::time::timeout(CYCLE_LIMIT, store.cycle(&cycle)).await {
+                Ok(result) => result,
+                // Whether it was committed is found out as after any lost connection.
+                Err(_) => Err(StoreError::Connect {
+                    place: store.place(),
+                    reason: "no answer to a cycle".to_owned(),
+                }),
+            }
+        };
+        self.ask(said, Event::Cycled);
     }
 
     /// Everything that waits, or, after a refusal, one thing, so that it is found out which one the

@@ -29,10 +29,10 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        for (_, handed) in worker.handed.values() {
-            if let Some(held) = self.tasks.get_mut(&handed.task) {
-                held.killed_because.get_or_insert_with(|| why.clone());
-            }
+        worker.see_begun(Instant::now());
+        let running = worker.running().map(|(_, handed)| handed.task);
+        if let Some(held) = running.and_then(|task| self.tasks.get_mut(&task)) {
+            held.killed_because.get_or_insert(why);
         }
         worker.kill(WorkerCause::Task(Cause::Crash));
     }

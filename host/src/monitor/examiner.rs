@@ -168,6 +168,9 @@ impl Supervisor {
         let Some(purpose) = purpose else { return };
         if self.phase != super::supervisor::Phase::Working {
             // It was ended for that; the next monitor looks again.
+            if let Purpose::Supply(hash) | Purpose::Offer(Offer { hash, .. }) = &purpose {
+                self.unstage(hash);
+            }
             return;
         }
         let named = match &purpose {

@@ -35,8 +35,7 @@ impl Supervisor {
             let renew = async {
                 if is_away {
                     // Another server may have taken over.
-                    store.find_server().await?;
-                    lease.find_server().await?;
+                    lease.find_server(&store).await?;
                 }
                 lease.monitor_renew(monitor).await
             };

@@ -231,6 +231,11 @@ pub(super) fn kill_strays(known: &dyn Fn(Pid) -> bool) {
     }
 }
 
+/// Ends everything below this process: what dead workers left, and what that has forked meanwhile.
+pub(super) fn leave_nothing() {
+    descendants::kill_all(Pid::this(), KILL_PATIENCE);
+}
+
 /// Collects a child that has ended, if there is one.
 pub(super) fn reap() -> Option<Exit> {
     let mut status = 0;

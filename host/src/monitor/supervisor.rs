@@ -294,6 +294,7 @@ impl Supervisor {
             }
             self.act(Instant::now());
         }
+        super::process::leave_nothing();
         if self.phase == Phase::Lost {
             return Err(MonitorError::Lost(self.monitor));
         }

@@ -152,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    fn unstage(&mut self, hash: &str) {
+    pub(super) fn unstage(&mut self, hash: &str) {
         if let Some(file) = self.supply.staged.remove(hash) {
             self.cache.unstage(&file);
         }

@@ -523,10 +523,17 @@ async fn listen(
     id: WorkerId,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<(), WireError> {
-    while let Some((message, descriptors)) = reader.recv().await? {
-        if events.send(Event::Said(id, message, descriptors)).is_err() {
-            break;
+    loop {
+        match reader.recv().await {
+            Ok(Some((message, descriptors))) => {
+                if events.send(Event::Said(id, message, descriptors)).is_err() {
+                    return Ok(());
+                }
+            }
+            // It died, perhaps in the middle of a word.
+            Ok(None) | Err(WireError::Cut) => return Ok(()),
+            Err(error) if error.is_hang_up() => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
 }

@@ -298,7 +298,7 @@ impl Store {
                        peak_memory = e.peak_memory,
                        cpu_seconds = e.cpu_seconds,
                        worker = case e.fate when 'end' then coalesce(e.worker, t.worker) end,
-                       plugin_operation = case e.fate when 'end' then e.plugin_operation end,
+                       plugin_operation = case e.fate when 'end' then nullif(e.plugin_operation, 0) end,
                        token = case e.fate when 'end' then t.token end,
                        attempt = t.attempt - (e.fate = 'release')::int,
                        run_at = case e.fate when 'retry'

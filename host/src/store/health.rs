@@ -54,7 +54,12 @@ impl Store {
                       (array_agg(coalesce(error, cause, '') order by place))[1] as "error!"
                  from (select w.*, row_number() over (partition by domain, host order by id desc) as place
                          from rework.worker w
-                        where created > clock_timestamp() - interval '1 hour') latest
+                        where created > clock_timestamp() - interval '1 hour'
+                          -- Not those that still try, or that we ended for a reason of our own.
+                          and (started is not null
+                               or state = 'dead'
+                                  and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
+                                                    'upgrade', 'idle'))) latest
                 where place <= 3
                 group by domain, host
                having count(*) = 3 and bool_and(state = 'dead' and started is null)

@@ -9,6 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 use std::{fmt, str::FromStr, time::Duration};
+use tokio::task::JoinSet;
 
 /// How long a server may take to answer at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,17 +36,18 @@ const PARAMETERS: [&str; 18] = [
     "user",
 ];
 
-/// What libpq knows besides; it changes nothing here.
-const HARMLESS: [&str; 9] = [
-    "channel_binding",
-    "connect_timeout",
-    "gssencmode",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "target_session_attrs",
-    "tcp_user_timeout",
+/// What libpq knows besides, with what may be said there because it changes nothing here; nothing
+/// given: any number.
+const HARMLESS: [(&str, &[&str]); 9] = [
+    ("channel_binding", &["disable", "prefer"]),
+    ("connect_timeout", &[]),
+    ("gssencmode", &["disable", "prefer"]),
+    ("keepalives", &[]),
+    ("keepalives_count", &[]),
+    ("keepalives_idle", &[]),
+    ("keepalives_interval", &[]),
+    ("target_session_attrs", &["any", "read-write", "primary"]),
+    ("tcp_user_timeout", &[]),
 ];
 
 /// Where the database is: one server, or several of which one accepts writes. Printing it never shows
@@ -105,13 +107,25 @@ impl FromStr for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// The first server that answers and, where there are several, accepts writes.
-    async fn find(&self) -> Result<&PgConnectOptions> {
+    /// The server that answers and, where there are several, accepts writes. All are tried at once:
+    /// one whose machine is gone does not answer for long.
+    async fn find(&self) -> Result<PgConnectOptions> {
+        let one_of_many = self.servers.len() > 1;
+        let mut tries: JoinSet<_> = self
+            .servers
+            .iter()
+            .cloned()
+            .map(|server| async move {
+                let tried = try_one(&server, one_of_many).await;
+                (server, tried)
+            })
+            .collect();
         let mut reasons = Vec::new();
-        for server in &self.servers {
-            match self.try_one(server).await {
-                Ok(()) => return Ok(server),
-                Err(reason) => reasons.push(reason),
+        while let Some(tried) = tries.join_next().await {
+            match tried {
+                Ok((server, Ok(()))) => return Ok(server),
+                Ok((_, Err(reason))) => reasons.push(reason),
+                Err(error) => reasons.push(error.to_string()),
             }
         }
         Err(StoreError::Connect {
@@ -119,26 +133,22 @@ impl ConnectOptions {
             reason: reasons.join("; "),
         })
     }
+}
 
-    /// Why a server will not do, in a line.
-    async fn try_one(&self, server: &PgConnectOptions) -> Result<(), String> {
-        let connect = sqlx::PgConnection::connect_with(server);
-        let mut connection = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-            Err(_) => return Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
-            Ok(Err(error)) => return Err(words(&error)),
-            Ok(Ok(connection)) => connection,
-        };
-        let will_do = self.servers.len() == 1
-            || accepts_writes(&mut connection)
-                .await
-                .map_err(|error| words(&error))?;
+/// Why a server will not do, in a line.
+async fn try_one(server: &PgConnectOptions, one_of_many: bool) -> Result<(), String> {
+    let look = async {
+        let mut connection = PgConnection::connect_with(server).await?;
+        let will_do = !one_of_many || accepts_writes(&mut connection).await?;
         // The pool makes its own; this one has shown that the way is open.
-        connection.close().await.map_err(|error| words(&error))?;
-        if will_do {
-            Ok(())
-        } else {
-            Err("it does not accept writes".to_owned())
-        }
+        connection.close().await?;
+        Ok(will_do)
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, look).await {
+        Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Ok(Err::<bool, sqlx::Error>(error)) => Err(words(&error)),
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err("it does not accept writes".to_owned()),
     }
 }
 
@@ -156,14 +166,23 @@ async fn accepts_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Err
 fn check_parameters(url: &str) -> Result<()> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let name = parameter.split('=').next().unwrap_or_default();
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if name == "pooler" {
             return Err(StoreError::Url(
                 "this rework cannot work through a pooler; give the server's own address"
                     .to_owned(),
             ));
         }
-        let is_known = PARAMETERS.contains(&name) || HARMLESS.contains(&name);
+        if let Some((_, values)) = HARMLESS.iter().find(|(known, _)| *known == name) {
+            let is_number = values.is_empty() && value.parse::<u32>().is_ok();
+            if is_number || values.contains(&value) {
+                continue;
+            }
+            return Err(StoreError::Url(format!(
+                "its parameter `{name}` asks for what this rework cannot do"
+            )));
+        }
+        let is_known = PARAMETERS.contains(&name);
         if !is_known && !name.starts_with("options[") {
             // What stands before an `@` may be the end of a password with a `?` in it.
             return Err(StoreError::Url(match query.contains('@') {
@@ -195,15 +214,17 @@ impl Store {
                 Box::pin(async move { accepts_writes(connection).await })
             });
         }
-        let pool = pool.connect_lazy_with(server.clone());
+        let pool = pool.connect_lazy_with(server);
         Ok(Self { pool, options })
     }
 
-    /// Looks for the server that accepts writes now, if there are several.
-    pub async fn find_server(&self) -> Result<()> {
+    /// Looks for the server that accepts writes now, if there are several, for this store and for
+    /// another one of the same servers.
+    pub async fn find_server(&self, also: &Self) -> Result<()> {
         if self.options.servers.len() > 1 {
             let server = self.options.find().await?;
             self.pool.set_connect_options(server.clone());
+            also.pool.set_connect_options(server);
         }
         Ok(())
     }

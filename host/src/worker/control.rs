@@ -43,12 +43,13 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
 }
 
 /// Looking at processes takes descriptors, and the operation may have used up all there are: this
-/// thread gets a table of its own, with room; where that is forbidden, at least the hard limit.
+/// thread gets a table of its own, with room, where that is allowed, and the hard limit.
 fn have_descriptors() {
     if unshare(CloneFlags::CLONE_FILES).is_ok() {
         // SAFETY: nobody but this thread has this table, and it needs nothing of what is in it.
         unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
-    } else if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+    }
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
