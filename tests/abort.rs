@@ -180,6 +180,27 @@ fn a_task_that_has_ended_is_beyond_its_timeout() {
 }
 
 #[test]
+fn a_message_outlives_the_monitor_that_should_have_heard_it() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let mut monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.misbehave("hang");
+    rework.wait(&id, &["running"]);
+    monitor.signal(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(monitor.wait(), None);
+    assert_eq!(
+        rework.ok(&["abort-task", &id, "--message", "no longer needed"]),
+        format!("task {id} is aborting: its worker is being killed")
+    );
+    let _next = rework.monitor(&["--domain", "misbehaving"]);
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"abort".into(), &"no longer needed".into()),
+        "{task:#}"
+    );
+}
+
+#[test]
 fn whoever_forks_faster_than_it_can_be_killed_does_not_hold_up_the_monitor() {
     use nix::{
         sys::signal::{Signal, killpg},

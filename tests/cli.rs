@@ -1,6 +1,6 @@
 //! The command line: wrong input gets one line that names the thing, and the right exit code.
 
-use crate::harness::{Rework, hello, until};
+use crate::harness::{Rework, hello, misbehaving, report, until};
 use std::process::Stdio;
 
 #[test]
@@ -88,6 +88,9 @@ fn wrong_databases_are_named_without_their_password() {
             "its parameter `channel_binding` asks for what this rework cannot do",
         ),
         ("nonsense", "is neither a database URL nor an alias"),
+        ("u:secret@h/x", "`…` is neither a database URL nor an alias"),
+        ("postgres//u:secret@h/x", "`…` is neither"),
+        ("host=h password=secret", "`…` is neither"),
         ("embedded:", "names no directory"),
     ] {
         let complaint = rework.fails(1, &["list-tasks", database]);
@@ -118,6 +121,10 @@ fn a_misplaced_database_is_not_shown_with_its_password() {
     ] {
         let complaint = rework.fails(code, arguments);
         assert!(!complaint.contains("sekret"), "{complaint}");
+    }
+    for postgres in ["postgres//u:sekret@h/x", "u:sekret@h/x"] {
+        let output = rework.run(&["doctor", postgres]);
+        assert!(!output.stdout.contains("sekret"), "{output:?}");
     }
     let complaint = rework.fails(2, &["schedule", "postgres://h/x"]);
     assert!(
@@ -278,6 +285,28 @@ fn what_cannot_be_done_exits_with_1() {
         let complaint = rework.fails(1, arguments);
         assert!(complaint.contains(reason), "{complaint}");
     }
+}
+
+/// The planner may read the tables in any order.
+#[test]
+fn what_no_host_offers_is_refused_however_the_database_looks() {
+    let rework = Rework::with_plugins(&[hello(), report(), misbehaving()]);
+    rework.database.psql("analyze");
+    for command in ["schedule", "prepare"] {
+        let rule = ["--rule", "0 0 0 1 1 *"];
+        let rule = if command == "prepare" { &rule[..] } else { &[] };
+        for (name, host) in [("my_first_task", "nowhere"), ("nosuch", "testhost")] {
+            let arguments = [&[command, name, "--host", host], rule].concat();
+            let complaint = rework.fails(1, &arguments);
+            assert!(complaint.contains(name), "{complaint}");
+        }
+    }
+    for operation in ["my_first_task", "noop", "add"] {
+        rework.ok(&["unregister-operation", operation, "--no-confirm"]);
+    }
+    rework.database.psql("analyze");
+    let complaint = rework.fails(1, &["schedule", "my_first_task"]);
+    assert!(complaint.contains("my_first_task"), "{complaint}");
 }
 
 #[test]

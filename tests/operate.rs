@@ -288,6 +288,24 @@ fn the_bench_says_that_its_operation_is_paused() {
         complaint.contains("operation `noop` of domain default is paused"),
         "{complaint}"
     );
+    // Nor are failures taken for work.
+    let complaint = rework.fails(
+        1,
+        &[
+            "bench",
+            "--operation",
+            "my_first_task",
+            "--tasks",
+            "3",
+            "--samples",
+            "1",
+        ],
+    );
+    assert!(
+        complaint.contains("3 of 3 tasks of `my_first_task` did not end done"),
+        "{complaint}"
+    );
+    rework.ok(&["vacuum", "--tasks"]);
     // Nor is anything queued that would be refused.
     let complaint = rework.fails(1, &["bench", "--operation", "add"]);
     assert!(

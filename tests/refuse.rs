@@ -556,7 +556,7 @@ fn a_path_that_the_database_cannot_hold_is_refused() {
             |(log, refused)| {
                 [log, refused]
                     .iter()
-                    .all(|said| said.contains("its name is not UTF-8"))
+                    .all(|said| said.contains("its name is not plain text in UTF-8"))
             },
         );
         assert_eq!(monitor.interrupt(), Some(0));

@@ -145,6 +145,14 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let run = client.run_seconds(&batch).await?;
+    let unwell = client.unwell_tasks(&batch).await?;
+    if unwell > 0 {
+        return Err(Failure::new(format!(
+            "{unwell} of {} tasks of `{}` did not end done: there is nothing to measure",
+            args.tasks, args.operation
+        ))
+        .hint("see `rework list-tasks`"));
+    }
 
     let mut latencies = Vec::new();
     for _ in 0..args.samples {

@@ -110,13 +110,28 @@ pub(super) fn check_given_once(input: Option<&Value>, files: &[(String, PathBuf)
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    // What Postgres takes in one piece, and what a message can hold, is less.
+    read_at_most(path, 1 << 40)
+}
+
+/// Reads a file, or standard input for `-`, unless it has more bytes than this.
+pub(super) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let unreadable = |error| Failure::new(format!("could not read {}: {error}", path.display()));
-    if path == Path::new("-") {
-        let mut content = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut content)
-            .map_err(unreadable)?;
-        return Ok(content);
+    let source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(path).map_err(unreadable)?)
+    };
+    let mut content = Vec::new();
+    source
+        .take(limit + 1)
+        .read_to_end(&mut content)
+        .map_err(unreadable)?;
+    if content.len() as u64 > limit {
+        return Err(Failure::new(format!(
+            "{} has more than {limit} bytes",
+            path.display()
+        )));
     }
-    std::fs::read(path).map_err(unreadable)
+    Ok(content)
 }

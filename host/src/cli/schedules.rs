@@ -4,7 +4,7 @@ use super::{
     args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
     exit::{Failure, Result},
     format, output,
-    schedule::{check_given_once, read},
+    schedule::{check_given_once, read, read_at_most},
 };
 use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
@@ -14,6 +14,9 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
+
+/// A file of schedules beyond this is none.
+const LARGEST: u64 = 1 << 28;
 
 pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     check_given_once(args.input.as_ref(), &args.input_file)?;
@@ -121,8 +124,8 @@ fn save(path: &Path, text: String) -> std::io::Result<()> {
         .tempfile_in(directory);
     let mut file = match made {
         Ok(file) => file,
-        Err(_) if existing.is_some() => return fs::write(path, text),
-        Err(error) => return Err(error),
+        // Perhaps it can be written to; if not, that says why.
+        Err(_) => return fs::write(path, text),
     };
     file.write_all(text.as_bytes())?;
     if let Some(existing) = existing {
@@ -139,7 +142,7 @@ fn save(path: &Path, text: String) -> std::io::Result<()> {
 pub(super) async fn import(args: TransferArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let path = args.path.display();
-    let text = String::from_utf8(read(&args.path)?)
+    let text = String::from_utf8(read_at_most(&args.path, LARGEST)?)
         .map_err(|_| Failure::new(format!("{path} is no text")))?;
     let file =
         ScheduleFile::parse(&text).map_err(|fault| Failure::new(format!("{path} {fault}")))?;

@@ -83,6 +83,11 @@ impl Client {
         Ok(self.store().task_count_open(tasks).await?)
     }
 
+    /// How many of these tasks have not ended well; for the bench.
+    pub(crate) async fn unwell_tasks(&self, tasks: &[i64]) -> Result<i64> {
+        Ok(self.store().task_count_unwell(tasks).await?)
+    }
+
     /// From the beginning of the first of these tasks to the end of the last; for the bench.
     pub(crate) async fn run_seconds(&self, tasks: &[i64]) -> Result<f64> {
         Ok(self.store().task_run_seconds(tasks).await?)

@@ -11,10 +11,7 @@ use crate::{
     plugin::{self, Examined, PluginError, TrustedKey},
     store::{Placement, StoreError},
 };
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 /// How to register a plugin.
 #[derive(Debug, Clone, Default)]
@@ -134,13 +131,19 @@ impl Client {
 /// Where the database says that the file is.
 fn stored_path(file: &Path) -> Result<String> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    path.into_os_string().into_string().map_err(|path| {
-        let path = PathBuf::from(path);
-        ClientError::Plugin(format!(
-            "{}: its path is not valid UTF-8, which the database cannot hold: rename it",
-            path.display()
-        ))
-    })
+    let unusable = |path: &Path, why: &str| {
+        ClientError::Plugin(format!("{}: its path {why}: rename it", path.display()))
+    };
+    let text = path.into_os_string().into_string().map_err(|path| {
+        unusable(
+            Path::new(&path),
+            "is not valid UTF-8, which the database cannot hold",
+        )
+    })?;
+    if text.contains(char::is_control) {
+        return Err(unusable(Path::new(&text), "holds control characters"));
+    }
+    Ok(text)
 }
 
 fn nothing_registered(error: StoreError) -> ClientError {

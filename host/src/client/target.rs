@@ -108,9 +108,12 @@ fn alias(name: &str) -> Result<String> {
         message,
         hint: Some(hint.to_owned()),
     };
+    // What looks like a URL or a connection string that went wrong may hold a password.
+    let may_tell = !name.contains(['@', '=', ':']);
+    let shown = if may_tell { name } else { "…" };
     let Some(path) = configuration_file() else {
         return Err(unknown(format!(
-            "`{name}` is neither a database URL nor an alias: there is no rework.cfg"
+            "`{shown}` is neither a database URL nor an alias: there is no rework.cfg"
         )));
     };
     let text = std::fs::read_to_string(&path).map_err(|error| ClientError::Database {
@@ -123,7 +126,7 @@ fn alias(name: &str) -> Result<String> {
         .ok_or_else(|| {
             let aliases: Vec<&str> = dburi_entries(&text).map(|(key, _)| key).collect();
             unknown(format!(
-                "no alias `{name}` in section [dburi] of {} (it has: {})",
+                "no alias `{shown}` in section [dburi] of {} (it has: {})",
                 path.display(),
                 if aliases.is_empty() {
                     "none".to_owned()

@@ -100,9 +100,11 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
 }
 
 /// Why a file is refused that [`is_text`] says no of.
-pub(super) const NOT_TEXT: &str = "its name is not UTF-8: rename it";
+pub(super) const NOT_TEXT: &str = "its name is not plain text in UTF-8: rename it";
 
-/// Whether a path of a [`Scan`] is the file's own: what is not UTF-8 has been replaced in it.
+/// Whether a path of a [`Scan`] is the file's own, where what is not UTF-8 has been replaced, and can
+/// be printed in a line.
 pub(super) fn is_text(path: &Path) -> bool {
-    !path.to_string_lossy().contains(char::REPLACEMENT_CHARACTER)
+    let path = path.to_string_lossy();
+    !path.contains(|c: char| c == char::REPLACEMENT_CHARACTER || c.is_control())
 }

@@ -27,7 +27,7 @@ impl std::fmt::Debug for TrustedKey {
 impl TrustedKey {
     /// Reads a key: the path of a public key file of minisign, or the key itself.
     pub fn read(text: &str) -> Result<Self, String> {
-        let base64 = match fs::read_to_string(text) {
+        let base64 = match read_small(Path::new(text)) {
             Ok(content) => content.lines().last().unwrap_or_default().trim().to_owned(),
             Err(_) => text.trim().to_owned(),
         };
@@ -73,7 +73,7 @@ impl TrustedKey {
     }
 }
 
-/// A signature has some hundred bytes; a trusted comment makes it a little longer.
+/// A signature or a key has some hundred bytes; a trusted comment makes it a little longer.
 const LARGEST: u64 = 64 * 1024;
 
 /// Where the signature of a file is.
@@ -85,20 +85,24 @@ pub fn signature_path(file: &Path) -> PathBuf {
 
 /// The signature beside a file, if there is one.
 pub fn signature_beside(file: &Path) -> io::Result<Option<String>> {
+    match read_small(&signature_path(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The text of a file that has to be a short one.
+fn read_small(path: &Path) -> io::Result<String> {
     // A FIFO would block here.
-    let opened = fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(signature_path(file));
-    let signature = match opened {
-        Ok(signature) => signature,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if !signature.metadata()?.is_file() {
+        .open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut text = String::new();
-    signature.take(LARGEST).read_to_string(&mut text)?;
-    Ok(Some(text))
+    file.take(LARGEST).read_to_string(&mut text)?;
+    Ok(text)
 }

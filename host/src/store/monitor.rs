@@ -167,9 +167,10 @@ impl Store {
                    select t.id, t.lane, -t.priority as rank, t.attempt, t.max_attempts, t.status,
                           t.worker, t.started,
                           t.id = any($2) as unbegun,
-                          exists (select from rework.abort_request a where a.task = t.id) as aborting
+                          a.task is not null as aborting, a.message
                      from gone_claim c, unnest(c.tasks) as h (id)
                      join rework.task t on t.id = h.id
+                     left join rework.abort_request a on a.task = t.id
                     where t.status <> 'done' and t.token >> 36 = $1
                     order by t.id
                       for update of t
@@ -185,8 +186,9 @@ impl Store {
                           outcome = case f.fate when 'end' then 'aborted' end,
                           cause = case when f.fate = 'end' then
                                        case when f.aborting then 'abort' else 'monitor lost' end end,
-                          error = case when f.fate = 'end' and not f.aborting
-                                       then 'the monitor on host ' || $3 || ' was lost' end,
+                          error = case when f.fate = 'end' then
+                                       case when f.aborting then f.message
+                                            else 'the monitor on host ' || $3 || ' was lost' end end,
                           finished = case f.fate when 'end' then clock_timestamp() end,
                           started = case f.fate when 'end' then t.started end,
                           token = case f.fate when 'end' then t.token end,

@@ -1,6 +1,6 @@
 //! Operations: who offers them, what they ask for, and what a monitor may claim of them.
 
-use super::{Store, error::Result, plugin::lock_deployments};
+use super::{Store, StoreError, error::Result, plugin::lock_deployments};
 use crate::model::OperationId;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -145,12 +145,13 @@ impl Store {
         host: Option<&str>,
     ) -> Result<Resolved> {
         let rows = sqlx::query!(
-            r#"with resolved as materialized (select rework.operation_resolve($1, $2, $3) as id)
-               select r.id as "id!", p.inputs, rework.inputs_digest(p.inputs) as "digest!", p.max_attempts
-                 from resolved r
-                 join rework.deployment d on d.operation = r.id and d.retired is null
-                 join rework.plugin_operation p on p.id = d.plugin_operation
-                where $3::text is null or d.host = $3
+            // On the left, or the function, which refuses, would not be called where nothing fits.
+            r#"select r.id as "id!", p.inputs, rework.inputs_digest(p.inputs) as digest,
+                      p.max_attempts as "max_attempts?"
+                 from (select rework.operation_resolve($1, $2, $3) as id offset 0) r
+                 left join (rework.deployment d
+                            join rework.plugin_operation p on p.id = d.plugin_operation)
+                   on d.operation = r.id and d.retired is null and ($3::text is null or d.host = $3)
                 order by d.registered desc"#,
             name,
             domain,
@@ -158,20 +159,28 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let latest = rows.first().expect("a resolved operation has a deployment");
-        let mut resolved = Resolved {
-            id: OperationId(latest.id),
-            inputs: Vec::new(),
-            digests: Vec::new(),
-            max_attempts: latest.max_attempts,
-        };
+        let mut resolved: Option<Resolved> = None;
         for row in rows {
+            let (Some(max_attempts), Some(digest)) = (row.max_attempts, row.digest) else {
+                continue;
+            };
+            let resolved = resolved.get_or_insert(Resolved {
+                id: OperationId(row.id),
+                inputs: Vec::new(),
+                digests: Vec::new(),
+                max_attempts,
+            });
             if !resolved.inputs.contains(&row.inputs) {
                 resolved.inputs.push(row.inputs);
-                resolved.digests.push(row.digest);
+                resolved.digests.push(digest);
             }
         }
-        Ok(resolved)
+        // It was withdrawn between two looks of one statement.
+        resolved.ok_or_else(|| StoreError::Refused {
+            code: "RW001".to_owned(),
+            message: format!("operation `{name}` has just been withdrawn"),
+            hint: None,
+        })
     }
 
     /// Live deployments of a name that fit; `module` is an SQL `LIKE` pattern.

@@ -230,6 +230,17 @@ impl Store {
         Ok(count)
     }
 
+    /// How many of these tasks have ended, and not well.
+    pub async fn task_count_unwell(&self, tasks: &[i64]) -> Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from rework.task where id = any($1) and outcome <> 'done'"#,
+            tasks
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count)
+    }
+
     /// From the beginning of the first of these tasks to the end of the last, in seconds.
     pub async fn task_run_seconds(&self, tasks: &[i64]) -> Result<f64> {
         let seconds = sqlx::query_scalar!(
