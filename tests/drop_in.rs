@@ -475,6 +475,17 @@ fn a_link_may_come_to_point_elsewhere() {
         || current(&rework, "default"),
         |now| now.len() == 1 && *now != first,
     );
+    // To nowhere: said where refused files are, and taken back.
+    let second = current(&rework, "default");
+    fs::rename(&link, dir.join("previous")).unwrap();
+    until(
+        "the word",
+        || refused(&rework).join(" "),
+        |said| said.contains("cannot be read, what it offered stays"),
+    );
+    assert_eq!(current(&rework, "default"), second);
+    fs::rename(dir.join("previous"), &link).unwrap();
+    until("it to be well", || refused(&rework), Vec::is_empty);
 }
 
 /// However the directory is written, and wherever from.

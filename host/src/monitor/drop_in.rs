@@ -119,8 +119,9 @@ impl DropIn {
             .filter(|_| !self.scanning && !self.asking_known)
     }
 
-    /// Takes over what a scan found. Answers directories that are newly unreadable.
-    fn take(&mut self, scan: Scan, now: Instant) -> Vec<(PathBuf, String)> {
+    /// Takes over what a scan found. Answers directories that are newly unreadable, with the reason,
+    /// or no longer, without.
+    fn take(&mut self, scan: Scan, now: Instant) -> Vec<(PathBuf, Option<String>)> {
         self.has_scanned = true;
         let mut under_way = false;
         for (path, file) in &mut self.files {
@@ -160,8 +161,13 @@ impl DropIn {
             .unreadable
             .iter()
             .filter(|(path, reason)| self.unreadable.get(*path) != Some(reason))
-            .map(|(path, reason)| (path.clone(), reason.clone()))
-            .collect();
+            .map(|(path, reason)| (path.clone(), Some(reason.clone())));
+        let readable = self
+            .unreadable
+            .keys()
+            .filter(|path| !scan.unreadable.contains_key(*path))
+            .map(|path| (path.clone(), None));
+        let news = news.chain(readable).collect();
         self.unreadable = scan.unreadable;
         news
     }
@@ -330,10 +336,16 @@ impl Supervisor {
             }
         }
         for (directory, reason) in self.drop_in.take(scan, now) {
-            tracing::error!(
-                "drop-in directory {} cannot be read, what it offered stays: {reason}",
-                directory.display()
-            );
+            let words = reason.map(|reason| {
+                format!(
+                    "drop-in directory {} cannot be read, what it offered stays: {reason}",
+                    directory.display()
+                )
+            });
+            if let Some(words) = &words {
+                tracing::error!("{words}");
+            }
+            self.note_refusal(&directory, None, words);
         }
     }
 
