@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpecType {
-    /// A JSON number.
+    /// A JSON number: an integer of 64 bits, with or without a sign, or else what a double holds.
     Number,
     /// A JSON boolean.
     Boolean,

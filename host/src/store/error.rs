@@ -57,6 +57,10 @@ pub enum StoreError {
 /// What the server, the system or the driver says, without the driver's own decoration.
 pub(super) fn words(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(database) = error {
+        // character_not_in_repertoire: the driver sends nothing but UTF-8.
+        if database.code().is_some_and(|code| code == "22021") {
+            return "a text holds a NUL character, which Postgres cannot store".to_owned();
+        }
         return database.message().to_owned();
     }
     let mut innermost: &dyn std::error::Error = error;
