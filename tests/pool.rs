@@ -93,6 +93,35 @@ fn a_worker_ends_after_its_number_of_tasks() {
     }
 }
 
+/// However short they are, so that several could be on their way to a worker at a time.
+#[test]
+fn no_worker_runs_more_tasks_than_it_may() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&["--maxworkers", "1", "--maxruns", "3"]);
+    let queue = |count: u32| {
+        let call =
+            format!("select count(rework.schedule('noop')) from generate_series(1, {count})");
+        rework.database.psql(&call);
+        let left = "select count(*) from rework.task where status <> 'done'";
+        until(
+            "all to end",
+            || rework.database.psql(left),
+            |left| left == "0",
+        );
+    };
+    // The first ones tell how short they are.
+    queue(6);
+    queue(60);
+    let ended = until(
+        "22 to have ended",
+        || dead(&rework),
+        |dead| dead.len() == 22,
+    );
+    for worker in ended {
+        assert_eq!(worker["runs"], 3, "{worker:#}");
+    }
+}
+
 #[test]
 fn a_worker_that_has_grown_too_large_ends_after_its_task() {
     let rework = Rework::with_plugins(&[hello()]);

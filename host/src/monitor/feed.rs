@@ -1,7 +1,7 @@
 //! Tasks to workers: hands over what waits, spawns what is missing, sends home what is not needed.
 
 use super::{
-    pool::{Census, Pool},
+    pool::{Census, Pool, PoolOptions},
     report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
     worker::{Life, Spawn, Worker},
@@ -59,7 +59,7 @@ impl Supervisor {
                 Life::Starting | Life::Ready => census.busy += 1,
                 Life::Draining(_) | Life::Killed(_) => continue,
             }
-            census.room += room(worker, window);
+            census.room += room(worker, window, &self.options.pool);
         }
         census
     }
@@ -145,7 +145,9 @@ impl Supervisor {
             let candidate = self
                 .workers
                 .values()
-                .filter(|worker| worker.domain == domain && room(worker, window) > 0)
+                .filter(|worker| {
+                    worker.domain == domain && room(worker, window, &self.options.pool) > 0
+                })
                 .min_by_key(|worker| (!worker.is_ready(), worker.handed.len()))
                 .map(|worker| worker.id);
             let Some(worker) = candidate else { return };
@@ -352,8 +354,15 @@ impl Supervisor {
     }
 }
 
-/// How many more tasks a worker can be given now: none behind one that turns out to be slow.
-fn room(worker: &Worker, window: usize) -> usize {
+/// How many more tasks a worker can be given now: none behind one that turns out to be slow, or after
+/// which it may have to end, for it could begin them before it hears of that.
+fn room(worker: &Worker, window: usize, options: &PoolOptions) -> usize {
+    let window = if options.max_mem > 0 { 1 } else { window };
+    let runs_left = match options.max_runs {
+        0 => usize::MAX,
+        most => most.saturating_sub(worker.runs) as usize,
+    };
+    let window = window.min(runs_left);
     match worker.life {
         Life::Starting => usize::from(worker.handed.is_empty()),
         Life::Ready => {
