@@ -1,5 +1,6 @@
 //! This host: its name, its time zone, and where it keeps cached plugins and the pages of its workers.
 
+use crate::model::word::{NotAWord, word};
 use chrono_tz::Tz;
 use std::path::PathBuf;
 
@@ -26,19 +27,6 @@ pub fn state_dir() -> PathBuf {
 /// The private content-addressed cache of plugins.
 pub fn plugin_cache_dir() -> PathBuf {
     state_dir().join("plugins")
-}
-
-/// What cannot name a host or a domain.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it must be one word")]
-pub struct NotAWord;
-
-/// A text that can name a host or a domain.
-pub fn word(text: &str) -> Result<String, NotAWord> {
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(NotAWord);
-    }
-    Ok(text.to_owned())
 }
 
 /// The name of this host: what was asked for, `REWORK_HOST`, or the host name. Never a network

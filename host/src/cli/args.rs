@@ -1,11 +1,11 @@
 //! The command tree, and the rule by which `REWORK_DB` stands in for a missing `DB`.
 
-use crate::here::word;
 use crate::model::{
     ScheduleId, TaskId, WorkerId,
     duration::parse_duration,
     rule::{CatchUp, Rule, RuleError, parse_zone},
     task::TaskState,
+    word::word,
 };
 use crate::plugin::TrustedKey;
 use chrono::{DateTime, Utc};

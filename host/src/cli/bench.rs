@@ -141,15 +141,17 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
     let monitor = Monitor::start(args, &operation.domain)?;
     let last = client.task(TaskId(*batch.last().expect("at least one task was queued")));
     last.join().await?;
-    while client.open_tasks(&batch).await? > 0 {
+    let run = loop {
+        let run = client.batch(&batch).await?;
+        if run.open == 0 {
+            break run;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let run = client.run_seconds(&batch).await?;
-    let unwell = client.unwell_tasks(&batch).await?;
-    if unwell > 0 {
+    };
+    if run.unwell > 0 {
         return Err(Failure::new(format!(
-            "{unwell} of {} tasks of `{}` did not end done: there is nothing to measure",
-            args.tasks, args.operation
+            "{} of {} tasks of `{}` did not end done: there is nothing to measure",
+            run.unwell, args.tasks, args.operation
         ))
         .hint("see `rework list-tasks`"));
     }
@@ -188,7 +190,7 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
         tasks: args.tasks,
         workers: args.workers,
         enqueue_per_second: f64::from(args.tasks) / enqueue.as_secs_f64(),
-        run_per_second: f64::from(args.tasks) / run,
+        run_per_second: f64::from(args.tasks) / run.seconds,
         latency_ms_median: at(0.5),
         latency_ms_p99: at(0.99),
         ready_ms: ready.unwrap_or_default(),

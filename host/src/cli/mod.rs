@@ -7,6 +7,7 @@ mod check;
 mod database;
 mod doctor;
 mod exit;
+mod files;
 mod format;
 mod monitor;
 mod operate;
@@ -35,6 +36,14 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    if matches!(
+        command,
+        Command::RegisterOperations(_) | Command::CheckPlugin(_)
+    ) {
+        // A child of ours runs what the plugin does while it is loaded. Of the same user as we are,
+        // it could otherwise read the database's URL from our memory and environment.
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
     match command {
         Command::InitDb { db } => block_on(database::init_db(&db)),
         Command::ResetDb { db, yes } => block_on(database::reset_db(&db, yes)),

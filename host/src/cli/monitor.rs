@@ -84,14 +84,21 @@ fn plugin_dir(directory: &Path) -> Result<PathBuf> {
             directory.display()
         ))
     };
-    let metadata = std::fs::metadata(directory).map_err(|error| unusable(error.to_string()))?;
-    if !metadata.is_dir() {
-        return Err(unusable("it is not a directory".to_owned()));
+    match one_name(directory) {
+        Ok(named) if named.is_dir() => Ok(named),
+        Ok(_) => Err(unusable("it is not a directory".to_owned())),
+        Err(error) => Err(unusable(error.to_string())),
     }
+}
+
+/// The true name of its parent, and its own.
+fn one_name(directory: &Path) -> std::io::Result<PathBuf> {
+    // That it is there.
+    let target = std::fs::canonicalize(directory)?;
     let absolute = std::path::absolute(directory)?;
-    let (parent, name) = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) if !absolute.ends_with("..") => (parent, name),
-        _ => return Ok(std::fs::canonicalize(&absolute)?),
+    // `..` as the last component has no name either.
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(target);
     };
     Ok(std::fs::canonicalize(parent)?.join(name))
 }

@@ -9,9 +9,6 @@ use super::{
 use crate::client::{Client, RegistrationOptions};
 
 pub(super) async fn register(args: RegisterArgs) -> Result<()> {
-    // A child of ours runs what the plugin does while it is loaded. Of the same user as we are, it
-    // could otherwise read the database's URL from our memory. Where that is forbidden, it cannot.
-    let _ = nix::sys::prctl::set_dumpable(false);
     let client = Client::connect(&args.db).await?;
     let options = RegistrationOptions {
         domain: args.domain,

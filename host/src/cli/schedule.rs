@@ -3,6 +3,7 @@
 use super::{
     args::ScheduleArgs,
     exit::{Failure, Result},
+    files::read,
     output,
 };
 use crate::{
@@ -10,10 +11,7 @@ use crate::{
     model::task::TaskState,
 };
 use serde_json::Value;
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     check_given_once(args.input.as_ref(), &args.input_file)?;
@@ -107,31 +105,4 @@ pub(super) fn check_given_once(input: Option<&Value>, files: &[(String, PathBuf)
         Some((_, (field, _))) => Err(Failure::usage(format!("input `{field}` is given twice"))),
         None => Ok(()),
     }
-}
-
-pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    // What Postgres takes in one piece, and what a message can hold, is less.
-    read_at_most(path, 1 << 40)
-}
-
-/// Reads a file, or standard input for `-`, unless it has more bytes than this.
-pub(super) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let unreadable = |error| Failure::new(format!("could not read {}: {error}", path.display()));
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(path).map_err(unreadable)?)
-    };
-    let mut content = Vec::new();
-    source
-        .take(limit + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable)?;
-    if content.len() as u64 > limit {
-        return Err(Failure::new(format!(
-            "{} has more than {limit} bytes",
-            path.display()
-        )));
-    }
-    Ok(content)
 }

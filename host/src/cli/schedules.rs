@@ -3,17 +3,13 @@
 use super::{
     args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
     exit::{Failure, Result},
+    files::{read, read_at_most, save},
     format, output,
-    schedule::{check_given_once, read, read_at_most},
+    schedule::check_given_once,
 };
 use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
-use std::{
-    fs,
-    io::Write,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
-};
+use std::path::Path;
 
 /// A file of schedules beyond this is none.
 const LARGEST: u64 = 1 << 28;
@@ -100,43 +96,6 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
     save(&args.path, text + "\n")
         .map_err(|error| Failure::new(format!("could not write {path}: {error}")))?;
     output::line(&format!("saved {} entries into {path}", file.len()))
-}
-
-/// Writes a file beside its place first: a disk that is full leaves the one that was there, which
-/// keeps its owner and who may read it. What is no regular file (a pipe, a terminal), or lies where
-/// nothing can be made, is written to as it is.
-fn save(path: &Path, text: String) -> std::io::Result<()> {
-    let existing = fs::metadata(path).ok();
-    if existing
-        .as_ref()
-        .is_some_and(|existing| !existing.is_file())
-    {
-        return fs::write(path, text);
-    }
-    // Of what a link points to.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let made = tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(directory);
-    let mut file = match made {
-        Ok(file) => file,
-        // Perhaps it can be written to; if not, that says why.
-        Err(_) => return fs::write(path, text),
-    };
-    file.write_all(text.as_bytes())?;
-    if let Some(existing) = existing {
-        let (owner, group) = (Some(existing.uid()), Some(existing.gid()));
-        if std::os::unix::fs::fchown(file.as_file(), owner, group).is_err() {
-            return fs::write(path, text);
-        }
-        file.as_file().set_permissions(existing.permissions())?;
-    }
-    file.persist(&path)?;
-    Ok(())
 }
 
 pub(super) async fn import(args: TransferArgs) -> Result<()> {

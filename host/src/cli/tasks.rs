@@ -59,9 +59,11 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
         "finished",
     ];
     for (name, value) in fields {
-        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        // The first line tells of the only one.
-        let empty = empty || name == "attempts" && report.attempts.is_empty();
+        let empty = match name.as_str() {
+            // The first line tells of the only one.
+            "attempts" => report.attempts.is_empty(),
+            _ => value.is_null() || value.as_array().is_some_and(Vec::is_empty),
+        };
         if said.contains(&name.as_str()) || empty {
             continue;
         }

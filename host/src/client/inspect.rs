@@ -4,7 +4,8 @@ use super::{Client, Task, error::Result};
 use crate::{
     model::TaskId,
     store::{
-        LogRow, MonitorRow, OperationRow, Retired, ScheduleRequest, TaskFilter, TaskRow, WorkerRow,
+        BatchRow, LogRow, MonitorRow, OperationRow, Retired, ScheduleRequest, TaskFilter, TaskRow,
+        WorkerRow,
     },
 };
 
@@ -78,18 +79,8 @@ impl Client {
             .await?)
     }
 
-    /// How many of these tasks have not ended; for the bench.
-    pub(crate) async fn open_tasks(&self, tasks: &[i64]) -> Result<i64> {
-        Ok(self.store().task_count_open(tasks).await?)
-    }
-
-    /// How many of these tasks have not ended well; for the bench.
-    pub(crate) async fn unwell_tasks(&self, tasks: &[i64]) -> Result<i64> {
-        Ok(self.store().task_count_unwell(tasks).await?)
-    }
-
-    /// From the beginning of the first of these tasks to the end of the last; for the bench.
-    pub(crate) async fn run_seconds(&self, tasks: &[i64]) -> Result<f64> {
-        Ok(self.store().task_run_seconds(tasks).await?)
+    /// How far these tasks have come; for the bench.
+    pub(crate) async fn batch(&self, tasks: &[i64]) -> Result<BatchRow> {
+        Ok(self.store().task_batch(tasks).await?)
     }
 }

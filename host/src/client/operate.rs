@@ -1,7 +1,7 @@
 //! What operators do to a running system: pause and resume, end workers, remove what is old.
 
 use super::{Client, error::Result};
-use crate::model::WorkerId;
+use crate::model::{OperationId, WorkerId};
 use std::time::Duration;
 
 /// Something whose tasks wait.
@@ -27,17 +27,28 @@ impl Client {
         paused: bool,
     ) -> Result<()> {
         let store = self.store();
-        let known = store.paused_list().await?;
-        let fits = |(of, name): &(String, Option<String>)| {
-            name.as_deref() == Some(operation) && domain.is_none_or(|domain| domain == of)
-        };
-        let mut fitting = known.iter().filter(|paused| fits(paused));
-        if let (false, Some((domain, _)), None) = (paused, fitting.next(), fitting.next()) {
+        let id = match self.paused_operation(operation, domain).await? {
             // Perhaps one that no host offers at the moment, so that it is not resolved.
-            return Ok(store.operation_resume(operation, domain).await?);
-        }
-        let resolved = store.operation_resolve(operation, domain, None).await?;
-        Ok(store.operation_pause(resolved.id, paused).await?)
+            Some(id) if !paused => id,
+            _ => store.operation_resolve(operation, domain, None).await?.id,
+        };
+        Ok(store.operation_pause(id, paused).await?)
+    }
+
+    /// The one paused operation of this name, if there is just one.
+    async fn paused_operation(
+        &self,
+        name: &str,
+        domain: Option<&str>,
+    ) -> Result<Option<OperationId>> {
+        let rows = self.store().paused_list().await?;
+        let mut fitting = rows
+            .into_iter()
+            .filter(|row| domain.is_none_or(|domain| domain == row.domain))
+            .filter_map(|row| row.operation)
+            .filter(|(_, paused)| paused == name)
+            .map(|(id, _)| id);
+        Ok(fitting.next().filter(|_| fitting.next().is_none()))
     }
 
     /// What is paused.
@@ -45,7 +56,10 @@ impl Client {
         let rows = self.store().paused_list().await?;
         Ok(rows
             .into_iter()
-            .map(|(domain, operation)| Paused { domain, operation })
+            .map(|row| Paused {
+                domain: row.domain,
+                operation: row.operation.map(|(_, name)| name),
+            })
             .collect())
     }
 

@@ -67,7 +67,8 @@ impl Client {
             hash: None,
         };
         let (inspection, examined) = if options.dry_run {
-            (plugin::check(file, &cache, demands, limit), None)
+            let inspection = plugin::check(file, &cache, demands, limit).map_err(refused)?;
+            (inspection, None)
         } else {
             let examined = plugin::examine(
                 file,
@@ -78,13 +79,10 @@ impl Client {
                 &plugin::Confinement::default(),
             )
             .map_err(refused)?;
-            (Ok(examined.inspection.clone()), Some(examined))
+            (examined.inspection.clone(), Some(examined))
         };
         let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());
-        let plugin = inspection
-            .map_err(refused)?
-            .offer(file, domain, as_domain)
-            .map_err(refused)?;
+        let plugin = inspection.offer(file, domain, as_domain).map_err(refused)?;
         let placement = Placement {
             host: here::host_name(options.host.as_deref())?,
             path,

@@ -115,11 +115,14 @@ impl Client {
         let entries = file.schedules.into_iter().enumerate();
         let schedules: Vec<NewSchedule> = entries
             .map(|(place, entry)| {
-                let name = entry.operation.clone();
-                imported(entry).map_err(|fault| {
-                    let place = place + 1;
-                    ClientError::Input(format!("schedule {place} of {count} (`{name}`): {fault}"))
-                })
+                let title = format!("schedule {} of {count} (`{}`)", place + 1, entry.operation);
+                match imported(entry) {
+                    Ok(schedule) => Ok(NewSchedule {
+                        title: Some(title),
+                        ..schedule
+                    }),
+                    Err(fault) => Err(ClientError::Input(format!("{title}: {fault}"))),
+                }
             })
             .collect::<Result<_>>()?;
         Ok(self.store().sched_prepare(&schedules).await?.len())
@@ -157,6 +160,7 @@ fn imported(entry: Entry) -> Result<NewSchedule, String> {
         timezone: entry.timezone,
         every_second: entry.every_second,
         paused: entry.paused,
+        title: None,
         request: ScheduleRequest {
             operation: entry.operation,
             domain: Some(entry.domain),

@@ -11,6 +11,7 @@ pub mod plugin;
 pub mod rule;
 pub mod task;
 pub mod time;
+pub mod word;
 pub mod worker;
 
 pub use ids::{MonitorId, OperationId, ScheduleId, TaskId, Token, WorkerId};

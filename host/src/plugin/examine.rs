@@ -88,13 +88,12 @@ pub fn examine(
     confinement: &Confinement,
 ) -> Result<Examined, PluginError> {
     let (copy, inspection, signature) = look(file, named, cache, demands, limit, confinement)?;
-    let unkept = |reason: String| {
-        PluginError::new(named, format!("could not be copied to the cache: {reason}"))
-    };
     let cached = copy.keep().map_err(|error| error.called(named))?.path;
     if let Some(signature) = &signature {
         // Beside the copy as it was beside the file: a monitor with a key asks for it.
-        fs::write(signature_path(&cached), signature).map_err(|error| unkept(error.to_string()))?;
+        fs::write(signature_path(&cached), signature).map_err(|error| {
+            PluginError::new(named, format!("could not be copied to the cache: {error}"))
+        })?;
     }
     Ok(Examined {
         inspection,

@@ -1,7 +1,7 @@
 //! The notes of a plugin: JSON that its build has put into the file, so that a host can read what it
 //! offers without running a byte of it. The SDK writes them (`plugin-sdk/src/note.rs`).
 
-use crate::model::input::has_nul;
+use crate::model::{input::has_nul, word::word};
 use rework_plugin::{
     abi::ABI_MAJOR,
     spec::{Spec, check_specs},
@@ -192,16 +192,14 @@ pub(super) fn check(operations: &[OperationNote]) -> Result<(), String> {
 const LONGEST_NAME: usize = 500;
 
 fn check_one(operation: &OperationNote) -> Result<(), String> {
-    for (what, word) in [("name", &operation.name), ("domain", &operation.domain)] {
-        let is_word =
-            !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control());
-        if !is_word {
-            return Err(format!("its {what} must be one word, not {word:?}"));
+    for (what, name) in [("name", &operation.name), ("domain", &operation.domain)] {
+        if word(name).is_err() {
+            return Err(format!("its {what} must be one word, not {name:?}"));
         }
-        if word.len() > LONGEST_NAME {
+        if name.len() > LONGEST_NAME {
             return Err(format!(
                 "its {what} has {} bytes, more than {LONGEST_NAME}",
-                word.len()
+                name.len()
             ));
         }
     }

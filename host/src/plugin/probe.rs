@@ -13,6 +13,7 @@ use super::PluginError;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
+    io,
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
@@ -42,10 +43,10 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// That of the probe that this process belongs to.
-    pub(super) fn of_this_probe() -> Self {
-        let text = std::env::var(PROBING).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+    /// That of the probe that this process belongs to; without knowing it nothing is loaded.
+    pub(super) fn of_this_probe() -> io::Result<Self> {
+        let text = std::env::var(PROBING).map_err(io::Error::other)?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     fn to_text(&self) -> String {

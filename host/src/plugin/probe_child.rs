@@ -77,7 +77,7 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    match Confinement::of_this_probe().user {
+    match Confinement::of_this_probe()?.user {
         None => command.arg(file).stdin(Stdio::null()),
         // Who cannot reach the copy is handed it.
         Some((user, group)) => command
@@ -206,11 +206,15 @@ pub fn load_only<E: Display>(file: &Path, give_up_network: fn() -> Result<(), E>
             return ExitCode::FAILURE;
         }
     };
-    let given_up = match Confinement::of_this_probe().no_network {
-        true => give_up_network().map_err(|error| format!("could not be probed: {error}")),
-        false => Ok(()),
+    let confined = match Confinement::of_this_probe() {
+        Ok(confinement) if confinement.no_network => {
+            give_up_network().map_err(|error| error.to_string())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
     };
-    let answer = match given_up.and_then(|()| examine(file)) {
+    let confined = confined.map_err(|reason| format!("could not be probed: {reason}"));
+    let answer = match confined.and_then(|()| examine(file)) {
         Ok(()) => LOADED.to_vec(),
         Err(reason) => [REFUSED, reason.as_bytes()].concat(),
     };

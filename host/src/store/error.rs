@@ -73,7 +73,7 @@ pub(super) fn words(error: &sqlx::Error) -> String {
 
 impl StoreError {
     /// The refusal of one of several things that were asked for together; says which.
-    pub(super) fn of_one(self, which: impl FnOnce() -> String) -> Self {
+    pub(super) fn of_one(self, which: &str) -> Self {
         match self {
             Self::Refused {
                 code,
@@ -81,7 +81,7 @@ impl StoreError {
                 hint,
             } => Self::Refused {
                 code,
-                message: format!("{}: {message}", which()),
+                message: format!("{which}: {message}"),
                 hint,
             },
             other => other,

@@ -70,6 +70,15 @@ pub struct Retired {
     pub host: String,
 }
 
+/// A domain that is paused, or an operation of it.
+#[derive(Debug, Clone)]
+pub struct PausedRow {
+    /// The domain.
+    pub domain: String,
+    /// The operation and its name; none: the whole domain.
+    pub operation: Option<(OperationId, String)>,
+}
+
 /// A lane that a monitor may claim from, and what it needs to run what it finds there.
 #[derive(Debug, Clone)]
 pub struct CatalogRow {
@@ -244,19 +253,6 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the tasks of an operation run again.
-    pub async fn operation_resume(&self, name: &str, domain: &str) -> Result<()> {
-        sqlx::query!(
-            "with resumed as (update rework.operation set paused = false where name = $1 and domain = $2)
-             select pg_notify('rework_catalog', '')",
-            name,
-            domain
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
     /// Lets the tasks of a whole domain wait, or run again; false: there is no such domain.
     pub async fn domain_pause(&self, domain: &str, paused: bool) -> Result<bool> {
         let known = sqlx::query_scalar!(
@@ -281,17 +277,23 @@ impl Store {
         Ok(true)
     }
 
-    /// What is paused: whole domains (with no name), and single operations.
-    pub async fn paused_list(&self) -> Result<Vec<(String, Option<String>)>> {
+    /// What is paused.
+    pub async fn paused_list(&self) -> Result<Vec<PausedRow>> {
         let rows = sqlx::query!(
-            r#"select domain as "domain!", null as "name?" from rework.paused_domain
+            r#"select domain as "domain!", null::int as id, null as name from rework.paused_domain
                union all
-               select domain, name from rework.operation where paused
-               order by 1, 2 nulls first"#
+               select domain, id, name from rework.operation where paused
+               order by 1, 3 nulls first"#
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.domain, row.name)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| PausedRow {
+                domain: row.domain,
+                operation: row.id.map(OperationId).zip(row.name),
+            })
+            .collect())
     }
 
     /// What this host may run of these domains; no domains means all.

@@ -2,7 +2,7 @@
 
 use super::{
     error::{Result, StoreError, words},
-    hosts::each_server,
+    url::{check_parameters, each_server},
 };
 use sqlx::{
     ConnectOptions as _, Connection, PgConnection,
@@ -13,42 +13,6 @@ use tokio::task::JoinSet;
 
 /// How long a server may take to answer at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the query of a URL may say; see the driver's `PgConnectOptions`.
-const PARAMETERS: [&str; 18] = [
-    "application_name",
-    "dbname",
-    "host",
-    "hostaddr",
-    "options",
-    "password",
-    "port",
-    "ssl-ca",
-    "ssl-cert",
-    "ssl-key",
-    "ssl-mode",
-    "ssl-root-cert",
-    "sslcert",
-    "sslkey",
-    "sslmode",
-    "sslrootcert",
-    "statement-cache-capacity",
-    "user",
-];
-
-/// What libpq knows besides, with what may be said there because it changes nothing here; nothing
-/// given: any number.
-const HARMLESS: [(&str, &[&str]); 9] = [
-    ("channel_binding", &["disable", "prefer"]),
-    ("connect_timeout", &[]),
-    ("gssencmode", &["disable", "prefer"]),
-    ("keepalives", &[]),
-    ("keepalives_count", &[]),
-    ("keepalives_idle", &[]),
-    ("keepalives_interval", &[]),
-    ("target_session_attrs", &["any", "read-write", "primary"]),
-    ("tcp_user_timeout", &[]),
-];
 
 /// Where the database is: one server, or several of which one accepts writes. Printing it never shows
 /// a password.
@@ -160,38 +124,6 @@ async fn accepts_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Err
     .fetch_one(connection)
     .await?;
     Ok(!read_only)
-}
-
-/// Refuses what the driver would ignore: who asks for something gets it, or hears that not.
-fn check_parameters(url: &str) -> Result<()> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if name == "pooler" {
-            return Err(StoreError::Url(
-                "this rework cannot work through a pooler; give the server's own address"
-                    .to_owned(),
-            ));
-        }
-        if let Some((_, values)) = HARMLESS.iter().find(|(known, _)| *known == name) {
-            let is_number = values.is_empty() && value.parse::<u32>().is_ok();
-            if is_number || values.contains(&value) {
-                continue;
-            }
-            return Err(StoreError::Url(format!(
-                "its parameter `{name}` asks for what this rework cannot do"
-            )));
-        }
-        let is_known = PARAMETERS.contains(&name);
-        if !is_known && !name.starts_with("options[") {
-            // What stands before an `@` may be the end of a password with a `?` in it.
-            return Err(StoreError::Url(match query.contains('@') {
-                true => "it has an unknown parameter".to_owned(),
-                false => format!("it has an unknown parameter `{name}`"),
-            }));
-        }
-    }
-    Ok(())
 }
 
 /// Everything that a process may ask of the database. Cheap to clone; clones share connections.

@@ -25,6 +25,8 @@ pub struct NewSchedule {
     pub every_second: bool,
     /// Whether it only waits.
     pub paused: bool,
+    /// How a refusal calls it, if it is one of several.
+    pub title: Option<String>,
 }
 
 /// When a schedule fires.
@@ -138,14 +140,11 @@ impl Store {
     pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
         // All checks before the transaction: it holds a connection, and they need one.
         let mut operations = Vec::new();
-        for (place, schedule) in schedules.iter().enumerate() {
+        for schedule in schedules {
             let operation = self.sched_check(schedule).await;
-            operations.push(operation.map_err(|error| match schedules.len() {
-                1 => error,
-                count => error.of_one(|| {
-                    let name = &schedule.request.operation;
-                    format!("schedule {} of {count} (`{name}`)", place + 1)
-                }),
+            operations.push(operation.map_err(|error| match &schedule.title {
+                Some(title) => error.of_one(title),
+                None => error,
             })?);
         }
         let mut transaction = self.pool.begin().await?;

@@ -91,8 +91,9 @@ impl Store {
         let mut operations = HashMap::new();
         let mut tasks = Vec::with_capacity(requests.len());
         for (place, request) in requests.iter().enumerate() {
-            let which = || format!("task {} of {}", place + 1, requests.len());
-            let of_place = |error: StoreError| error.of_one(which);
+            let of_place = |error: StoreError| {
+                error.of_one(&format!("task {} of {}", place + 1, requests.len()))
+            };
             let name = (&request.operation, &request.domain, &request.host);
             let operation = match operations.entry(name) {
                 Entry::Occupied(known) => known.into_mut(),

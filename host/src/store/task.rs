@@ -72,6 +72,17 @@ pub struct OutputRow {
     pub payload: InputRow,
 }
 
+/// A batch of tasks, taken together.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchRow {
+    /// How many have not ended.
+    pub open: i64,
+    /// How many have ended, and not well.
+    pub unwell: i64,
+    /// From the beginning of the first to the end of the last.
+    pub seconds: f64,
+}
+
 impl Store {
     /// Ends a queued task at once (answers `aborted`), asks for the end of a running one
     /// (`aborting`).
@@ -219,37 +230,18 @@ impl Store {
         }))
     }
 
-    /// How many of these tasks have not ended.
-    pub async fn task_count_open(&self, tasks: &[i64]) -> Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from rework.task where id = any($1) and status <> 'done'"#,
-            tasks
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(count)
-    }
-
-    /// How many of these tasks have ended, and not well.
-    pub async fn task_count_unwell(&self, tasks: &[i64]) -> Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from rework.task where id = any($1) and outcome <> 'done'"#,
-            tasks
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(count)
-    }
-
-    /// From the beginning of the first of these tasks to the end of the last, in seconds.
-    pub async fn task_run_seconds(&self, tasks: &[i64]) -> Result<f64> {
-        let seconds = sqlx::query_scalar!(
-            r#"select coalesce(extract(epoch from max(finished) - min(started)), 0)::float8 as "seconds!"
+    /// How far a batch of tasks has come.
+    pub async fn task_batch(&self, tasks: &[i64]) -> Result<BatchRow> {
+        let row = sqlx::query_as!(
+            BatchRow,
+            r#"select count(*) filter (where status <> 'done') as "open!",
+                      count(*) filter (where outcome <> 'done') as "unwell!",
+                      coalesce(extract(epoch from max(finished) - min(started)), 0)::float8 as "seconds!"
                  from rework.task where id = any($1)"#,
             tasks
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(seconds)
+        Ok(row)
     }
 }

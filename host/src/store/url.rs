@@ -1,8 +1,47 @@
-//! A URL may name several servers, of which one accepts writes, as libpq has it: hosts separated by
+//! What a database URL says besides what the driver makes of it.
+//!
+//! It may name several servers, of which one accepts writes, as libpq has it: hosts separated by
 //! commas, each with a port of its own, or lists in the parameters `host`, `hostaddr` and `port`. The
-//! driver knows one server a URL, so there is a URL for each.
+//! driver knows one server a URL, so there is a URL for each. And what the driver would ignore is
+//! refused.
 
 use super::error::{Result, StoreError};
+
+/// What the query of a URL may say; see the driver's `PgConnectOptions`.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// What libpq knows besides, with what may be said there because it changes nothing here; nothing
+/// given: any number.
+const HARMLESS: [(&str, &[&str]); 9] = [
+    ("channel_binding", &["disable", "prefer"]),
+    ("connect_timeout", &[]),
+    ("gssencmode", &["disable", "prefer"]),
+    ("keepalives", &[]),
+    ("keepalives_count", &[]),
+    ("keepalives_idle", &[]),
+    ("keepalives_interval", &[]),
+    ("target_session_attrs", &["any", "read-write", "primary"]),
+    ("tcp_user_timeout", &[]),
+];
 
 /// The URLs of the servers that a URL names, in its order; a URL of one server as it is.
 pub(super) fn each_server(url: &str) -> Result<Vec<String>> {
@@ -61,6 +100,38 @@ pub(super) fn each_server(url: &str) -> Result<Vec<String>> {
             Ok(format!("{scheme}://{login}{host}{path}{mark}{query}"))
         })
         .collect()
+}
+
+/// Refuses what the driver would ignore: who asks for something gets it, or hears that not.
+pub(super) fn check_parameters(url: &str) -> Result<()> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name == "pooler" {
+            return Err(StoreError::Url(
+                "this rework cannot work through a pooler; give the server's own address"
+                    .to_owned(),
+            ));
+        }
+        if let Some((_, values)) = HARMLESS.iter().find(|(known, _)| *known == name) {
+            let is_number = values.is_empty() && value.parse::<u32>().is_ok();
+            if is_number || values.contains(&value) {
+                continue;
+            }
+            return Err(StoreError::Url(format!(
+                "its parameter `{name}` asks for what this rework cannot do"
+            )));
+        }
+        let is_known = PARAMETERS.contains(&name);
+        if !is_known && !name.starts_with("options[") {
+            // What stands before an `@` may be the end of a password with a `?` in it.
+            return Err(StoreError::Url(match query.contains('@') {
+                true => "it has an unknown parameter".to_owned(),
+                false => format!("it has an unknown parameter `{name}`"),
+            }));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
