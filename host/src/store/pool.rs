@@ -2,7 +2,7 @@
 
 use super::{
     error::{Result, StoreError, words},
-    url::{check_parameters, each_server},
+    url::{check, each_server},
 };
 use sqlx::{
     ConnectOptions as _, Connection, PgConnection,
@@ -56,10 +56,10 @@ impl FromStr for ConnectOptions {
                 "it does not start with postgres:// or postgresql://".to_owned(),
             ));
         }
-        check_parameters(url)?;
         let servers = each_server(url)?
             .iter()
             .map(|url| {
+                check(url)?;
                 Ok(PgConnectOptions::from_str(url)
                     .map_err(|error| StoreError::Url(words(&error)))?
                     .application_name("rework")

@@ -6,6 +6,7 @@
 //! refused.
 
 use super::error::{Result, StoreError};
+use std::net::IpAddr;
 
 /// What the query of a URL may say; see the driver's `PgConnectOptions`.
 const PARAMETERS: [&str; 18] = [
@@ -27,6 +28,15 @@ const PARAMETERS: [&str; 18] = [
     "sslrootcert",
     "statement-cache-capacity",
     "user",
+];
+
+const SSL_MODES: [&str; 6] = [
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
 ];
 
 /// What libpq knows besides, with what may be said there because it changes nothing here; nothing
@@ -102,36 +112,93 @@ pub(super) fn each_server(url: &str) -> Result<Vec<String>> {
         .collect()
 }
 
-/// Refuses what the driver would ignore: who asks for something gets it, or hears that not.
-pub(super) fn check_parameters(url: &str) -> Result<()> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
+/// Refuses what the driver would ignore or take for something else: who asks for something gets it,
+/// or hears that not. The URL is one of [`each_server`]'s.
+pub(super) fn check(url: &str) -> Result<()> {
+    match fault(url) {
+        Some(fault) => Err(StoreError::Url(fault)),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with a URL; without its words, wherever they may be a part of a password.
+fn fault(url: &str) -> Option<String> {
+    if url.contains(char::is_control) {
+        return Some("there is a line break or another control character in it".to_owned());
+    }
+    if url.contains('#') {
+        return Some("a `#` in it has to be written as %23".to_owned());
+    }
+    let is_escape = |text: &str| {
+        let digits = text.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if url.split('%').skip(1).any(|text| !is_escape(text)) {
+        return Some("a `%` in it has to be written as %25".to_owned());
+    }
+    let (_, rest) = url.split_once("://")?;
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = address.split('/').next().unwrap_or_default();
+    let server = authority.rsplit('@').next().unwrap_or_default();
+    let port = server.rsplit(']').next().unwrap_or_default();
+    if let Some((_, port)) = port.split_once(':')
+        && !(port.is_empty() || is_port(port))
+    {
+        return Some(
+            "what stands for its port is no number from 1 to 65535; in a password, `/` is written \
+             as %2F, `?` as %3F and `@` as %40"
+                .to_owned(),
+        );
+    }
+    let mut seen = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if name == "pooler" {
-            return Err(StoreError::Url(
-                "this rework cannot work through a pooler; give the server's own address"
-                    .to_owned(),
-            ));
+        if seen.contains(&name) && name != "options" {
+            return Some(format!("it has its parameter `{name}` twice"));
         }
-        if let Some((_, values)) = HARMLESS.iter().find(|(known, _)| *known == name) {
-            let is_number = values.is_empty() && value.parse::<u32>().is_ok();
-            if is_number || values.contains(&value) {
-                continue;
-            }
-            return Err(StoreError::Url(format!(
-                "its parameter `{name}` asks for what this rework cannot do"
-            )));
-        }
-        let is_known = PARAMETERS.contains(&name);
-        if !is_known && !name.starts_with("options[") {
+        seen.push(name);
+        match parameter_fault(name, value) {
             // What stands before an `@` may be the end of a password with a `?` in it.
-            return Err(StoreError::Url(match query.contains('@') {
-                true => "it has an unknown parameter".to_owned(),
-                false => format!("it has an unknown parameter `{name}`"),
-            }));
+            Some(_) if query.contains('@') => {
+                return Some("it has an unknown or unsuitable parameter".to_owned());
+            }
+            None => {}
+            fault => return fault,
         }
     }
-    Ok(())
+    None
+}
+
+/// What is wrong with a parameter.
+fn parameter_fault(name: &str, value: &str) -> Option<String> {
+    if name == "pooler" {
+        return Some(
+            "this rework cannot work through a pooler; give the server's own address".to_owned(),
+        );
+    }
+    let must_be = |what: &str| Some(format!("its parameter `{name}` must be {what}"));
+    match name {
+        "port" if !is_port(value) => must_be("a number from 1 to 65535"),
+        "hostaddr" if value.parse::<IpAddr>().is_err() => must_be("an IP address"),
+        "sslmode" | "ssl-mode" if !SSL_MODES.contains(&value) => {
+            must_be(&format!("one of {}", SSL_MODES.join(", ")))
+        }
+        "statement-cache-capacity" if value.parse::<usize>().is_err() => must_be("a number"),
+        _ if PARAMETERS.contains(&name) || name.starts_with("options[") => None,
+        _ => match HARMLESS.iter().find(|(known, _)| *known == name) {
+            None => Some(format!("it has an unknown parameter `{name}`")),
+            Some((_, [])) if value.parse::<u32>().is_ok() => None,
+            Some((_, [])) => must_be("a number"),
+            Some((_, values)) if values.contains(&value) => None,
+            Some(_) => Some(format!(
+                "its parameter `{name}` asks for what this rework cannot do"
+            )),
+        },
+    }
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]
@@ -169,5 +236,73 @@ mod tests {
             assert_eq!(each_server(url).unwrap(), servers);
         }
         assert!(each_server("postgres://a,b,c/x?port=1,2").is_err());
+    }
+
+    #[test]
+    fn what_the_driver_would_ignore_or_misread_is_named() {
+        for (url, wanted) in [
+            (
+                "postgres://u:p%2Fw@h:5432/x?sslmode=require&options=-c&options=-d",
+                None,
+            ),
+            ("postgres://[::1]:5432/x?host=/tmp&connect_timeout=3", None),
+            (
+                "postgres://h/x?port=abc",
+                Some("`port` must be a number from 1 to 65535"),
+            ),
+            (
+                "postgres://h/x?port=70000",
+                Some("`port` must be a number from 1 to 65535"),
+            ),
+            (
+                "postgres://h/x?hostaddr=h",
+                Some("`hostaddr` must be an IP address"),
+            ),
+            (
+                "postgres://h/x?sslmode=weird",
+                Some("`sslmode` must be one of disable,"),
+            ),
+            ("postgres://h/x?user=a&user=b", Some("`user` twice")),
+            (
+                "postgres://h/x?sekret=1",
+                Some("unknown parameter `sekret`"),
+            ),
+            (
+                "postgres://h/x?connect_timeout=soon",
+                Some("`connect_timeout` must be a number"),
+            ),
+            ("postgres://h/x?channel_binding=require", Some("cannot do")),
+            ("postgres://h/x?pooler=transaction", Some("pooler")),
+            (
+                "postgres://u:sekret/sekret@h/x",
+                Some("in a password, `/` is written as %2F"),
+            ),
+            (
+                "postgres://u:se?kret=1@h/x",
+                Some("in a password, `/` is written as %2F"),
+            ),
+            (
+                "postgres://u@h?se=kret@h/x",
+                Some("unknown or unsuitable parameter"),
+            ),
+            ("postgres://h:port/x", Some("port is no number")),
+            ("postgres://u:sekr#t@h/x", Some("%23")),
+            ("postgres://u:sek%zzret@h/x", Some("%25")),
+            ("postgres://u:sekret@h/x%2", Some("%25")),
+            ("postgres://h/x\n", Some("line break")),
+        ] {
+            let told = fault(url);
+            match wanted {
+                None => assert_eq!(told, None, "{url}"),
+                Some(wanted) => {
+                    let told = told.unwrap_or_default();
+                    assert!(told.contains(wanted), "{url}: {told}");
+                    assert!(
+                        !told.contains("kret") || url.contains("?sekret=1"),
+                        "{told}"
+                    );
+                }
+            }
+        }
     }
 }
