@@ -67,23 +67,39 @@ $$;
 
 -- --------------------------------------------------------------------------------------- inputs
 
--- A datetime as the client reads it: a date, or a date and a time; without an offset it is UTC. Null:
--- it is none. (A cast alone takes `now`, `infinity` and `(today)` as well, and the session's zone.)
+-- A datetime as the client reads it: a date, or a date and a time, of the years 1 to 9999; without an
+-- offset it is UTC. Null: it is none. (A cast alone takes `now`, `infinity`, `24:00` and `(today)` as
+-- well, and the session's zone.)
 create function rework.datetime(said text)
 returns timestamptz
 language plpgsql immutable
 as $$
+declare
+    -- More digits are cut, where a cast would round.
+    clock text := regexp_replace(said, '(\.\d{6})\d+', '\1');
+    time_of_day constant text := '([01]?\d|2[0-3]):[0-5]?\d(:[0-5]?\d(\.\d+)?)?';
+    read timestamptz;
 begin
-    if said ~* '^\s*\d{4}-\d\d?-\d\d?([t ]\d\d?:\d\d(:\d\d(\.\d+)?)?)?\s*$' then
-        return said::timestamp at time zone 'UTC';
-    elsif said ~* '^\s*\d{4}-\d\d?-\d\d?[t ]\d\d?:\d\d(:\d\d(\.\d+)?)?\s*(z|[+-]\d\d:?\d\d)\s*$' then
-        return said::timestamptz;
+    if clock ~* ('^\s*\d{4}-\d\d?-\d\d?([t ]' || time_of_day || ')?\s*$') then
+        read := clock::timestamp at time zone 'UTC';
+    elsif clock ~* ('^\s*\d{4}-\d\d?-\d\d?[t ]' || time_of_day || '\s*(z|[+-](0\d|1[0-5]):?[0-5]\d)\s*$') then
+        read := clock::timestamptz;
     end if;
-    return null;
+    return case when read between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then read end;
 exception when others then
     -- The thirtieth of February.
     return null;
 end
+$$;
+
+-- The kind of a document, with its article, as the programs call it.
+create function rework.json_kind(document jsonb)
+returns text
+language sql immutable
+as $$
+    select case kind when 'null' then kind when 'array' then 'an array' when 'object' then 'an object'
+                     else 'a ' || kind end
+      from jsonb_typeof(document) kind
 $$;
 
 -- As before (0002), but for datetimes.
@@ -94,18 +110,19 @@ as $$
 declare
     wanted text := spec->>'type';
     given text := jsonb_typeof(value);
+    given_kind text := rework.json_kind(value);
     said text := value #>> '{}';
 begin
     case wanted
         when 'number', 'boolean', 'string' then
-            if given <> wanted then return format('must be a %s, not %s', wanted, given); end if;
+            if given <> wanted then return format('must be a %s, not %s', wanted, given_kind); end if;
         when 'file' then
             return 'is a file, and the content of files cannot be given in SQL: use `rework schedule --input-file` or the Rust client';
         when 'datetime' then
-            if given <> 'string' then return format('must be a datetime, not %s', given); end if;
+            if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then return format('is not a datetime: `%s`', said); end if;
         when 'moment' then
-            if given <> 'string' then return format('must be a datetime, not %s', given); end if;
+            if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then
                 return format('must be a datetime in SQL, not the expression `%s`: use `rework schedule` or the Rust client for moment expressions', said);
             end if;
@@ -113,7 +130,8 @@ begin
             return format('has the unknown type `%s`', wanted);
     end case;
     if jsonb_typeof(spec->'choices') = 'array' and not spec->'choices' @> jsonb_build_array(value) then
-        return format('must be one of %s', spec->>'choices');
+        return format('must be one of %s, not %s',
+            (select string_agg(choice::text, ', ') from jsonb_array_elements(spec->'choices') choice), value);
     end if;
     return null;
 end
@@ -134,7 +152,7 @@ begin
         return input;
     end if;
     if jsonb_typeof(coalesce(input, '{}')) not in ('object', 'null') then
-        raise exception 'the input of `%` must be an object of fields, not %', operation_name, jsonb_typeof(input)
+        raise exception 'the input of `%` must be an object of fields, not %', operation_name, rework.json_kind(input)
             using errcode = 'RW003';
     end if;
     complete := coalesce(nullif(input, 'null'), '{}');
@@ -298,7 +316,7 @@ begin
     elsif max_attempts < 1 then
         raise exception 'max_attempts must be at least 1, not %', max_attempts using errcode = 'RW003';
     elsif jsonb_typeof(metadata) <> 'object' then
-        raise exception 'metadata must be an object, not %', jsonb_typeof(metadata) using errcode = 'RW003';
+        raise exception 'metadata must be an object, not %', rework.json_kind(metadata) using errcode = 'RW003';
     end if;
     if metadata is not null then
         perform rework.json_check('metadata', metadata);
@@ -489,6 +507,17 @@ returns boolean
 language sql immutable
 as $$ select pg_column_size(input) > 65536 or octet_length(input::text) > 262144 $$;
 
+-- What a task that has not ended is about, for messages.
+create function rework.task_doing(id bigint)
+returns text
+language sql stable
+as $$
+    select case when exists (select from rework.abort_request a where a.task = t.id) then 'aborting'
+                when t.status = 'queued' and t.token is not null then 'about to run'
+                else t.status end
+      from rework.task t where t.id = task_doing.id
+$$;
+
 -- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
 -- rework.attempt; its log stays.
 create function rework.task_retry(id bigint)
@@ -503,7 +532,7 @@ begin
     if not found then
         raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
     elsif t.status <> 'done' then
-        raise exception 'task % has not ended: it is %', id, t.status
+        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
             using errcode = 'RW004', hint = 'only an ended task can be retried';
     end if;
     insert into rework.attempt (task, attempt, outcome, cause, error, worker, started, finished)
@@ -555,9 +584,10 @@ begin
     delete from rework.delayed d where d.id = task_delete.id;
     select status, token into t from rework.task where task.id = task_delete.id for update;
     if t.status <> 'done' and t.token is not null then
-        raise exception 'task % has not ended: it is %', id,
-            case t.status when 'running' then 'running' else 'about to run' end
-            using errcode = 'RW004', hint = format('`rework abort-task %s` ends it', id);
+        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
+            using errcode = 'RW004', hint = case rework.task_doing(id)
+                when 'aborting' then 'its worker is being killed: try again in a moment'
+                else format('`rework abort-task %s` ends it', id) end;
     end if;
     perform rework.task_purge(array[id]);
 end

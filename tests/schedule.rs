@@ -388,6 +388,65 @@ fn moments_are_refused_where_they_cannot_be_meant() {
     }
 }
 
+/// Each a datetime and what is stored of it; nothing: it is refused.
+const DATETIMES: [(&str, Option<&str>); 22] = [
+    ("2026-7-1", Some("2026-07-01T00:00:00Z")),
+    ("2026-07-01 9:30", Some("2026-07-01T09:30:00Z")),
+    ("2026-07-01t09:30:01", Some("2026-07-01T09:30:01Z")),
+    ("2026-07-01T09:30Z", Some("2026-07-01T09:30:00Z")),
+    ("2026-07-01 09:30 +0200", Some("2026-07-01T07:30:00Z")),
+    (
+        "2026-07-01 09:30:00.25-05:30",
+        Some("2026-07-01T15:00:00.25Z"),
+    ),
+    (
+        "2026-07-01T09:30:00.1234567Z",
+        Some("2026-07-01T09:30:00.123456Z"),
+    ),
+    (
+        "2026-07-01T09:30:00.9999999",
+        Some("2026-07-01T09:30:00.999999Z"),
+    ),
+    ("0001-01-01", Some("0001-01-01T00:00:00Z")),
+    (
+        "9999-12-31T23:59:59.999999Z",
+        Some("9999-12-31T23:59:59.999999Z"),
+    ),
+    ("2024-02-29", Some("2024-02-29T00:00:00Z")),
+    ("2026-02-30", None),
+    ("2026-07-01T24:00:00", None),
+    ("2026-07-01T23:59:60Z", None),
+    ("2026-07-01T23:60", None),
+    ("2026-07-01T09:30+16:00", None),
+    ("2026-07-01T09:30+01:60", None),
+    ("0000-01-01", None),
+    ("0001-01-01T00:00+01:00", None),
+    ("9999-12-31T23:59-01:00", None),
+    ("20260701", None),
+    ("now", None),
+];
+
+#[test]
+fn a_datetime_means_the_same_in_sql_and_elsewhere() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    for (horizon, stored) in DATETIMES {
+        let input = json!({ "horizon": horizon }).to_string();
+        let statement = format!("select rework.schedule('plan', '{input}')");
+        let Some(stored) = stored else {
+            rework.fails(1, &["schedule", "plan", "--input", &input]);
+            rework.database.psql_error(&statement);
+            continue;
+        };
+        let ids = [
+            rework.schedule(&["plan", "--input", &input]),
+            rework.database.psql(&statement),
+        ];
+        for id in ids {
+            assert_eq!(rework.task(&id)["input"]["horizon"], stored, "{horizon}");
+        }
+    }
+}
+
 #[test]
 fn many_are_queued_in_order_all_or_none() {
     let rework = Rework::with_plugins(&[hello()]);

@@ -2,6 +2,7 @@
 //! same check before it queues a task; `crate::io` holds the types that an author uses.
 
 use crate::io::DateTime;
+use chrono::{Datelike, FixedOffset, NaiveDate, NaiveDateTime, Timelike};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -214,22 +215,45 @@ fn is_same(a: &Value, b: &Value) -> bool {
     a == b || (a.is_number() && a.as_f64() == b.as_f64())
 }
 
-/// RFC 3339, or the same without an offset (UTC), seconds or time.
-fn parse_datetime(text: &str) -> Option<DateTime> {
-    let text = text.trim().replacen(' ', "T", 1);
-    if let Ok(time) = chrono::DateTime::parse_from_rfc3339(&text) {
-        return Some(time.to_utc());
-    }
-    let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
+/// A date, or a date and a time of day, of the years 1 to 9999; without an offset it is UTC.
+pub fn parse_datetime(text: &str) -> Option<DateTime> {
+    let (clock, offset) = read_datetime(text)?;
+    let time = match offset {
+        Some(offset) => clock.and_local_timezone(offset).single()?.to_utc(),
+        None => clock.and_utc(),
+    };
+    (1..=9999).contains(&time.year()).then_some(time)
+}
+
+/// What clocks show in a text such as `2026-05-01`, `2026-05-01 09:00` or
+/// `2026-05-01T09:00:00.5+02:00`, and the offset from UTC of those clocks, if it is told. `rework`'s
+/// own function `datetime` in SQL reads the same.
+pub fn read_datetime(text: &str) -> Option<(NaiveDateTime, Option<FixedOffset>)> {
+    let text = text.trim().replacen([' ', 't'], "T", 1);
+    let text = match text.strip_suffix(['Z', 'z']) {
+        Some(clock) => format!("{clock}+00:00"),
+        None => text,
+    };
+    let read = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
         .iter()
-        .find_map(|format| chrono::NaiveDateTime::parse_from_str(&text, format).ok());
-    naive
-        .or_else(|| {
-            chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d")
-                .ok()?
-                .and_hms_opt(0, 0, 0)
-        })
-        .map(|time| time.and_utc())
+        .find_map(|format| {
+            let clock = NaiveDateTime::parse_from_str(&text, format);
+            clock.ok().map(|clock| (clock, None)).or_else(|| {
+                let time = chrono::DateTime::parse_from_str(&text, &format!("{format}%z")).ok()?;
+                Some((time.naive_local(), Some(*time.offset())))
+            })
+        });
+    let (clock, offset) = read.or_else(|| {
+        let date = NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?;
+        Some((date.and_hms_opt(0, 0, 0)?, None))
+    })?;
+    // Postgres knows neither leap seconds nor offsets of more than this.
+    let is_leap = clock.nanosecond() >= 1_000_000_000;
+    let is_far = offset.is_some_and(|offset| offset.local_minus_utc().abs() >= 16 * 3600);
+    // What is stored has six digits.
+    let clock = clock.with_nanosecond(clock.nanosecond() / 1000 * 1000)?;
+    let is_known = (1..=9999).contains(&clock.year()) && !is_leap && !is_far;
+    is_known.then_some((clock, offset))
 }
 
 fn rfc3339(time: DateTime) -> String {

@@ -2,7 +2,7 @@
 //! defaults, before anything is queued.
 
 use super::moment::{self, Now};
-use rework_plugin::spec::{Spec, SpecType, kind, validate};
+use rework_plugin::spec::{Spec, SpecType, kind, parse_datetime, validate};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -147,7 +147,7 @@ fn resolve_moments(
             continue;
         };
         // The check has accepted it: a datetime by now, or else an expression.
-        if chrono::DateTime::parse_from_rfc3339(text).is_err() {
+        if parse_datetime(text).is_none() {
             let time = moment::resolve(text, now).map_err(|fault| {
                 format!(
                     "input `{}` of `{operation}` is not a moment: `{text}`: {fault}",

@@ -15,6 +15,7 @@ use chrono::{
     DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Timelike, Utc,
 };
 use chrono_tz::Tz;
+use rework_plugin::spec::read_datetime;
 
 /// When and where a moment is resolved.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,7 @@ fn on_clock(wall: NaiveDateTime, zone: Tz) -> Result<DateTime<Utc>, String> {
             zone.from_local_datetime(&wall).earliest()
         })
         .map(|time| time.to_utc())
+        .filter(|time| (1..=9999).contains(&time.year()))
         .ok_or_else(|| "the time is out of range".to_owned())
 }
 
@@ -249,19 +251,14 @@ fn edge(word: &str, time: NaiveDateTime) -> NaiveDateTime {
 
 /// A date, with or without a time, with or without an offset.
 fn date(text: &str, zone: Tz) -> Result<NaiveDateTime, String> {
-    let unified = text.trim().replacen(' ', "T", 1);
-    if let Ok(time) = DateTime::parse_from_rfc3339(&unified) {
-        return Ok(time.with_timezone(&zone).naive_local());
+    match read_datetime(text) {
+        Some((clock, None)) => Ok(clock),
+        Some((clock, Some(offset))) => Ok((clock - offset)
+            .and_utc()
+            .with_timezone(&zone)
+            .naive_local()),
+        None => Err(format!("`{text}` is not a date (example: 2021-1-1 09:00)")),
     }
-    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(&unified, format).ok())
-        .or_else(|| {
-            NaiveDate::parse_from_str(&unified, "%Y-%m-%d")
-                .ok()?
-                .and_hms_opt(0, 0, 0)
-        })
-        .ok_or_else(|| format!("`{text}` is not a date (example: 2021-1-1 09:00)"))
 }
 
 #[cfg(test)]
@@ -330,6 +327,7 @@ mod tests {
                 "(shifted (today) #:years 999999)",
                 "the time is out of range",
             ),
+            ("(shifted (today) #:years 7974)", "the time is out of range"),
             ("(shifted (today) #:day 31)", "there is no day 31"),
             ("", "expected `(`, found the end"),
         ] {

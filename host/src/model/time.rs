@@ -1,6 +1,7 @@
 //! Times as people and programs read them: always UTC, up to six decimals.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
+use rework_plugin::spec::parse_datetime;
 
 /// RFC 3339 in UTC with up to six decimals and `Z`, as in every `--json`.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
@@ -41,23 +42,8 @@ pub struct NotATime(String);
 /// Reads a time; without an offset it is UTC.
 pub fn parse(text: &str) -> Result<DateTime<Utc>, NotATime> {
     let text = text.trim();
-    if let Ok(time) = DateTime::parse_from_rfc3339(&text.replacen(' ', "T", 1)) {
-        return Ok(time.to_utc());
-    }
-    let naive = text.strip_suffix(['Z', 'z']).unwrap_or(text);
-    let naive = naive
-        .strip_suffix("UTC")
-        .unwrap_or(naive)
-        .replacen('T', " ", 1);
-    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(naive.trim(), format).ok())
-        .or_else(|| {
-            let date = NaiveDate::parse_from_str(naive.trim(), "%Y-%m-%d").ok()?;
-            date.and_hms_opt(0, 0, 0)
-        })
-        .map(|time| time.and_utc())
-        .ok_or_else(|| NotATime(text.to_owned()))
+    let without_zone = text.strip_suffix("UTC").unwrap_or(text);
+    parse_datetime(without_zone).ok_or_else(|| NotATime(text.to_owned()))
 }
 
 #[cfg(test)]
