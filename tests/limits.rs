@@ -115,10 +115,15 @@ fn a_task_is_not_charged_for_the_one_before() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
     let peak = |mode: &str| {
-        let id = rework.misbehave(mode);
+        let input = json!({"mode": mode, "seconds": 0.1}).to_string();
+        let id = rework.schedule(&["misbehave", "--input", &input]);
         let task = rework.wait(&id, &["done", "aborted"]);
         task["peak_memory_mb"].as_f64().unwrap()
     };
+    assert!(
+        peak("daemon and no descriptors") > 1.0,
+        "without a file to read it from"
+    );
     assert!(peak("use memory") > 200.0);
     assert!(peak("ok") < 100.0);
     assert!(peak("segfault") < 100.0);

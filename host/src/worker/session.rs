@@ -15,9 +15,14 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    fs::File,
+    os::{
+        fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+        unix::fs::FileExt,
+    },
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
 };
 
 /// Where the monitor has put the socket.
@@ -169,12 +174,19 @@ fn prepare_process() -> Result<(), WireError> {
     Ok(())
 }
 
-/// Resident memory, from `/proc/self/statm`; see proc_pid_statm(5).
+/// Resident memory, from `/proc/self/statm`; see proc_pid_statm(5). If a task has closed that, as much
+/// as there ever was.
 pub(super) fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or_default() * page_bytes()
+    // Kept open: a task may have left no descriptor to open it with.
+    static STATM: LazyLock<Option<File>> =
+        LazyLock::new(|| Some(high(File::open("/proc/self/statm").ok()?).ok()?.into()));
+    let pages = || -> Option<u64> {
+        let mut text = [0; 128];
+        let length = STATM.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(&text[..length]).ok()?;
+        text.split_whitespace().nth(1)?.parse().ok()
+    };
+    pages().map_or_else(peak_resident_bytes, |pages| pages * page_bytes())
 }
 
 /// The size of a page of memory.
