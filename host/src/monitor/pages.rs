@@ -10,10 +10,17 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 /// How the name of each begins.
 const PREFIX: &str = "monitor-";
+
+/// In a directory whose monitor was dead when somebody looked; it is as old as that look.
+const LEFT: &str = "left";
+
+/// Who wanted to know what had begun has asked within this time.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// Where all of them are on this host.
 pub(super) fn pages_dir() -> PathBuf {
@@ -31,6 +38,7 @@ impl Pages {
     /// Makes a directory below `parent` that nobody else has.
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
+        sweep(parent, FORGOTTEN);
         let directory = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(parent)?
@@ -112,6 +120,23 @@ impl Abandoned {
     }
 }
 
+/// Removes the directories that have been abandoned for longer than this: of monitors whose rows are
+/// gone nobody asks any more.
+fn sweep(parent: &Path, forgotten: Duration) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for abandoned in entries.filter_map(|entry| Abandoned::find(parent, &entry.path())) {
+        let mark = abandoned.directory.join(LEFT);
+        let age = fs::metadata(&mark)
+            .and_then(|mark| mark.modified())
+            .map(|left| SystemTime::now().duration_since(left).unwrap_or_default());
+        match age {
+            Ok(age) if age > forgotten => abandoned.remove(),
+            Ok(_) => {}
+            Err(_) => drop(File::create(mark)),
+        }
+    }
+}
+
 fn lock(directory: &Path) -> io::Result<Option<Flock<File>>> {
     let file = File::create(directory.join("lock"))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -150,5 +175,18 @@ mod tests {
         }
         Abandoned::find(&pages, &lost).expect("it is one").remove();
         assert!(!lost.exists());
+    }
+
+    #[test]
+    fn what_has_long_been_left_is_swept_away() {
+        let pages = tempfile::tempdir().unwrap();
+        let alive = Pages::create(pages.path()).unwrap();
+        let lost = pages.path().join("monitor-lost");
+        fs::create_dir(&lost).unwrap();
+        sweep(pages.path(), FORGOTTEN);
+        sweep(pages.path(), FORGOTTEN);
+        assert!(lost.exists(), "its next monitor may still ask");
+        sweep(pages.path(), Duration::ZERO);
+        assert!(!lost.exists() && alive.directory().exists());
     }
 }
