@@ -40,6 +40,19 @@ fn two_at_once_make_one_schema() {
 }
 
 #[test]
+fn a_schema_is_made_or_dropped_not_both_at_once() {
+    let rework = Rework::without_schema();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| rework.ok(&["init-db"]));
+            scope.spawn(|| rework.ok(&["reset-db", "--yes"]));
+        }
+    });
+    rework.ok(&["init-db"]);
+    assert_eq!(rework.ok(&["list-tasks"]), "");
+}
+
+#[test]
 fn a_schema_that_is_newer_is_left_alone() {
     let rework = Rework::new();
     rework.database.psql(
@@ -77,7 +90,7 @@ fn wrong_databases_are_named_without_their_password() {
         ),
         (
             "postgres://babar:sec?secret@127.0.0.1/jobs",
-            "it has an unknown parameter",
+            "in a password, `/` is written as %2F, `?` as %3F",
         ),
         (
             "postgres://babar:secret@127.0.0.1/jobs?pooler=transaction",
@@ -239,6 +252,101 @@ fn a_wrong_command_line_exits_with_2() {
         assert!(!complaint.contains("RUST_BACKTRACE"), "{complaint}");
     }
     assert_eq!(rework.ok(&["list-tasks"]), "", "nothing was queued");
+}
+
+/// What is typed may have line breaks in it, the error has none.
+#[test]
+fn an_error_is_one_line_whatever_was_typed() {
+    let rework = Rework::with_plugins(&[hello()]);
+    for arguments in [
+        &["schedule", "my_first_task", "--input", "{\n\"a\": "][..],
+        &["schedule", "my_first_task", "--at=to\nmorrow\n"],
+        &["list-tasks", "--status", "a\r\nb"],
+        &["no\nsuch"],
+        &["prepare", "noop", "--rule", "\n* *"],
+    ] {
+        let complaint = rework.fails(2, arguments);
+        let lines: Vec<&str> = complaint.lines().collect();
+        let is_known = |line: &&str| {
+            line.is_empty()
+                || [
+                    "error: ",
+                    "  [possible values",
+                    "  tip: ",
+                    "Usage: ",
+                    "For more information",
+                ]
+                .iter()
+                .any(|start| line.starts_with(start))
+        };
+        assert!(lines.iter().all(is_known), "{complaint}");
+    }
+    let complaint = rework.fails(1, &["schedule", "no\nsuch"]);
+    assert_eq!(complaint.lines().count(), 2, "error and hint: {complaint}");
+}
+
+/// An empty listing says so where the name may be mistyped; only beside the data.
+#[test]
+fn a_name_that_nothing_has_is_noted_where_a_listing_is_empty() {
+    let rework = Rework::with_plugins(&[hello()]);
+    for (arguments, note) in [
+        (
+            &["list-tasks", "--domain", "nope"][..],
+            "no operation is in domain `nope`",
+        ),
+        (
+            &["list-tasks", "--operation", "nope"],
+            "no operation is called `nope`",
+        ),
+        (
+            &["list-tasks", "--domain", "default", "--operation", "add"],
+            "no operation of domain `default` is called `add`",
+        ),
+        (&["list-operations", "--domain", "nope"], "`nope`"),
+        (&["list-workers", "--domain", "nope"], "`nope`"),
+        (&["list-scheduled", "--domain", "nope"], "`nope`"),
+        (&["scheduled-plan", "nope"], "`nope`"),
+        (&["vacuum", "--tasks", "--domain", "nope"], "`nope`"),
+    ] {
+        let output = rework.run(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
+        assert!(output.stderr.contains(note), "{arguments:?}: {output:?}");
+        assert!(!output.stdout.contains("nope"), "{output:?}");
+    }
+    for arguments in [
+        &["list-tasks", "--domain", "maths"][..],
+        &["list-tasks", "--operation", "noop", "--limit", "0"],
+        &["list-scheduled"],
+        &["scheduled-plan", "default"],
+    ] {
+        assert_eq!(rework.run(arguments).stderr, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn names_are_words() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let long = "x".repeat(256);
+    for name in ["", "a b", "a\u{202e}b", &long] {
+        rework.fails(2, &["monitor", "--host", name]);
+        rework.fails(2, &["register-operations", "plugin.so", "--asdomain", name]);
+    }
+}
+
+#[test]
+fn a_long_input_is_shown_by_its_beginning() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let text = "long".repeat(10_000);
+    let id = rework.schedule(&["my_first_task", "--input", &format!("\"{text}\"")]);
+    let shown = rework.ok(&["show-task", &id]);
+    assert!(shown.len() < 4000, "{} bytes", shown.len());
+    assert!(
+        shown.contains(&format!(
+            "… (40002 bytes; `rework get-input {id}` prints all)"
+        )),
+        "{shown}"
+    );
+    assert_eq!(rework.task(&id)["input"], text);
 }
 
 #[test]

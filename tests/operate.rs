@@ -1,6 +1,7 @@
 //! What operators do: try again, delete, end workers, pause, vacuum.
 
 use crate::harness::{Rework, hello, misbehaving, standalone, until};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -60,7 +61,7 @@ fn a_deleted_task_is_gone_with_its_log_and_a_running_one_is_not_deleted() {
         rework.ok(&["delete-task", &queued]),
         format!("task {queued} is deleted, with its log")
     );
-    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let monitor = rework.monitor(&["--domain", "misbehaving"]);
     let done = rework.misbehave("ok");
     rework.wait(&done, &["done"]);
     let running = rework.misbehave("hang");
@@ -93,7 +94,15 @@ fn a_deleted_task_is_gone_with_its_log_and_a_running_one_is_not_deleted() {
         "0"
     );
     assert_eq!(rework.task(&running)["state"], "running");
+    // While nobody sees to it.
+    monitor.signal(Signal::SIGSTOP);
     rework.ok(&["abort-task", &running]);
+    for command in ["delete-task", "retry-task"] {
+        let refusal = rework.fails(1, &[command, &running]);
+        assert!(refusal.contains("it is aborting"), "{refusal}");
+    }
+    monitor.signal(Signal::SIGCONT);
+    rework.wait(&running, &["aborted"]);
 }
 
 fn workers(rework: &Rework) -> Vec<Value> {

@@ -379,13 +379,16 @@ fn schedules_move_through_a_file() {
         refusal.contains("schedule 2 of 2 (`misbehave`): its raw_input is not base64"),
         "{refusal}"
     );
-    broken["version"] = 2.into();
-    fs::write(&file, broken.to_string()).unwrap();
-    let refusal = other.fails(1, &["import-scheduled", "--path", path]);
-    assert!(
-        refusal.contains("version 2 of the format; this rework knows 1"),
-        "{refusal}"
-    );
+    for version in [json!(2), json!(0), json!(-1), json!(1.5), json!("1")] {
+        broken["version"] = version.clone();
+        fs::write(&file, broken.to_string()).unwrap();
+        let refusal = other.fails(1, &["import-scheduled", "--path", path]);
+        let told = format!("version {version} of the format; this rework knows 1");
+        assert!(refusal.contains(&told), "{refusal}");
+    }
+    // As some editors save it.
+    fs::write(&file, format!("\u{feff}{document}")).unwrap();
+    other.ok(&["import-scheduled", "--path", path]);
     fs::write(&file, "0 0 * * *").unwrap();
     let refusal = other.fails(1, &["import-scheduled", "--path", path]);
     assert!(refusal.contains("is no file of schedules"), "{refusal}");

@@ -12,7 +12,7 @@ use crate::{
     client::ClientError,
     monitor::{IdentityError, MonitorError},
 };
-use std::{io::Write, process::ExitCode};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -66,7 +66,7 @@ impl Failure {
 }
 
 /// What `clap` says of a wrong command line, or was asked to say; the exit code.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
+pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // --help and --version.
         let text = error.render().ansi().to_string();
@@ -75,7 +75,16 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
             Err(error) => Failure::from(error).report(),
         };
     }
-    let text = error.render().ansi().to_string();
+    let mut text = error.render().ansi().to_string();
+    // What was typed may have line breaks; the error has one line all the same.
+    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for typed in [argument, argument.trim(), value, value.trim()] {
+            if typed.contains(['\n', '\r']) {
+                text = text.replace(typed, &typed.replace('\n', "\\n").replace('\r', "\\r"));
+            }
+        }
+    }
     let text: Vec<String> = text.lines().map(presentable).collect();
     let _ = anstream::stderr().write_all(format!("{}\n", text.join("\n")).as_bytes());
     ExitCode::from(2)

@@ -90,6 +90,16 @@ pub(super) fn why(cause: Option<&str>, error: Option<&str>) -> Option<String> {
     )
 }
 
+/// The beginning of a long text, and the command that prints all of it.
+pub(super) fn excerpt(text: &str, command: &str) -> String {
+    const LONGEST: usize = 2000;
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let start = &text[..text.floor_char_boundary(LONGEST)];
+    format!("{start} … ({} bytes; `{command}` prints all)", text.len())
+}
+
 fn times(times: &[Option<DateTime<Utc>>]) -> String {
     let known: Vec<String> = times
         .iter()
@@ -114,7 +124,8 @@ pub(super) fn log_line(row: &LogRow) -> String {
     format!(
         "{source}:{level}: {}: {}",
         row.time.format("%Y-%m-%d %H:%M:%S"),
-        row.line
+        // What follows belongs to it.
+        row.line.trim_end_matches('\n').replace('\n', "\n    ")
     )
 }
 

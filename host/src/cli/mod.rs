@@ -25,9 +25,9 @@ use std::{ffi::OsString, process::ExitCode};
 
 /// Runs a command line and answers its exit code.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
-    let cli = match args::parse(arguments) {
+    let cli = match args::parse(arguments.clone()) {
         Ok(cli) => cli,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return exit::usage(&error, &arguments),
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

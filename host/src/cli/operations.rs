@@ -74,9 +74,32 @@ pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
     Ok(())
 }
 
+/// Says so if there is nothing to show because nothing is called that: perhaps it is mistyped.
+pub(super) async fn note_unknown(
+    client: &Client,
+    domain: Option<&str>,
+    operation: Option<&str>,
+) -> Result<()> {
+    let what = match (domain, operation) {
+        (None, None) => return Ok(()),
+        (Some(domain), None) => format!("no operation is in domain `{domain}`"),
+        (None, Some(operation)) => format!("no operation is called `{operation}`"),
+        (Some(domain), Some(operation)) => {
+            format!("no operation of domain `{domain}` is called `{operation}`")
+        }
+    };
+    if !client.knows_operation(domain, operation).await? {
+        output::note(&format!("{what}: see `rework list-operations`"));
+    }
+    Ok(())
+}
+
 pub(super) async fn list(args: ListOperationsArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let rows = client.operations(args.domain.as_deref()).await?;
+    if rows.is_empty() {
+        note_unknown(&client, args.domain.as_deref(), None).await?;
+    }
     if args.json {
         return output::json(&rows);
     }

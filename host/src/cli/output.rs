@@ -1,6 +1,7 @@
 //! Writing to stdout: whole documents for programs, lines for people, coloured on a terminal.
 
 use super::exit::Result;
+use crate::model::word::is_active;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::{borrow::Cow, io::Write};
@@ -27,12 +28,9 @@ pub(super) fn json_text(document: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// What does more than appear: control characters but for the ends of lines and tabulators, and what
-/// turns the direction of writing.
+/// What does more than appear, but for the ends of lines and tabulators.
 fn is_bad(c: char) -> bool {
-    c.is_control() && c != '\n' && c != '\t'
-        || ('\u{202a}'..='\u{202e}').contains(&c)
-        || ('\u{2066}'..='\u{2069}').contains(&c)
+    is_active(c) && c != '\n' && c != '\t'
 }
 
 /// Prints a line, or several.

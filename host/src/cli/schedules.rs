@@ -4,7 +4,9 @@ use super::{
     args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
     exit::{Failure, Result},
     files::{read, read_at_most, save},
-    format, output,
+    format,
+    operations::note_unknown,
+    output,
     schedule::check_given_once,
 };
 use crate::client::{Client, ScheduleFile};
@@ -57,6 +59,9 @@ pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {
 pub(super) async fn list(args: ListScheduledArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let rows = client.schedules(args.domain.as_deref()).await?;
+    if rows.is_empty() {
+        note_unknown(&client, args.domain.as_deref(), None).await?;
+    }
     if args.json {
         return output::json(&rows);
     }
@@ -71,6 +76,9 @@ pub(super) async fn plan(args: PlanArgs) -> Result<()> {
     let mut plan = client
         .scheduled_plan(&args.domain, within, args.limit.saturating_add(1))
         .await?;
+    if plan.is_empty() {
+        note_unknown(&client, Some(&args.domain), None).await?;
+    }
     if plan.len() > args.limit {
         plan.truncate(args.limit);
         output::note(&format!(

@@ -3,7 +3,9 @@
 use super::{
     args::{AbortTaskArgs, EndedTaskArgs, GetArgs, ListTasksArgs, LogTaskArgs, TaskArgs},
     exit::{Failure, Result},
-    format, output,
+    format,
+    operations::note_unknown,
+    output,
     schedule::print_payload,
 };
 use crate::{
@@ -26,6 +28,10 @@ pub(super) async fn list(args: ListTasksArgs) -> Result<()> {
         backtraces: args.tracebacks,
     };
     let rows = client.tasks(&filter).await?;
+    if rows.is_empty() {
+        let (domain, operation) = (filter.domain.as_deref(), filter.operation.as_deref());
+        note_unknown(&client, domain, operation).await?;
+    }
     if args.json {
         return output::json(&rows);
     }
@@ -77,6 +83,10 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
                 text + "\n" + &format::attempt(row)
             }),
             ("last_lines", Value::Array(_)) => format!("\n{}", report.last_lines.join("\n")),
+            ("input" | "output", value) => format::excerpt(
+                &value.to_string(),
+                &format!("rework get-{name} {}", args.id),
+            ),
             (_, Value::String(text)) => text,
             (_, other) => other.to_string(),
         };

@@ -3,13 +3,18 @@
 use super::{
     args::{ListMonitorsArgs, ListWorkersArgs, WorkerArgs},
     exit::Result,
-    format, output,
+    format,
+    operations::note_unknown,
+    output,
 };
 use crate::client::Client;
 
 pub(super) async fn list_workers(args: ListWorkersArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let rows = client.workers(args.domain.as_deref(), args.all).await?;
+    if rows.is_empty() {
+        note_unknown(&client, args.domain.as_deref(), None).await?;
+    }
     if args.json {
         return output::json(&rows);
     }

@@ -20,6 +20,15 @@ impl Client {
         Ok(self.store().operation_list(domain).await?)
     }
 
+    /// Whether any host has ever offered an operation of this domain, of this name.
+    pub async fn knows_operation(
+        &self,
+        domain: Option<&str>,
+        operation: Option<&str>,
+    ) -> Result<bool> {
+        Ok(self.store().operation_exists(domain, operation).await?)
+    }
+
     /// The newest tasks that fit.
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
         Ok(self.store().task_list(filter).await?)

@@ -77,6 +77,8 @@ impl ScheduleFile {
     ///
     /// If it is none, or one of a later version.
     pub fn parse(text: &str) -> Result<Self, String> {
+        // The byte order mark that some editors write.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let document: Value = serde_json::from_str(text)
             .map_err(|error| format!("is no file of schedules: it is not JSON: {error}"))?;
         if document["format"] != FORMAT {
@@ -84,14 +86,14 @@ impl ScheduleFile {
                 "is no file of schedules: it has no \"format\": \"{FORMAT}\""
             ));
         }
-        match document["version"].as_u64() {
-            Some(version) if version <= u64::from(VERSION) => {}
-            Some(version) => {
+        match &document["version"] {
+            version if *version == VERSION => {}
+            Value::Null => return Err("names no version of the format".to_owned()),
+            version => {
                 return Err(format!(
                     "has version {version} of the format; this rework knows {VERSION}"
                 ));
             }
-            None => return Err("names no version of the format".to_owned()),
         }
         serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))
     }

@@ -2,13 +2,49 @@
 
 /// A text that is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be one word")]
-pub struct NotAWord;
+pub enum NotAWord {
+    /// It is empty, or has blanks or what cannot be seen in it.
+    #[error("it must be one word")]
+    Words,
+    /// It is longer than [`LONGEST`].
+    #[error("it must have at most {LONGEST} bytes")]
+    Long,
+}
+
+/// How long a name may be, in bytes: as long as that of a host or a file.
+const LONGEST: usize = 255;
 
 /// A text that can name a host, a domain or an operation.
 pub fn word(text: &str) -> Result<String, NotAWord> {
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(NotAWord);
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || is_active(c)) {
+        return Err(NotAWord::Words);
+    }
+    if text.len() > LONGEST {
+        return Err(NotAWord::Long);
     }
     Ok(text.to_owned())
+}
+
+/// Whether a character does more to a terminal than appear there: controls, and what turns the
+/// direction of writing.
+pub fn is_active(c: char) -> bool {
+    c.is_control()
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_word() {
+        for name in ["default", "söllj", "a/b-c.d_e:1"] {
+            assert_eq!(word(name).as_deref(), Ok(name));
+        }
+        for text in ["", "a b", "a\n", "a\u{202e}b", "\u{a0}"] {
+            assert_eq!(word(text), Err(NotAWord::Words), "{text:?}");
+        }
+        assert_eq!(word(&"x".repeat(256)), Err(NotAWord::Long));
+    }
 }

@@ -255,13 +255,7 @@ impl Store {
 
     /// Lets the tasks of a whole domain wait, or run again; false: there is no such domain.
     pub async fn domain_pause(&self, domain: &str, paused: bool) -> Result<bool> {
-        let known = sqlx::query_scalar!(
-            r#"select exists (select from rework.operation where domain = $1) as "known!""#,
-            domain
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        if !known {
+        if !self.operation_exists(Some(domain), None).await? {
             return Ok(false);
         }
         sqlx::query!(
@@ -275,6 +269,20 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(true)
+    }
+
+    /// Whether any host has ever offered an operation of this domain, of this name.
+    pub async fn operation_exists(&self, domain: Option<&str>, name: Option<&str>) -> Result<bool> {
+        let exists = sqlx::query_scalar!(
+            r#"select exists (select from rework.operation
+                               where ($1::text is null or domain = $1)
+                                 and ($2::text is null or name = $2)) as "exists!""#,
+            domain,
+            name
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(exists)
     }
 
     /// What is paused.

@@ -28,7 +28,13 @@ impl Store {
     /// Brings the schema to the version of this binary and returns that version. Idempotent, safe
     /// when run twice at once, never drops anything.
     pub async fn schema_migrate(&self) -> Result<i64> {
-        match MIGRATIONS.run(&self.pool).await {
+        // Not while it is being dropped: a lock that lasts as long as the connection.
+        let mut connection = self.pool.acquire().await?;
+        connection.close_on_drop();
+        sqlx::query!("select pg_advisory_lock(hashtext('rework.schema'))")
+            .execute(&mut *connection)
+            .await?;
+        match MIGRATIONS.run(&mut *connection).await {
             Ok(()) => Ok(newest_known()),
             Err(MigrateError::VersionMissing(found)) => Err(StoreError::SchemaNew {
                 found,
@@ -59,16 +65,22 @@ impl Store {
 
     /// Drops the schema and all that is in it; false if there was none.
     pub async fn schema_drop(&self) -> Result<bool> {
+        let mut transaction = self.pool.begin().await?;
+        // Not while it is being made.
+        sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.schema'))")
+            .execute(&mut *transaction)
+            .await?;
         let exists = sqlx::query_scalar!(
             r#"select exists (select from pg_namespace where nspname = 'rework') as "exists!""#
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await?;
         if exists {
             sqlx::query!("drop schema rework cascade")
-                .execute(&self.pool)
+                .execute(&mut *transaction)
                 .await?;
         }
+        transaction.commit().await?;
         Ok(exists)
     }
 }
