@@ -1,7 +1,7 @@
 //! Replacing a plugin's file while it is in use: what is registered is a content, and a copy of it
 //! runs whatever becomes of the file.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{Rework, hello, hello_version, misbehaving, place, until};
 use std::{
     fs::{self, OpenOptions, Permissions},
     os::unix::fs::PermissionsExt,
@@ -72,7 +72,32 @@ fn whatever_happens_to_the_file_the_registered_version_runs_on() {
     rework.ok(&["abort-task", &running]);
     let ended = rework.wait(&running, &["aborted"]);
     assert_eq!(ended["cause"], "abort", "{ended:#}");
-    assert!(!monitor.log().contains("refused"), "{}", monitor.log());
+    let log = monitor.log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// What its owner puts in the place of a copy is not what was registered.
+#[test]
+fn a_copy_that_was_replaced_under_a_monitor_is_not_loaded() {
+    let rework = Rework::new();
+    let file = place(&hello_version(1), &rework.directory().join("plugin.so"));
+    rework.ok(&["register-operations", file.to_str().unwrap()]);
+    let monitor = rework.monitor(&["--maxruns", "1", "--minworkers", "0"]);
+    let copy = cached(&rework);
+    for number in 2..6 {
+        let done = rework.schedule(&["my_first_task", "--input", "1"]);
+        rework.wait(&done, &["done"]);
+        assert!(
+            rework
+                .log(&done)
+                .iter()
+                .any(|line| line.contains("I am runn-01")),
+            "{:?}",
+            rework.log(&done)
+        );
+        place(&hello_version(number), &copy);
+    }
+    assert!(monitor.log().contains("was damaged"), "{}", monitor.log());
 }
 
 #[test]

@@ -104,6 +104,14 @@ impl Supervisor {
             return;
         }
         let missing = pool.to_spawn(self.census(domain), &self.options.pool);
+        if missing > 0
+            && !plugins
+                .iter()
+                .all(|plugin| self.cache.is_unchanged(&plugin.hash))
+        {
+            // Somebody has touched a copy: it is looked at before anybody loads it.
+            return self.refresh_catalog();
+        }
         for _ in 0..missing {
             let Some(id) = self.worker_ids.pop_front() else {
                 break;

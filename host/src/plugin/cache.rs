@@ -129,6 +129,12 @@ impl Cache {
         None
     }
 
+    /// Whether a copy that was found is still the file that it was then.
+    pub fn is_unchanged(&self, hash: &str) -> bool {
+        let now = fs::metadata(self.place(hash)).map(|metadata| FileStamp::from(&metadata));
+        now.is_ok_and(|now| self.verified().get(hash) == Some(&now))
+    }
+
     /// Opens a copy for a process of another user, who cannot reach the directory. That user opens
     /// the descriptor once more, so the copy itself must be readable.
     pub fn open_for_others(path: &Path) -> io::Result<File> {
@@ -345,7 +351,9 @@ mod tests {
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
         let Cached { hash, path } = cache.receive(&file).unwrap().keep().unwrap();
+        assert!(cache.is_unchanged(&hash));
         damage(&path, b"fiRst");
+        assert!(!cache.is_unchanged(&hash));
         assert_eq!(cache.find(&hash), None);
         // Its file is still what it was.
         let again = cache.receive(&file).unwrap().keep().unwrap();
