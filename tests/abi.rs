@@ -101,7 +101,7 @@ fn a_plugin_that_cannot_do_without_a_later_minor_says_so_and_nothing_else() {
     let path = plugin.to_str().unwrap();
     for (command, end) in [
         ("check-plugin", ""),
-        ("register-operations", "; nothing was registered"),
+        ("register-operations", " (nothing was registered)"),
     ] {
         let refusal = rework.fails(1, &[command, path]);
         assert_eq!(

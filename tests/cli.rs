@@ -326,7 +326,7 @@ fn a_name_that_nothing_has_is_noted_where_a_listing_is_empty() {
 #[test]
 fn names_are_words() {
     let rework = Rework::with_plugins(&[hello()]);
-    let long = "x".repeat(256);
+    let long = "x".repeat(501);
     for name in ["", "a b", "a\u{202e}b", &long] {
         rework.fails(2, &["monitor", "--host", name]);
         rework.fails(2, &["register-operations", "plugin.so", "--asdomain", name]);

@@ -104,7 +104,7 @@ fn files_are_registered_upgraded_and_retired_as_they_come_and_go() {
     assert_eq!(rework.task(&task["id"].to_string())["state"], "done");
     let log = monitor.log();
     assert!(log.contains("is gone: retired 3 operations"), "{log}");
-    assert!(!log.contains("refused"), "{log}");
+    assert!(!log.contains("not registered"), "{log}");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_slow_copy_is_not_touched_until_it_is_whole() {
         |found| found.len() == 3,
     );
     let log = monitor.log();
-    assert!(!log.contains("refused"), "{log}");
+    assert!(!log.contains("not registered"), "{log}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::{
     drop_in::current,
-    harness::{Rework, hello_version, place, until},
+    harness::{Rework, hello, hello_version, place, until},
 };
 use minisign::KeyPair;
 use serde_json::Value;
@@ -108,6 +108,26 @@ fn a_plugin_registered_for_another_host_is_fetched_there() {
     assert_eq!(rework.wait(&id, &["done"])["cause"], Value::Null);
 }
 
+#[test]
+fn what_cannot_be_published_is_not_registered_either() {
+    let rework = Rework::new();
+    rework.database.psql(
+        "create function no_room() returns trigger language plpgsql
+             as $$ begin raise exception 'no room'; end $$;
+         create trigger t before insert on rework.plugin_content_chunk
+             for each row execute function no_room()",
+    );
+    let plugin = hello();
+    let plugin = plugin.to_str().unwrap();
+    let refusal = rework.fails(1, &["register-operations", plugin, "--publish"]);
+    assert!(
+        refusal.contains("no room (nothing was registered)"),
+        "{refusal}"
+    );
+    assert_eq!(rework.ok(&["list-operations"]), "");
+    assert_eq!(rework.ok(&["list-plugins"]), "");
+}
+
 fn refused(rework: &Rework) -> Vec<String> {
     let rows = rework.json(&["list-plugins"]);
     let rows = rows.as_array().unwrap().iter();
@@ -203,16 +223,17 @@ fn unsigned_and_wrongly_signed_plugins_are_refused_wherever_they_come_from() {
     assert_eq!(refusal.code, 1);
     assert!(
         refusal.stderr.contains(&format!(
-            "{plugin} is not signed: there is no {plugin}.minisig; nothing was registered"
+            "{plugin} is not signed: it has no .minisig beside it; `minisign -Sm` signs it \
+             (nothing was registered)"
         )),
         "{refusal:?}"
     );
     sign(&theirs, &bytes, &file);
     let refusal = register(&key);
     assert!(
-        refusal
-            .stderr
-            .contains("is signed by another key or was changed"),
+        refusal.stderr.contains(
+            "is signed by another key than the one that is trusted here; `minisign -Sm` signs it"
+        ),
         "{refusal:?}"
     );
     sign(&ours, &hello_version(2), &file);
@@ -220,7 +241,7 @@ fn unsigned_and_wrongly_signed_plugins_are_refused_wherever_they_come_from() {
     assert!(
         refusal
             .stderr
-            .contains("is signed by another key or was changed"),
+            .contains("was changed after it was signed; `minisign -Sm` signs it"),
         "{refusal:?}"
     );
     assert_eq!(
@@ -256,14 +277,14 @@ fn unsigned_and_wrongly_signed_plugins_are_refused_wherever_they_come_from() {
         |found| !found.is_empty(),
     );
     assert!(
-        reason[0].contains("is not signed: there is no"),
+        reason[0].contains("is not signed: it has no .minisig beside it"),
         "{reason:?}"
     );
     sign(&theirs, &bytes, &dropped);
     until(
         "the other refusal",
         || refused(&rework),
-        |found| found.len() == 1 && found[0].contains("is signed by another key or was changed"),
+        |found| found.len() == 1 && found[0].contains("is signed by another key than"),
     );
     assert_eq!(rework.ok(&["list-operations"]), "");
     sign(&ours, &bytes, &dropped);
@@ -302,7 +323,7 @@ fn unsigned_and_wrongly_signed_plugins_are_refused_wherever_they_come_from() {
         |now| now.len() == 1,
     );
     assert_eq!(
-        monitor.log().matches("refused").count(),
+        monitor.log().matches("not registered: ").count(),
         1,
         "{}",
         monitor.log()
@@ -362,7 +383,7 @@ fn where_signatures_are_demanded_a_copy_in_the_cache_needs_one() {
     until(
         "the refusal",
         || monitor.log(),
-        |log| log.contains("is not signed: there is no"),
+        |log| log.contains("is not signed: it has no .minisig beside it"),
     );
     let id = rework.schedule(&["my_first_task", "--input", "1"]);
     assert_eq!(rework.task(&id)["state"], "queued");

@@ -31,7 +31,7 @@ fn refused_with(rework: &Rework, file: &Path, reason: &str, options: &[&str]) {
     let refusal = rework.fails(1, &[&["register-operations", path], options].concat());
     assert_eq!(
         refusal.trim_end(),
-        format!("{expected}; nothing was registered")
+        format!("{expected} (nothing was registered)")
     );
     assert_eq!(
         rework.database.psql("select count(*) from rework.plugin"),

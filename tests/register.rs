@@ -204,7 +204,7 @@ fn an_operation_of_another_plugin_is_taken_over_only_when_asked() {
             refusal.trim_end(),
             format!(
                 "error: operation default/my_first_task on host testhost already comes from {} \
-                 (plugin `hello`) (and 2 more); use --replace; nothing was registered",
+                 (plugin `hello`) (and 2 more); use --replace (nothing was registered)",
                 hello().display()
             )
         );

@@ -88,11 +88,8 @@ pub enum ClientError {
         waited: Duration,
     },
     /// The plugin cannot be used.
-    #[error("{0}; nothing was registered")]
+    #[error("{0} (nothing was registered)")]
     Plugin(String),
-    /// The plugin is registered, but other hosts cannot fetch it.
-    #[error("the plugin is registered here, but its bytes are not published")]
-    Publish(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no way back.
     #[error("{0}")]
     Rollback(String),
@@ -108,7 +105,6 @@ impl ClientError {
             Self::Rollback(_) => {
                 Some("`rework list-plugins` shows the versions of each domain".to_owned())
             }
-            Self::Publish(_) => Some("run it again with --publish".to_owned()),
             Self::UnknownTask(_) => Some("see `rework list-tasks`".to_owned()),
             _ => None,
         }

@@ -9,7 +9,7 @@ use crate::{
     here,
     model::difference::Change,
     plugin::{self, Examined, PluginError, TrustedKey},
-    store::{Placement, StoreError},
+    store::{PackedPlugin, Placement, StoreError},
 };
 use std::{path::Path, time::Duration};
 
@@ -91,22 +91,22 @@ impl Client {
             replace: options.replace,
             dry_run: options.dry_run,
         };
+        let packed = match &examined {
+            Some(examined) if options.publish => Some(packed(examined)?),
+            _ => None,
+        };
         let changes = self.store().plugin_difference(&plugin, &placement).await?;
         let registered = self
             .store()
-            .plugin_register(&plugin, &placement)
+            .plugin_register(&plugin, &placement, packed.as_ref())
             .await
             .map_err(nothing_registered)?;
-        let published = match &examined {
-            Some(examined) if options.publish => Some(self.publish(examined).await?),
-            _ => None,
-        };
         Ok(Registration {
             new: registered.new,
             known: registered.known,
             changes,
             retired: registered.retired,
-            published,
+            published: packed.as_ref().map(PackedPlugin::size),
             warnings: [
                 registered.taken_over,
                 plugin.warnings(&file.to_string_lossy()),
@@ -114,16 +114,17 @@ impl Client {
             .concat(),
         })
     }
+}
 
-    /// Stores the bytes of a registered plugin: those of the copy that was examined.
-    async fn publish(&self, examined: &Examined) -> Result<i64> {
-        let bytes =
-            std::fs::read(&examined.cached).map_err(|error| ClientError::Publish(error.into()))?;
-        let hash = &examined.inspection.hash;
-        let signature = examined.signature.as_deref();
-        let published = self.store().plugin_publish(hash, &bytes, signature).await;
-        published.map_err(|error| ClientError::Publish(error.into()))
-    }
+/// The bytes of the copy that was examined, for other hosts.
+fn packed(examined: &Examined) -> Result<PackedPlugin> {
+    let bytes = std::fs::read(&examined.cached).map_err(|error| {
+        ClientError::Plugin(format!(
+            "could not read {}: {error}",
+            examined.cached.display()
+        ))
+    })?;
+    Ok(PackedPlugin::pack(&bytes, examined.signature.clone()))
 }
 
 /// Where the database says that the file is.
@@ -147,6 +148,7 @@ fn stored_path(file: &Path) -> Result<String> {
 fn nothing_registered(error: StoreError) -> ClientError {
     match error {
         StoreError::Refused { message, .. } => ClientError::Plugin(message),
+        StoreError::Query(_) => ClientError::Plugin(error.to_string()),
         other => other.into(),
     }
 }

@@ -6,13 +6,18 @@ pub enum NotAWord {
     /// It is empty, or has blanks or what cannot be seen in it.
     #[error("it must be one word")]
     Words,
-    /// It is longer than [`LONGEST`].
-    #[error("it must have at most {LONGEST} bytes")]
-    Long,
+    /// It has so many bytes, more than [`LONGEST`].
+    #[error("it {}", too_long(*.0))]
+    Long(usize),
 }
 
-/// How long a name may be, in bytes: as long as that of a host or a file.
-const LONGEST: usize = 255;
+/// What an index of Postgres takes, in bytes, with room for what stands beside it.
+const LONGEST: usize = 500;
+
+/// The fault of a name of so many bytes, after its subject.
+pub fn too_long(bytes: usize) -> String {
+    format!("has {bytes} bytes, more than {LONGEST}")
+}
 
 /// A text that can name a host, a domain or an operation.
 pub fn word(text: &str) -> Result<String, NotAWord> {
@@ -20,7 +25,7 @@ pub fn word(text: &str) -> Result<String, NotAWord> {
         return Err(NotAWord::Words);
     }
     if text.len() > LONGEST {
-        return Err(NotAWord::Long);
+        return Err(NotAWord::Long(text.len()));
     }
     Ok(text.to_owned())
 }
@@ -45,6 +50,6 @@ mod tests {
         for text in ["", "a b", "a\n", "a\u{202e}b", "\u{a0}"] {
             assert_eq!(word(text), Err(NotAWord::Words), "{text:?}");
         }
-        assert_eq!(word(&"x".repeat(256)), Err(NotAWord::Long));
+        assert_eq!(word(&"x".repeat(501)), Err(NotAWord::Long(501)));
     }
 }

@@ -384,7 +384,7 @@ impl Supervisor {
         if file.refused.as_ref() == Some(&reason) {
             return;
         }
-        tracing::error!("refused: {reason}");
+        tracing::error!("not registered: {reason}");
         file.refused = Some(reason.clone());
         let hash = file.hash.clone();
         self.note_refusal(path, hash, Some(reason));

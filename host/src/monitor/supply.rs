@@ -385,7 +385,7 @@ impl Supervisor {
         self.supply.obtaining.remove(&offer.hash);
         let before = self.supply.refused.get(&offer.hash);
         if before.map(|(reason, _)| reason) != Some(&reason) {
-            tracing::error!("refused: {reason}");
+            tracing::error!("not registered: {reason}");
             self.note(offer.path(), &offer.hash, true, &reason);
         }
         let refusal = (reason, Instant::now());

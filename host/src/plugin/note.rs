@@ -1,7 +1,10 @@
 //! The notes of a plugin: JSON that its build has put into the file, so that a host can read what it
 //! offers without running a byte of it. The SDK writes them (`plugin-sdk/src/note.rs`).
 
-use crate::model::{input::has_nul, word::word};
+use crate::model::{
+    input::has_nul,
+    word::{NotAWord, too_long, word},
+};
 use rework_plugin::{
     abi::ABI_MAJOR,
     spec::{Spec, check_specs},
@@ -188,19 +191,14 @@ pub(super) fn check(operations: &[OperationNote]) -> Result<(), String> {
     Ok(())
 }
 
-/// What an index of Postgres takes, with room for what stands beside it.
-const LONGEST_NAME: usize = 500;
-
 fn check_one(operation: &OperationNote) -> Result<(), String> {
     for (what, name) in [("name", &operation.name), ("domain", &operation.domain)] {
-        if word(name).is_err() {
-            return Err(format!("its {what} must be one word, not {name:?}"));
-        }
-        if name.len() > LONGEST_NAME {
-            return Err(format!(
-                "its {what} has {} bytes, more than {LONGEST_NAME}",
-                name.len()
-            ));
+        match word(name) {
+            Ok(_) => {}
+            Err(NotAWord::Long(length)) => return Err(format!("its {what} {}", too_long(length))),
+            Err(NotAWord::Words) => {
+                return Err(format!("its {what} must be one word, not {name:?}"));
+            }
         }
     }
     if operation.max_attempts == 0 {

@@ -55,23 +55,32 @@ impl TrustedKey {
         let Some(signature) = signature else {
             return Err(PluginError::unfinished(
                 named,
-                format!(
-                    "is not signed: there is no {}",
-                    signature_path(named).display()
-                ),
+                format!("is not signed: it has no .minisig beside it; {REMEDY}"),
             ));
         };
         let signature = Signature::decode(signature).map_err(|_| {
             PluginError::unfinished(
                 named,
-                "has a signature that cannot be read: it is not in the format of minisign",
+                format!(
+                    "has a signature that cannot be read: it is not in the format of minisign; \
+                     {REMEDY}"
+                ),
             )
         })?;
-        self.key
-            .verify(content, &signature, true)
-            .map_err(|_| PluginError::new(named, "is signed by another key or was changed"))
+        self.key.verify(content, &signature, true).map_err(|error| {
+            let fault = match error {
+                minisign_verify::Error::UnexpectedKeyId => {
+                    "is signed by another key than the one that is trusted here"
+                }
+                _ => "was changed after it was signed",
+            };
+            PluginError::new(named, format!("{fault}; {REMEDY}"))
+        })
     }
 }
+
+/// What to do about a signature.
+const REMEDY: &str = "`minisign -Sm` signs it";
 
 /// A signature or a key has some hundred bytes; a trusted comment makes it a little longer.
 const LARGEST: u64 = 64 * 1024;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{input::sha256, plugin::short_hash};
 use miniz_oxide::{deflate::compress_to_vec, inflate::decompress_to_vec_with_limit};
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 
 /// Size of a chunk, so that no value of the database is huge.
 const CHUNK: usize = 1 << 20;
@@ -81,36 +81,44 @@ impl PublishedPlugin {
     }
 }
 
-impl Store {
-    /// Stores the bytes of a registered plugin for other hosts; what was stored of it before is
-    /// replaced. Answers how many bytes that takes.
-    pub async fn plugin_publish(
-        &self,
-        hash: &str,
-        bytes: &[u8],
-        signature: Option<&str>,
-    ) -> Result<i64> {
-        let compressed = compress_to_vec(bytes, LEVEL);
-        let size = compressed.len() as i64;
-        let mut transaction = self.pool.begin().await?;
-        let plugin = sqlx::query_scalar!("select id from rework.plugin where hash = $1", hash)
-            .fetch_one(&mut *transaction)
-            .await?;
+/// The bytes of a plugin that is to be published, compressed, with the signature beside it.
+#[derive(Debug)]
+pub struct PackedPlugin {
+    compressed: Vec<u8>,
+    signature: Option<String>,
+}
+
+impl PackedPlugin {
+    /// Compresses them, which takes a while.
+    pub fn pack(bytes: &[u8], signature: Option<String>) -> Self {
+        Self {
+            compressed: compress_to_vec(bytes, LEVEL),
+            signature,
+        }
+    }
+
+    /// How many bytes of the database they take.
+    pub fn size(&self) -> i64 {
+        self.compressed.len() as i64
+    }
+
+    /// Stores them for other hosts; what was stored of the plugin before is replaced.
+    pub(super) async fn save(&self, connection: &mut PgConnection, plugin: i32) -> Result<()> {
         sqlx::query!(
             "delete from rework.plugin_content where plugin = $1",
             plugin
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
         sqlx::query!(
             "insert into rework.plugin_content (plugin, compressed, signature) values ($1, $2, $3)",
             plugin,
-            size,
-            signature
+            self.size(),
+            self.signature
         )
-        .execute(&mut *transaction)
+        .execute(&mut *connection)
         .await?;
-        for (number, chunk) in compressed.chunks(CHUNK).enumerate() {
+        for (number, chunk) in self.compressed.chunks(CHUNK).enumerate() {
             sqlx::query!(
                 "insert into rework.plugin_content_chunk (plugin, chunk, content)
                  values ($1, $2, $3)",
@@ -118,16 +126,14 @@ impl Store {
                 number as i32,
                 chunk
             )
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
         }
-        sqlx::query!("select pg_notify('rework_catalog', '')")
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(size)
+        Ok(())
     }
+}
 
+impl Store {
     /// The bytes of a published plugin, still compressed; `None` if it is not published.
     pub async fn plugin_published(&self, hash: &str) -> Result<Option<PublishedPlugin>> {
         let Some(row) = sqlx::query!(

@@ -63,7 +63,7 @@ impl Store {
                 dry_run: false,
             };
             outcome.changes = self.plugin_difference(plugin, &placement).await?;
-            let registered = self.plugin_register(plugin, &placement).await?;
+            let registered = self.plugin_register(plugin, &placement, None).await?;
             outcome.registered = Some(registered);
         }
         self.drop_in_save(monitor, host, path, Some(&plugin.hash), None)

@@ -25,7 +25,7 @@ mod url;
 mod version;
 mod worker;
 
-pub use content::{Offer, PublishedPlugin};
+pub use content::{Offer, PackedPlugin, PublishedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
 pub use drop_in::{DropInOutcome, DropInRow};
 pub use enqueue::Enqueue;

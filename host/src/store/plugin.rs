@@ -1,6 +1,6 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
-use super::{Store, StoreError, error::Result};
+use super::{PackedPlugin, Store, StoreError, error::Result};
 use crate::model::plugin::{NewOperation, NewPlugin};
 use sqlx::{Connection, PgConnection};
 
@@ -34,11 +34,13 @@ pub struct Registered {
 }
 
 impl Store {
-    /// Registers a plugin's operations for a host, all or nothing.
+    /// Registers a plugin's operations for a host, with its bytes if they are to be published; all
+    /// or nothing.
     pub async fn plugin_register(
         &self,
         plugin: &NewPlugin,
         placement: &Placement,
+        packed: Option<&PackedPlugin>,
     ) -> Result<Registered> {
         let Placement { host, path, .. } = placement;
         let mut connection = self.pool.acquire().await?;
@@ -51,6 +53,9 @@ impl Store {
             return Err(comes_from_another(&foreign, host));
         }
         let plugin_id = plugin_save(&mut transaction, plugin).await?;
+        if let Some(packed) = packed {
+            packed.save(&mut transaction, plugin_id).await?;
+        }
         let mut registered = Registered {
             taken_over: foreign.iter().map(|one| one.taken_over()).collect(),
             ..Registered::default()
