@@ -6,7 +6,7 @@ pub enum NotAWord {
     /// It is empty, or has blanks or what cannot be seen in it.
     #[error("it must be one word")]
     Words,
-    /// It has so many bytes, more than [`LONGEST`].
+    /// It has so many bytes, more than a name may have.
     #[error("it {}", too_long(*.0))]
     Long(usize),
 }
