@@ -1,6 +1,6 @@
 -- The schema of rework. Read it top down: code (plugin, operation, deployment), work (task, ready,
--- delayed, claim, attempt, file, log), processes (monitor, worker), then the functions and views
--- that any language may use: schedule(), task_abort(), task_view, log_line.
+-- delayed, claim, attempt, file, log), schedules, processes (monitor, worker). The functions and views
+-- that any language may use follow in 0002 and 0003: schedule(), task_abort(), task_view, log_line.
 
 create schema if not exists rework;
 
@@ -33,6 +33,8 @@ create table rework.plugin_operation (
     max_attempts int not null default 1,
     backoff_ms   bigint,
     memory_bytes bigint,
+    cpu_ms       bigint,
+    open_files   int,
     capture      text not null default 'all',
     log_level    text,
     description  text not null default '',
@@ -53,7 +55,9 @@ create table rework.operation (
     unique (domain, name)
 );
 
--- Who can run an operation, from which version. A rollback flips the pointer.
+-- Who can run an operation, from which version. Never rewritten: another version retires a row and a
+-- new one follows, so that it is known since when each version was current, and where a rollback can
+-- lead.
 create table rework.deployment (
     id               int generated always as identity primary key,
     operation        int not null references rework.operation,
@@ -61,17 +65,58 @@ create table rework.deployment (
     plugin_operation int not null references rework.plugin_operation,
     path             text not null,
     registered       timestamptz not null default clock_timestamp(),
-    retired          timestamptz
+    retired          timestamptz,
+    retired_by       text,
+    by_rollback      boolean not null default false, -- it says nothing about the order of versions
+    constraint deployment_retired_by_known
+        check (retired_by in ('upgrade', 'unregistered', 'gone', 'rollback'))
 );
 create unique index deployment_live on rework.deployment (operation, host) where retired is null;
+create index deployment_history on rework.deployment (host, operation, registered);
 
--- A lane is what can be claimed together: an operation, and the host a task is pinned to, if any.
+-- The files of drop-in directories, as the monitor of their host last saw them. A file is looked at
+-- again when its content changes, not when a rollback has taken its version out of use.
+create table rework.drop_in (
+    host     text not null,
+    path     text not null,
+    hash     text,                                 -- of its content, if it could be read
+    refused  text,                                 -- why; null: it is registered
+    since    timestamptz not null default clock_timestamp(),
+    monitor  bigint not null,                      -- who says so; a refusal is worth as much as its monitor
+    primary key (host, path)
+);
+
+-- The bytes of published plugins, compressed (raw DEFLATE), for monitors of other hosts.
+create table rework.plugin_content (
+    plugin     int primary key references rework.plugin,
+    compressed bigint not null,
+    signature  text,                               -- of minisign, over the bytes as they were
+    published  timestamptz not null default clock_timestamp()
+);
+create table rework.plugin_content_chunk (
+    plugin  int not null references rework.plugin_content on delete cascade,
+    chunk   int not null,
+    content bytea not null,
+    primary key (plugin, chunk)
+);
+alter table rework.plugin_content_chunk alter column content set storage external;
+
+-- A lane is what can be claimed together: an operation, the host a task is pinned to, if any, and the
+-- inputs that accept it. While versions of an operation with different inputs are deployed (a rolling
+-- upgrade), a task may fit some of them only, and only hosts with them claim from its lane.
 create table rework.lane (
     id        int generated always as identity primary key,
     operation int not null references rework.operation,
-    host      text
+    host      text,
+    accepts   text                                 -- MD5 of the inputs' specs; null: all do
 );
-create unique index lane_operation_host on rework.lane (operation, coalesce(host, ''));
+create unique index lane_identity on rework.lane (operation, coalesce(host, ''), coalesce(accepts, ''));
+
+-- Domains whose tasks wait; single operations carry the flag themselves.
+create table rework.paused_domain (
+    domain text primary key,
+    paused timestamptz not null default clock_timestamp()
+);
 
 -- ---------------------------------------------------------------------------------------- work
 
@@ -210,6 +255,40 @@ create table rework.log (
     primary key (task, first)
 );
 
+-- Clients that wait for tasks. While there are any, whoever changes the state of tasks says of which.
+-- Without them nothing is said, for notifications serialise commits.
+create table rework.waiter (
+    id    bigint generated always as identity primary key,
+    until timestamptz not null                     -- a client that has died is not told for long
+) with (fillfactor = 50);
+
+-- ----------------------------------------------------------------------------------- schedules
+
+-- Queues a task whenever its rule says so. Inputs are kept as they were given, so that moments are
+-- resolved when it fires.
+create table rework.sched (
+    id           bigint generated always as identity primary key,
+    operation    int not null references rework.operation,
+    host         text,
+    rule         text not null,                    -- cron, five or six fields, seconds first
+    timezone     text not null,
+    input        jsonb,
+    input_raw    bytea,
+    metadata     jsonb,
+    catch_up     text not null default 'skip',     -- what becomes of runs that nobody was there for
+    every_second boolean not null default false,   -- its author knows what they are doing
+    paused       boolean not null default false,
+    created      timestamptz not null default clock_timestamp(),
+    since        timestamptz not null default clock_timestamp(), -- runs before this are nobody's business
+    last_run     timestamptz,                      -- the time it fired for last; it fires only for later ones
+    error        text,                             -- why the last run queued no task
+    constraint sched_catch_up_known check (catch_up in ('skip', 'one', 'all'))
+);
+-- What makes two schedules the same one.
+create unique index sched_identity on rework.sched (
+    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
+    md5(coalesce(metadata::text, '')));
+
 -- ----------------------------------------------------------------------------------- processes
 
 create table rework.monitor (
@@ -241,7 +320,9 @@ create table rework.worker (
     finished   timestamptz,
     cause      text,
     error      text,
+    asked      text,                               -- what somebody wants of it; its monitor sees to it
     constraint worker_state_known check (state in ('unstarted', 'idle', 'running', 'dead')),
+    constraint worker_asked_known check (asked in ('shutdown', 'kill')),
     constraint worker_finished_iff_dead check ((state = 'dead') = (finished is not null)),
     constraint worker_cause_iff_dead check ((state = 'dead') = (cause is not null)),
     constraint worker_task_iff_running check ((state = 'running') = (task is not null))

@@ -1,71 +1,55 @@
--- What operators and applications ask for: schedules, pauses, the end of a worker, another attempt of
--- a task, many tasks at once, word of their ends, and the removal of what nobody needs any more.
+-- How a task gets into the queue; any language may call schedule(). A refusal has an error code of
+-- class RW, a message that names the thing, and often a hint.
 
--- ------------------------------------------------------------------------------------ schedules
+-- ---------------------------------------------------------------------------------- operations
 
--- Queues a task whenever its rule says so. Inputs are kept as they were given, so that moments are
--- resolved when it fires.
-create table rework.sched (
-    id           bigint generated always as identity primary key,
-    operation    int not null references rework.operation,
-    host         text,
-    rule         text not null,                    -- cron, five or six fields, seconds first
-    timezone     text not null,
-    input        jsonb,
-    input_raw    bytea,
-    metadata     jsonb,
-    catch_up     text not null default 'skip',     -- what becomes of runs that nobody was there for
-    every_second boolean not null default false,   -- its author knows what they are doing
-    paused       boolean not null default false,
-    created      timestamptz not null default clock_timestamp(),
-    since        timestamptz not null default clock_timestamp(), -- runs before this are nobody's business
-    last_run     timestamptz,                      -- the time it fired for last; it fires only for later ones
-    error        text,                             -- why the last run queued no task
-    constraint sched_catch_up_known check (catch_up in ('skip', 'one', 'all'))
-);
--- What makes two schedules the same one.
-create unique index sched_identity on rework.sched (
-    operation, rule, timezone, coalesce(host, ''), md5(coalesce(input::text, '')), md5(coalesce(input_raw, '')),
-    md5(coalesce(metadata::text, '')));
-
--- --------------------------------------------------------------------------------------- pauses
-
--- Domains whose tasks wait; single operations carry the flag themselves.
-create table rework.paused_domain (
-    domain text primary key,
-    paused timestamptz not null default clock_timestamp()
-);
-
--- -------------------------------------------------------------------------------------- workers
-
--- What somebody wants of a living worker; its monitor sees to it.
-alter table rework.worker add asked text;
-alter table rework.worker add constraint worker_asked_known check (asked in ('shutdown', 'kill'));
-
--- Asks for the end of a worker, after its task (`shutdown`) or at once (`kill`).
-create function rework.worker_ask(id bigint, asked text)
-returns void
-language plpgsql volatile
+-- The operation of a name, or a refusal that says what there is.
+create function rework.operation_resolve(name text, domain text, host text)
+returns int
+language plpgsql stable
 as $$
 #variable_conflict use_column
 declare
-    w record;
+    candidates record;
 begin
-    select state, cause into w from rework.worker where worker.id = worker_ask.id for update;
-    if not found then
-        raise exception 'no worker %', id using errcode = 'RW001', hint = 'see `rework list-workers`';
-    elsif w.state = 'dead' then
-        raise exception 'worker % is dead already: %', id, w.cause using errcode = 'RW004';
+    select array_agg(distinct o.id) as ids, array_agg(distinct o.domain order by o.domain) as domains
+      into candidates
+      from rework.operation o
+      join rework.deployment d on d.operation = o.id and d.retired is null
+     where o.name = operation_resolve.name
+       and (operation_resolve.domain is null or o.domain = operation_resolve.domain)
+       and (operation_resolve.host is null or d.host = operation_resolve.host);
+    if cardinality(candidates.ids) = 1 then
+        return candidates.ids[1];
+    elsif cardinality(candidates.ids) > 1 then
+        raise exception 'operation `%` exists in several domains: %', name, array_to_string(candidates.domains, ', ')
+            using errcode = 'RW002', hint = 'name one with --domain (in SQL: domain => ''…'')';
     end if;
-    -- Once it is to be killed, nothing milder is left to ask for.
-    update rework.worker
-       set asked = case worker.asked when 'kill' then 'kill' else worker_ask.asked end
-     where worker.id = worker_ask.id;
-    perform pg_notify('rework_worker', id::text);
+    select array_agg(distinct o.domain order by o.domain) as domains, array_agg(distinct d.host order by d.host) as hosts
+      into candidates
+      from rework.operation o
+      join rework.deployment d on d.operation = o.id and d.retired is null
+     where o.name = operation_resolve.name;
+    if candidates.domains is null then
+        raise exception 'no operation `%` is registered', name
+            using errcode = 'RW001', hint = 'see `rework list-operations`; `rework register-operations` adds those of a plugin';
+    elsif domain is not null and not domain = any(candidates.domains) then
+        raise exception 'no operation `%` is registered in domain `%`', name, domain
+            using errcode = 'RW001', hint = format('it exists in: %s', array_to_string(candidates.domains, ', '));
+    else
+        raise exception 'operation `%` is not registered on host `%`', name, host
+            using errcode = 'RW001', hint = format('it is registered on: %s', array_to_string(candidates.hosts, ', '));
+    end if;
 end
 $$;
 
--- --------------------------------------------------------------------------------------- inputs
+-- -------------------------------------------------------------------------------------- inputs
+
+-- A time as JSON shows it: UTC, up to six decimals, Z.
+create function rework.rfc3339(t timestamptz)
+returns text
+language sql immutable
+as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '\.?0+$', '') || 'Z' $$;
 
 -- A datetime as the client reads it: a date, or a date and a time, of the years 1 to 9999; without an
 -- offset it is UTC. Null: it is none. (A cast alone takes `now`, `infinity`, `24:00` and `(today)` as
@@ -102,8 +86,25 @@ as $$
       from jsonb_typeof(document) kind
 $$;
 
--- As before (0002), but for datetimes.
-create or replace function rework.input_fault(spec jsonb, value jsonb)
+-- Refuses a document that the programs could not read: they know numbers as large as a double, and
+-- follow no more than a hundred levels.
+create function rework.json_check(what text, document jsonb)
+returns void
+language plpgsql immutable
+as $$
+begin
+    if jsonb_path_exists(document, 'strict $.**{100} ? (@.type() == "array" || @.type() == "object")') then
+        raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
+    elsif jsonb_path_exists(document, 'strict $.** ? (@.type() == "number"
+            && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))') then
+        raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
+    end if;
+end
+$$;
+
+-- Whether a value fits a type of a spec; null if it does, else why not. Mirrors the SDK's rules for
+-- what SQL can express.
+create function rework.input_fault(spec jsonb, value jsonb)
 returns text
 language plpgsql stable
 as $$
@@ -137,8 +138,8 @@ begin
 end
 $$;
 
--- As before (0002), but for datetimes.
-create or replace function rework.input_complete(operation_name text, specs jsonb, input jsonb)
+-- The input, completed by the defaults, or a refusal that names the field.
+create function rework.input_complete(operation_name text, specs jsonb, input jsonb)
 returns jsonb
 language plpgsql stable
 as $$
@@ -190,74 +191,7 @@ begin
 end
 $$;
 
--- --------------------------------------------------------------------------- word of what happened
-
--- Clients that wait for tasks. While there are any, whoever changes the state of tasks says of which.
--- Without them nothing is said, for notifications serialise commits.
-create table rework.waiter (
-    id    bigint generated always as identity primary key,
-    until timestamptz not null                     -- a client that has died is not told for long
-) with (fillfactor = 50);
-
--- Tells those who wait that these tasks have begun, ended or gone.
-create function rework.task_tell(ids bigint[])
-returns void
-language plpgsql volatile
-as $$
-declare
-    payload text;
-begin
-    if cardinality(ids) > 0 and exists (select from rework.waiter where until > clock_timestamp()) then
-        payload := array_to_string(ids, ',');
-        -- A payload has less than 8000 bytes; an empty one says: look at all that you wait for.
-        perform pg_notify('rework_task', case when length(payload) < 8000 then payload else '' end);
-    end if;
-end
-$$;
-
--- As before (0002), and says so.
-create or replace function rework.task_abort(id bigint, message text default null)
-returns text
-language plpgsql volatile
-as $$
-#variable_conflict use_column
-declare
-    t record;
-begin
-    select lane, -priority as rank into t from rework.task where task.id = task_abort.id;
-    if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    end if;
-    -- The queue's row first, as claims do: the other order would deadlock with them.
-    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_abort.id;
-    delete from rework.delayed d where d.id = task_abort.id;
-    select status, outcome, token into t from rework.task where task.id = task_abort.id for update;
-    if t.status = 'done' then
-        raise exception 'task % has ended already: it is %', id, t.outcome using errcode = 'RW004';
-    elsif t.token is null then
-        update rework.task
-           set status = 'done', outcome = 'aborted', cause = 'abort', error = task_abort.message,
-               finished = clock_timestamp()
-         where task.id = task_abort.id;
-        -- Of a claim that was given back before anybody saw to it.
-        delete from rework.abort_request a where a.task = task_abort.id;
-        perform rework.task_tell(array[id]);
-        return 'aborted';
-    end if;
-    insert into rework.abort_request (task, message) values (id, message) on conflict do nothing;
-    perform pg_notify('rework_abort', id::text);
-    return 'aborting';
-end
-$$;
-
--- ------------------------------------------------------------------------------- many, and somewhere
-
--- While versions of an operation with different inputs are deployed (a rolling upgrade), a task may
--- fit some of them only. Its lane then names the inputs that accept it, and only hosts with them
--- claim from it.
-alter table rework.lane add accepts text;          -- MD5 of the inputs' specs; null: all do
-drop index rework.lane_operation_host;
-create unique index lane_identity on rework.lane (operation, coalesce(host, ''), coalesce(accepts, ''));
+-- ----------------------------------------------------------------------------------- the queue
 
 -- What `lane.accepts` names.
 create function rework.inputs_digest(inputs jsonb)
@@ -285,22 +219,6 @@ begin
         perform pg_notify('rework_catalog', '');
     end loop;
     return lane_id;
-end
-$$;
-
--- Refuses a document that the programs could not read: they know numbers as large as a double, and
--- follow no more than a hundred levels.
-create function rework.json_check(what text, document jsonb)
-returns void
-language plpgsql immutable
-as $$
-begin
-    if jsonb_path_exists(document, 'strict $.**{100} ? (@.type() == "array" || @.type() == "object")') then
-        raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
-    elsif jsonb_path_exists(document, 'strict $.** ? (@.type() == "number"
-            && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))') then
-        raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
-    end if;
 end
 $$;
 
@@ -337,8 +255,7 @@ begin
 end
 $$;
 
--- One task; the same, without the cost of arrays. As before (0002), but for `accepts`.
-drop function rework.task_enqueue(int, text, text, jsonb, bytea, jsonb, int, timestamptz, text, int, bigint);
+-- Queues a task of a known operation, its input already checked.
 create function rework.task_enqueue(
     operation int, host text, input_encoding text, input jsonb, input_raw bytea, metadata jsonb,
     priority int, run_at timestamptz, key text, max_attempts int, schedule bigint default null,
@@ -428,8 +345,9 @@ begin
 end
 $$;
 
--- As before (0002), but where versions with different inputs are deployed, for one that accepts it.
-create or replace function rework.schedule(
+-- Queues a task; the same rules and messages as `rework schedule`. Where versions with different inputs
+-- are deployed, for one that accepts it.
+create function rework.schedule(
     operation text, input jsonb default null, domain text default null, host text default null,
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
     key text default null, max_attempts int default null)
@@ -495,143 +413,5 @@ begin
     return rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
         coalesce(priority, 0), run_at, key, coalesce(schedule.max_attempts, attempts), null, accepts);
-end
-$$;
-
--- ---------------------------------------------------------------------------------------- tasks
-
--- Whether an input is fetched when its turn comes, instead of with the claim. What is stored may be
--- compressed.
-create function rework.is_large(input jsonb)
-returns boolean
-language sql immutable
-as $$ select pg_column_size(input) > 65536 or octet_length(input::text) > 262144 $$;
-
--- What a task that has not ended is about, for messages.
-create function rework.task_doing(id bigint)
-returns text
-language sql stable
-as $$
-    select case when exists (select from rework.abort_request a where a.task = t.id) then 'aborting'
-                when t.status = 'queued' and t.token is not null then 'about to run'
-                else t.status end
-      from rework.task t where t.id = task_doing.id
-$$;
-
--- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
--- rework.attempt; its log stays.
-create function rework.task_retry(id bigint)
-returns int
-language plpgsql volatile
-as $$
-#variable_conflict use_column
-declare
-    t record;
-begin
-    select * into t from rework.task where task.id = task_retry.id for update;
-    if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    elsif t.status <> 'done' then
-        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
-            using errcode = 'RW004', hint = 'only an ended task can be retried';
-    end if;
-    insert into rework.attempt (task, attempt, outcome, cause, error, worker, started, finished)
-    values (t.id, t.attempt, t.outcome, t.cause, t.error, t.worker, t.started, t.finished)
-        on conflict do nothing;
-    delete from rework.task_file f where f.task = t.id and f.direction = 'output';
-    delete from rework.abort_request a where a.task = t.id;
-    update rework.task
-       set status = 'queued', outcome = null, cause = null, error = null, location = null, backtrace = null,
-           exit_code = null, signal = null, peak_memory = null, cpu_seconds = null, token = null, worker = null,
-           plugin_operation = null, started = null, finished = null, progress = null, progress_message = null,
-           output_encoding = null, output = null, output_raw = null,
-           max_attempts = greatest(max_attempts, attempt + 1)
-     where task.id = t.id;
-    insert into rework.ready (lane, rank, id) values (t.lane, -t.priority, t.id);
-    perform pg_notify('rework_ready', '');
-    return t.attempt + 1;
-end
-$$;
-
--- Removes tasks with everything that belongs to them. The caller has locked them.
-create function rework.task_purge(ids bigint[])
-returns void
-language sql volatile
-as $$
-    select rework.task_tell(ids);
-    delete from rework.log where task = any(ids);
-    delete from rework.attempt where task = any(ids);
-    delete from rework.task_file where task = any(ids);
-    delete from rework.abort_request where task = any(ids);
-    delete from rework.task where id = any(ids);
-$$;
-
--- Removes a task that has ended, or that nobody has claimed yet.
-create function rework.task_delete(id bigint)
-returns void
-language plpgsql volatile
-as $$
-#variable_conflict use_column
-declare
-    t record;
-begin
-    select lane, -priority as rank into t from rework.task where task.id = task_delete.id;
-    if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    end if;
-    -- The queue's row first, as claims do: the other order would deadlock with them.
-    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_delete.id;
-    delete from rework.delayed d where d.id = task_delete.id;
-    select status, token into t from rework.task where task.id = task_delete.id for update;
-    if t.status <> 'done' and t.token is not null then
-        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
-            using errcode = 'RW004', hint = case rework.task_doing(id)
-                when 'aborting' then 'its worker is being killed: try again in a moment'
-                else format('`rework abort-task %s` ends it', id) end;
-    end if;
-    perform rework.task_purge(array[id]);
-end
-$$;
-
--- Removes one batch of tasks after task `after`: ended before `before`, or (`queued`) claimed by nobody.
--- Answers how many, and the last one it looked at; null: there are no more.
-create function rework.task_vacuum(
-    domain text, before timestamptz, queued boolean, after bigint, batch int, out deleted int, out last bigint)
-language plpgsql volatile
-as $$
-#variable_conflict use_column
-declare
-    candidates bigint[];
-    victims bigint[];
-begin
-    select array_agg(c.id), max(c.id) into candidates, last
-      from (select t.id
-              from rework.task t
-              join rework.operation o on o.id = t.operation
-             where t.id > task_vacuum.after
-               and (task_vacuum.domain is null or o.domain = task_vacuum.domain)
-               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
-                        else t.status = 'done' and t.finished < task_vacuum.before end
-             order by t.id
-             limit task_vacuum.batch) c;
-    deleted := 0;
-    if last is null then
-        return;
-    end if;
-    if task_vacuum.queued then
-        -- The queue's rows first, as claims do.
-        delete from rework.ready r using rework.task t
-         where t.id = any(candidates) and r.lane = t.lane and r.rank = -t.priority and r.id = t.id;
-        delete from rework.delayed d where d.id = any(candidates);
-    end if;
-    select array_agg(l.id) into victims
-      from (select t.id from rework.task t
-             where t.id = any(candidates)
-               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
-                        else t.status = 'done' and t.finished < task_vacuum.before end
-             order by t.id
-               for update) l;
-    perform rework.task_purge(victims);
-    deleted := coalesce(cardinality(victims), 0);
 end
 $$;
