@@ -539,6 +539,14 @@ fn a_path_that_the_database_cannot_hold_is_refused() {
             && complaint.contains("nothing was registered"),
         "{complaint}"
     );
+    let broken = rework.directory().join("two\nlines.so");
+    fs::copy(hello(), &broken).unwrap();
+    let complaint = rework.fails(1, &["register-operations", broken.to_str().unwrap()]);
+    assert!(
+        complaint.contains("its path holds control characters"),
+        "{complaint}"
+    );
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
     // Whoever only looks needs no database.
     let output = rework.command(&["check-plugin"]).arg(&plugin).output();
     assert!(output.unwrap().status.success());

@@ -71,3 +71,38 @@ pub(super) fn save(path: &Path, text: String) -> io::Result<()> {
     file.persist(&path)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_larger_than_allowed_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "1234").unwrap();
+        assert_eq!(read_at_most(&file, 4).unwrap(), b"1234");
+        let refusal = read_at_most(&file, 3).unwrap_err();
+        assert!(refusal.message().ends_with("has more than 3 bytes"));
+        assert!(read_at_most(Path::new("/dev/zero"), 1000).is_err());
+    }
+
+    #[test]
+    fn what_is_written_again_stays_the_file_that_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let link = directory.path().join("link");
+        symlink(&file, &link).unwrap();
+        save(&link, "new".to_owned()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&file), 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        save(Path::new("/dev/null"), "gone".to_owned()).unwrap();
+        assert!(save(&directory.path().join("no/such"), String::new()).is_err());
+    }
+}

@@ -115,3 +115,19 @@ fn read_small(path: &Path) -> io::Result<String> {
     file.take(LARGEST).read_to_string(&mut text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_short_text() {
+        for text in ["", "RWQ", "/dev/zero", "/dev/null", "/"] {
+            let refusal = TrustedKey::read(text).unwrap_err();
+            assert!(
+                refusal.contains("neither a public key of minisign"),
+                "{refusal}"
+            );
+        }
+    }
+}
