@@ -75,7 +75,7 @@ fn remember(info: &PanicHookInfo<'_>) {
             "message": message,
             "payload": message,
             "location": location,
-            "backtrace": Backtrace::force_capture().to_string(),
+            "backtrace": own_frames(&Backtrace::force_capture().to_string()),
         }),
     };
     // The text survives even if the process does not (`panic = "abort"`, a panic in a destructor).
@@ -83,6 +83,38 @@ fn remember(info: &PanicHookInfo<'_>) {
         host.panicking()(context, failure.to_string().as_str().into());
     }
     LAST.set(Some(failure));
+}
+
+/// The frames of a backtrace from the panic to the operation, without those of the runtime above and
+/// of ours below; all of them where they have no names.
+fn own_frames(backtrace: &str) -> &str {
+    let mut at = 0;
+    // Where each frame begins, and what it is called.
+    let frames: Vec<(usize, &str)> = backtrace
+        .split_inclusive('\n')
+        .filter_map(|line| {
+            let start = at;
+            at += line.len();
+            let (number, name) = line.trim().split_once(": ")?;
+            number.parse::<u32>().ok().map(|_| (start, name))
+        })
+        .collect();
+    let is_runtime =
+        |name: &str| name.contains("rust_begin_unwind") || name.starts_with("core::panicking::");
+    let first = frames
+        .iter()
+        .skip_while(|(_, name)| !name.contains("__rust_end_short_backtrace"))
+        .skip(1)
+        .find(|(_, name)| !is_runtime(name));
+    let last = frames
+        .iter()
+        .find(|(_, name)| name.starts_with("rework_plugin::export::run"));
+    let from = first.map_or(0, |(start, _)| *start);
+    let to = last.map_or(backtrace.len(), |(start, _)| *start);
+    backtrace
+        .get(from..to)
+        .filter(|own| !own.is_empty())
+        .unwrap_or(backtrace)
 }
 
 fn words(payload: &(dyn Any + Send)) -> String {
@@ -93,5 +125,36 @@ fn words(payload: &(dyn Any + Send)) -> String {
         (Some(text), _) => (*text).to_owned(),
         (None, Some(text)) => text.clone(),
         (None, None) => "a panic without a message".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backtrace_shows_what_the_operation_did() {
+        let whole = "   0: remember
+             at panic.rs:78:26
+   1: std::sys::backtrace::__rust_end_short_backtrace::<x>
+   2: __rustc::rust_begin_unwind
+   3: core::panicking::panic_fmt
+   4: core::option::expect_failed
+   5: mine::inner
+             at lib.rs:46:20
+   6: mine::_::run::{{closure}}
+   7: rework_plugin::export::run::{{closure}}
+   8: main
+";
+        let own = own_frames(whole);
+        assert!(own.starts_with("   4: core::option"), "{own}");
+        assert!(own.ends_with("6: mine::_::run::{{closure}}\n"), "{own}");
+        for nameless in [
+            "",
+            "   0: <unknown>\n   1: <unknown>\n",
+            "disabled backtrace",
+        ] {
+            assert_eq!(own_frames(nameless), nameless);
+        }
     }
 }
