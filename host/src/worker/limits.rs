@@ -6,6 +6,7 @@
 //! memory, but neither mapped files nor the address space that allocators reserve for each thread
 //! and never use.
 
+use super::memory::data_bytes;
 use crate::wire::Limits;
 use nix::{
     sys::resource::{Resource, getrlimit, rlim_t, setrlimit},
@@ -22,15 +23,19 @@ impl Limited {
     /// Limits this process to what it uses now and so much more.
     pub(super) fn begin(limits: Limits) -> Self {
         let mut limited = Self { before: Vec::new() };
-        if let Some(memory) = limits.memory_bytes {
-            limited.lower(Resource::RLIMIT_DATA, data_bytes() + memory);
+        if let Some(memory) = limits.memory_bytes
+            && let Some(used) = data_bytes()
+        {
+            limited.lower(Resource::RLIMIT_DATA, used + memory);
         }
         if let Some(cpu) = limits.cpu_ms {
             // Whole seconds only; the monitor is more exact.
             limited.lower(Resource::RLIMIT_CPU, (processor_ms() + cpu).div_ceil(1000));
         }
-        if let Some(files) = limits.open_files {
-            limited.lower(Resource::RLIMIT_NOFILE, first_forbidden(files));
+        if let Some(files) = limits.open_files
+            && let Some(forbidden) = first_forbidden(files)
+        {
+            limited.lower(Resource::RLIMIT_NOFILE, forbidden);
         }
         limited
     }
@@ -56,14 +61,6 @@ impl Drop for Limited {
     }
 }
 
-/// What `RLIMIT_DATA` counts, and the stack; see proc_pid_statm(5).
-fn data_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|statm| statm.split_whitespace().nth(5)?.parse::<u64>().ok());
-    pages.unwrap_or_default() * super::session::page_bytes()
-}
-
 /// Processor time of this process so far. Its children have counts of their own.
 fn processor_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(0, |time| {
@@ -71,17 +68,17 @@ fn processor_ms() -> u64 {
     })
 }
 
-/// `RLIMIT_NOFILE` forbids numbers, not counts: the number below which so many are free.
-fn first_forbidden(files: u32) -> u64 {
+/// `RLIMIT_NOFILE` forbids numbers, not counts: the number below which so many are free. `None`: none
+/// is free even to look.
+fn first_forbidden(files: u32) -> Option<u64> {
     let mut open: Vec<u64> = std::fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
+        .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     // The one that read the directory is closed by now.
     open.retain(|number| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok());
-    above_free(&open, files)
+    Some(above_free(&open, files))
 }
 
 fn above_free(open: &[u64], files: u32) -> u64 {

@@ -7,6 +7,7 @@ mod control;
 mod crash;
 mod lean;
 mod limits;
+mod memory;
 mod network;
 mod run;
 mod session;

@@ -5,7 +5,7 @@ use super::{
     context::Worker,
     lean,
     limits::Limited,
-    session::resident_bytes,
+    memory::{peak_resident_bytes, resident_bytes},
 };
 use crate::{
     plugin::{self, Loaded, TaskData},
@@ -153,9 +153,4 @@ fn processor_us() -> u64 {
 
 fn micros(time: TimeVal) -> u64 {
     time.tv_sec().cast_unsigned() * 1_000_000 + time.tv_usec().cast_unsigned()
-}
-
-/// The most resident memory so far, in bytes.
-pub(super) fn peak_resident_bytes() -> u64 {
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned() * 1024)
 }

@@ -2,8 +2,10 @@
 
 use super::{
     capture::Capture,
-    context, control, crash, lean, network,
-    run::{peak_resident_bytes, run},
+    context, control, crash, lean,
+    memory::{peak_resident_bytes, resident_bytes},
+    network,
+    run::run,
 };
 use crate::{
     causes::chain,
@@ -15,14 +17,9 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    fs::File,
-    os::{
-        fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
-        unix::fs::FileExt,
-    },
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::LazyLock,
 };
 
 /// Where the monitor has put the socket.
@@ -172,25 +169,4 @@ fn prepare_process() -> Result<(), WireError> {
     resource::setrlimit(resource::Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))
         .map_err(&failed)?;
     Ok(())
-}
-
-/// Resident memory, from `/proc/self/statm`; see proc_pid_statm(5). If a task has closed that, as much
-/// as there ever was.
-pub(super) fn resident_bytes() -> u64 {
-    // Kept open: a task may have left no descriptor to open it with.
-    static STATM: LazyLock<Option<File>> =
-        LazyLock::new(|| Some(high(File::open("/proc/self/statm").ok()?).ok()?.into()));
-    let pages = || -> Option<u64> {
-        let mut text = [0; 128];
-        let length = STATM.as_ref()?.read_at(&mut text, 0).ok()?;
-        let text = str::from_utf8(&text[..length]).ok()?;
-        text.split_whitespace().nth(1)?.parse().ok()
-    };
-    pages().map_or_else(peak_resident_bytes, |pages| pages * page_bytes())
-}
-
-/// The size of a page of memory.
-pub(super) fn page_bytes() -> u64 {
-    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    size.ok().flatten().unwrap_or(4096).cast_unsigned()
 }
