@@ -389,7 +389,7 @@ fn moments_are_refused_where_they_cannot_be_meant() {
 }
 
 /// Each a datetime and what is stored of it; nothing: it is refused.
-const DATETIMES: [(&str, Option<&str>); 22] = [
+const DATETIMES: [(&str, Option<&str>); 33] = [
     ("2026-7-1", Some("2026-07-01T00:00:00Z")),
     ("2026-07-01 9:30", Some("2026-07-01T09:30:00Z")),
     ("2026-07-01t09:30:01", Some("2026-07-01T09:30:01Z")),
@@ -413,6 +413,20 @@ const DATETIMES: [(&str, Option<&str>); 22] = [
         Some("9999-12-31T23:59:59.999999Z"),
     ),
     ("2024-02-29", Some("2024-02-29T00:00:00Z")),
+    (
+        "  2026-07-01T09:30:00 +02:00 ",
+        Some("2026-07-01T07:30:00Z"),
+    ),
+    ("2026-07-01T09:30 Z", Some("2026-07-01T09:30:00Z")),
+    ("26-07-01", None),
+    ("+2026-07-01", None),
+    ("12026-07-01", None),
+    ("2026-07-01  09:30", None),
+    ("2026-07-01T09:30\u{2212}02:00", None),
+    ("2026-07-01T09:30:00.Z", None),
+    ("2026-07-01T09:30+02", None),
+    ("2026-07-01+02:00", None),
+    ("2026-07-01T09:30Z+02:00", None),
     ("2026-02-30", None),
     ("2026-07-01T24:00:00", None),
     ("2026-07-01T23:59:60Z", None),
@@ -465,6 +479,7 @@ fn many_are_queued_in_order_all_or_none() {
             .await
             .unwrap();
         assert_eq!(tasks.len(), 500);
+        assert!(tasks.is_sorted_by(|a, b| a.id() < b.id()), "in this order");
         for (place, n) in [(0, 1), (5, 6), (7, 8), (11, 12), (499, 500)] {
             assert_eq!(tasks[place].input::<i64>().await.unwrap(), Some(n));
         }

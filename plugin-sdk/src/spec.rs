@@ -2,7 +2,7 @@
 //! same check before it queues a task; `crate::io` holds the types that an author uses.
 
 use crate::io::DateTime;
-use chrono::{Datelike, FixedOffset, NaiveDate, NaiveDateTime, Timelike};
+use chrono::{Datelike, FixedOffset, NaiveDate, NaiveDateTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -225,35 +225,86 @@ pub fn parse_datetime(text: &str) -> Option<DateTime> {
     (1..=9999).contains(&time.year()).then_some(time)
 }
 
-/// What clocks show in a text such as `2026-05-01`, `2026-05-01 09:00` or
+/// What clocks show in a text such as `2026-5-1`, `2026-05-01 09:00` or
 /// `2026-05-01T09:00:00.5+02:00`, and the offset from UTC of those clocks, if it is told. `rework`'s
 /// own function `datetime` in SQL reads the same.
 pub fn read_datetime(text: &str) -> Option<(NaiveDateTime, Option<FixedOffset>)> {
-    let text = text.trim().replacen([' ', 't'], "T", 1);
-    let text = match text.strip_suffix(['Z', 'z']) {
-        Some(clock) => format!("{clock}+00:00"),
-        None => text,
+    let mut rest = Rest(text.trim());
+    let year = rest.number(4, 4)?;
+    rest.one_of("-")?;
+    let month = rest.number(1, 2)?;
+    rest.one_of("-")?;
+    let date = NaiveDate::from_ymd_opt(year.cast_signed(), month, rest.number(1, 2)?)?;
+    let date = (1..=9999).contains(&date.year()).then_some(date)?;
+    if rest.0.is_empty() {
+        return Some((date.and_hms_opt(0, 0, 0)?, None));
+    }
+    rest.one_of(" Tt")?;
+    let hour = rest.number(1, 2)?;
+    rest.one_of(":")?;
+    let minute = rest.number(1, 2)?;
+    let (mut second, mut micros) = (0, 0);
+    if rest.one_of(":").is_some() {
+        second = rest.number(1, 2)?;
+        if rest.one_of(".").is_some() {
+            micros = rest.micros()?;
+        }
+    }
+    let clock = date.and_hms_micro_opt(hour, minute, second, micros)?;
+    rest.0 = rest.0.trim_start();
+    let offset = match rest.one_of("Zz+-") {
+        None => None,
+        Some('+') => Some(rest.offset(1)?),
+        Some('-') => Some(rest.offset(-1)?),
+        Some(_) => FixedOffset::east_opt(0),
     };
-    let read = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
-        .iter()
-        .find_map(|format| {
-            let clock = NaiveDateTime::parse_from_str(&text, format);
-            clock.ok().map(|clock| (clock, None)).or_else(|| {
-                let time = chrono::DateTime::parse_from_str(&text, &format!("{format}%z")).ok()?;
-                Some((time.naive_local(), Some(*time.offset())))
-            })
-        });
-    let (clock, offset) = read.or_else(|| {
-        let date = NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?;
-        Some((date.and_hms_opt(0, 0, 0)?, None))
-    })?;
-    // Postgres knows neither leap seconds nor offsets of more than this.
-    let is_leap = clock.nanosecond() >= 1_000_000_000;
-    let is_far = offset.is_some_and(|offset| offset.local_minus_utc().abs() >= 16 * 3600);
-    // What is stored has six digits.
-    let clock = clock.with_nanosecond(clock.nanosecond() / 1000 * 1000)?;
-    let is_known = (1..=9999).contains(&clock.year()) && !is_leap && !is_far;
-    is_known.then_some((clock, offset))
+    rest.0.is_empty().then_some((clock, offset))
+}
+
+/// What of a text has not been read yet.
+struct Rest<'t>(&'t str);
+
+impl<'t> Rest<'t> {
+    /// The next character, if it is one of these.
+    fn one_of(&mut self, characters: &str) -> Option<char> {
+        let next = self
+            .0
+            .chars()
+            .next()
+            .filter(|next| characters.contains(*next))?;
+        self.0 = &self.0[next.len_utf8()..];
+        Some(next)
+    }
+
+    /// A natural number of so many digits.
+    fn number(&mut self, fewest: usize, most: usize) -> Option<u32> {
+        let digits = self.digits();
+        let length = digits.len().min(most);
+        let number = (length >= fewest).then(|| digits[..length].parse().ok())??;
+        self.0 = &self.0[length..];
+        Some(number)
+    }
+
+    /// The decimals of a second, as microseconds; more than six are cut.
+    fn micros(&mut self) -> Option<u32> {
+        let digits = self.digits();
+        self.0 = &self.0[digits.len()..];
+        let six: String = digits.chars().chain("000000".chars()).take(6).collect();
+        (!digits.is_empty()).then(|| six.parse().ok())?
+    }
+
+    /// `02:00` or `0200` after its sign; no more than Postgres knows.
+    fn offset(&mut self, sign: i32) -> Option<FixedOffset> {
+        let hours = self.number(2, 2).filter(|hours| *hours < 16)?;
+        let _ = self.one_of(":");
+        let minutes = self.number(2, 2).filter(|minutes| *minutes < 60)?;
+        FixedOffset::east_opt(sign * (hours * 60 + minutes).cast_signed() * 60)
+    }
+
+    fn digits(&self) -> &'t str {
+        let end = self.0.find(|c: char| !c.is_ascii_digit());
+        &self.0[..end.unwrap_or(self.0.len())]
+    }
 }
 
 fn rfc3339(time: DateTime) -> String {

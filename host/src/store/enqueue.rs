@@ -119,55 +119,62 @@ impl Store {
         Ok(count)
     }
 
-    /// Queues many tasks, in this order, in the caller's transaction; those without keys in one
-    /// statement.
+    /// Queues many tasks, in this order, in the caller's transaction; those without keys that follow
+    /// each other in one statement.
     pub async fn task_enqueue_many_in(
         &self,
         connection: &mut PgConnection,
         tasks: &[(OperationId, Enqueue)],
     ) -> Result<Vec<TaskId>> {
+        let mut queued = Vec::with_capacity(tasks.len());
+        for alike in tasks.chunk_by(|(_, a), (_, b)| a.key.is_none() && b.key.is_none()) {
+            match alike {
+                [(operation, task)] => {
+                    queued.push(self.task_enqueue_in(connection, *operation, task).await?);
+                }
+                many => queued.extend(self.task_enqueue_plain(connection, many).await?),
+            }
+        }
+        Ok(queued)
+    }
+
+    /// Queues tasks without keys in one statement.
+    async fn task_enqueue_plain(
+        &self,
+        connection: &mut PgConnection,
+        tasks: &[(OperationId, Enqueue)],
+    ) -> Result<Vec<TaskId>> {
         fn column<'t, T>(
-            tasks: &'t [&(OperationId, Enqueue)],
+            tasks: &'t [(OperationId, Enqueue)],
             of: impl Fn(&'t Enqueue) -> T,
         ) -> Vec<T> {
             tasks.iter().map(|(_, task)| of(task)).collect()
         }
-        let plain: Vec<_> = tasks
-            .iter()
-            .filter(|(_, task)| task.key.is_none())
-            .collect();
-        let operations: Vec<i32> = plain.iter().map(|(operation, _)| operation.0).collect();
+        let operations: Vec<i32> = tasks.iter().map(|(operation, _)| operation.0).collect();
         let ids = sqlx::query_scalar!(
             r#"select id as "id!"
                  from rework.task_enqueue_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as id"#,
             &operations,
-            &column(&plain, |t| t.host.as_deref()) as &[Option<&str>],
-            &column(&plain, |t| t.accepts.as_deref()) as &[Option<&str>],
-            &column(&plain, Enqueue::encoding) as &[Option<&str>],
-            &column(&plain, |t| t.input.clone()) as &[Option<Value>],
-            &column(&plain, Enqueue::raw_in_row) as &[Option<&[u8]>],
-            &column(&plain, |t| t.metadata.clone()) as &[Option<Value>],
-            &column(&plain, |t| t.priority),
-            &column(&plain, |t| t.run_at) as &[Option<DateTime<Utc>>],
-            &column(&plain, |t| t.max_attempts),
+            &column(tasks, |t| t.host.as_deref()) as &[Option<&str>],
+            &column(tasks, |t| t.accepts.as_deref()) as &[Option<&str>],
+            &column(tasks, Enqueue::encoding) as &[Option<&str>],
+            &column(tasks, |t| t.input.clone()) as &[Option<Value>],
+            &column(tasks, Enqueue::raw_in_row) as &[Option<&[u8]>],
+            &column(tasks, |t| t.metadata.clone()) as &[Option<Value>],
+            &column(tasks, |t| t.priority),
+            &column(tasks, |t| t.run_at) as &[Option<DateTime<Utc>>],
+            &column(tasks, |t| t.max_attempts),
         )
         .fetch_all(&mut *connection)
         .await?;
-        let mut ids = ids.into_iter().map(TaskId);
-        let mut queued = Vec::with_capacity(tasks.len());
-        for (operation, task) in tasks {
-            if task.key.is_some() {
-                queued.push(self.task_enqueue_in(connection, *operation, task).await?);
-                continue;
-            }
-            let id = ids.next().expect("each plain task has got an id");
+        let ids: Vec<TaskId> = ids.into_iter().map(TaskId).collect();
+        for (id, (_, task)) in ids.iter().zip(tasks) {
             let contents = task.contents();
             if !contents.is_empty() {
-                self.file_save(connection, id, "input", &contents).await?;
+                self.file_save(connection, *id, "input", &contents).await?;
             }
-            queued.push(id);
         }
-        Ok(queued)
+        Ok(ids)
     }
 
     /// Queues so many tasks of an operation that takes no input, in one statement.
