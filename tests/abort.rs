@@ -1,6 +1,7 @@
 //! Abort: a queued task at once, a running one with its worker and all that it started.
 
 use crate::harness::{Rework, hello, misbehaving, until};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -28,6 +29,101 @@ fn a_queued_task_is_aborted_at_once_and_never_runs() {
     );
     let refusal = rework.fails(1, &["abort-task", "999"]);
     assert!(refusal.contains("no task 999"), "{refusal}");
+}
+
+/// While a task takes its time to end, nothing else becomes the reason.
+#[test]
+fn the_first_reason_to_end_a_task_stays_the_reason() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--kill-grace", "10s"]);
+    let aborted = rework.schedule(&["end_late"]);
+    rework.wait(&aborted, &["running"]);
+    rework.ok(&["abort-task", &aborted]);
+    let late = rework.schedule(&["end_late"]);
+    rework.wait(&late, &["running"]);
+    // It has been told to end when its time was up.
+    until(
+        "it to have run for three seconds",
+        || {
+            rework.database.psql(&format!(
+                "select clock_timestamp() > started + interval '3 seconds' from rework.task where id = {late}"
+            ))
+        },
+        |is_late| is_late == "t",
+    );
+    rework.ok(&["abort-task", &late, "--message", "too late"]);
+    for (id, cause, error) in [
+        (aborted, "abort", Value::Null),
+        (late, "timeout", "ran longer than 2s".into()),
+    ] {
+        let task = rework.wait(&id, &["aborted"]);
+        assert_eq!(
+            (&task["cause"], &task["error"]),
+            (&cause.into(), &error),
+            "{task:#}"
+        );
+        let ran = rework.database.psql(&format!(
+            "select finished - started > interval '3 seconds' from rework.task where id = {id}"
+        ));
+        assert_eq!(ran, "t", "it was given its time");
+    }
+}
+
+#[test]
+fn aborts_and_claims_race_and_no_task_is_lost() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&["--maxworkers", "2"]);
+    let other = rework.monitor(&["--maxworkers", "2"]);
+    rework
+        .database
+        .psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 2000)");
+    // The newest first, so that both sides meet; what has ended meanwhile is refused.
+    rework.database.psql(
+        "do $$
+         declare task bigint;
+         begin
+             for task in select id from rework.task order by id desc loop
+                 begin
+                     perform rework.task_abort(task);
+                 exception when sqlstate 'RW004' then null;
+                 end;
+                 commit;
+             end loop;
+         end $$",
+    );
+    until(
+        "all of them to have ended",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.task where status <> 'done'")
+        },
+        |count| count == "0",
+    );
+    let odd = rework.database.psql(
+        "select count(*) from rework.task
+          where outcome not in ('done', 'aborted') or outcome = 'aborted' and cause <> 'abort'
+             or outcome = 'done' and started is null",
+    );
+    assert_eq!(odd, "0");
+    let counts = rework.database.psql(
+        "select count(*) filter (where outcome = 'done') > 0, count(*) filter (where outcome = 'aborted') > 0
+           from rework.task",
+    );
+    assert_eq!(counts, "t|t", "both have happened");
+    // What each task that ran has printed: nothing ran twice, nothing aborted in the queue ran.
+    let twice = rework.database.psql(
+        "select count(*) from (select task from rework.log_line where line = 'I am running'
+                                group by task having count(*) > 1) t",
+    );
+    assert_eq!(twice, "0");
+    assert_eq!(
+        rework
+            .database
+            .psql("select count(*) from rework.abort_request"),
+        "0"
+    );
+    assert_eq!(other.interrupt(), Some(0));
 }
 
 #[test]

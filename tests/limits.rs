@@ -129,6 +129,23 @@ fn a_task_is_not_charged_for_the_one_before() {
     assert!(peak("segfault") < 100.0);
 }
 
+/// The time in the queue, and in the hands of a busy worker, is not the task's.
+#[test]
+fn a_timeout_counts_from_the_start() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let input = json!({"mode": "hang", "seconds": 2.0}).to_string();
+    rework.schedule(&["misbehave", "--input", &input]);
+    let id = rework.schedule(&["hang_with_timeout"]);
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!(task["cause"], "timeout", "{task:#}");
+    let ran = rework.database.psql(&format!(
+        "select started > queued + interval '1.5 seconds', finished >= started + interval '1 second'
+           from rework.task where id = {id}"
+    ));
+    assert_eq!(ran, "t|t", "{task:#}");
+}
+
 #[test]
 fn limits_are_listed() {
     let rework = Rework::with_plugins(&[misbehaving()]);

@@ -126,7 +126,7 @@ fn no_worker_runs_more_tasks_than_it_may() {
 fn a_worker_that_has_grown_too_large_ends_after_its_task() {
     let rework = Rework::with_plugins(&[hello()]);
     // No process is as small as that.
-    let _monitor = rework.monitor(&["--maxworkers", "1", "--maxmem", "1"]);
+    let monitor = rework.monitor(&["--maxworkers", "1", "--maxmem", "1"]);
     for _ in 0..2 {
         let id = rework.schedule(&["my_first_task", "--input", "1"]);
         assert_eq!(rework.wait(&id, &["done", "aborted"])["state"], "done");
@@ -143,6 +143,35 @@ fn a_worker_that_has_grown_too_large_ends_after_its_task() {
             "{worker:#}"
         );
     }
+    assert_eq!(monitor.interrupt(), Some(0));
+    let _monitor = rework.monitor(&["--maxworkers", "1", "--maxmem", "500"]);
+    let ids: Vec<String> = (0..5)
+        .map(|_| rework.schedule(&["my_first_task", "--input", "1"]))
+        .collect();
+    let workers = ids
+        .iter()
+        .map(|id| rework.wait(id, &["done"])["worker"].clone());
+    let workers: std::collections::HashSet<Value> = workers.collect();
+    assert_eq!(workers.len(), 1, "one that is small enough stays");
+}
+
+/// Its children are counted with it.
+#[test]
+fn what_a_worker_uses_is_shown_while_its_task_runs() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.misbehave("child works");
+    rework.wait(&id, &["running"]);
+    until(
+        "100 MB and a processor",
+        || rework.json(&["list-workers"])[0].clone(),
+        |worker| {
+            let figure = |key: &str| worker[key].as_f64().unwrap_or_default();
+            figure("memory_mb") > 100.0 && figure("cpu_percent") > 20.0
+        },
+    );
+    rework.ok(&["abort-task", &id]);
+    rework.wait(&id, &["aborted"]);
 }
 
 #[test]

@@ -26,6 +26,15 @@ pub(crate) fn one_that_outlives(patience: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Has a child with 100 MB and another that keeps a processor busy, and waits for them.
+pub(crate) fn one_that_works(patience: Duration) -> Result<()> {
+    let seconds = patience.as_secs_f64();
+    shell(&format!(
+        "(head -c 104857600 /dev/zero; timeout {seconds} sh -c 'while :; do :; done') |
+         tail -c 104857600 >/dev/null"
+    ))
+}
+
 /// Forks twice, with a session of its own each time, as daemons do, and then waits.
 pub(crate) fn daemon(patience: Duration) -> Result<()> {
     leave_daemon(patience)?;

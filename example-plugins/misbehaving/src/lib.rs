@@ -28,7 +28,7 @@ struct Order {
         "allocation refused", "exit with 3", "use memory", "child crashes",
         "child crashes first", "daemon", "many children",
         "close low descriptors", "garbage for the monitor", "daemon and no descriptors",
-        "crowd and segfault",
+        "crowd and segfault", "child works",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -70,6 +70,7 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "exit with 3" => std::process::exit(3),
         "flood" => flood(),
         "child outlives" => children::one_that_outlives(patience)?,
+        "child works" => children::one_that_works(patience)?,
         "child crashes" => children::one_that_crashes()?,
         "child crashes first" => {
             children::one_that_crashes()?;
@@ -110,6 +111,13 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
 #[operation(domain = "misbehaving", timeout = "1s")]
 fn hang_with_timeout() {
     thread::sleep(Duration::from_secs(3600));
+}
+
+/// Is told to end, after two seconds at the latest, and takes three more for it.
+#[operation(domain = "misbehaving", timeout = "2s")]
+fn end_late(task: &mut Task) {
+    wait_for_cancel(task, Duration::from_secs(3600));
+    thread::sleep(Duration::from_secs(3));
 }
 
 /// Leaves a daemon behind, and is dead after a second.

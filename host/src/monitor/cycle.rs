@@ -372,7 +372,7 @@ fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -
         place: Place::Waiting,
         marked: false,
         abort: None,
-        killed_because: None,
+        asked_to_end: None,
     }
 }
 

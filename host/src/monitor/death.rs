@@ -3,7 +3,7 @@
 use super::{
     fault::Death,
     process,
-    report::{self, Place},
+    report::{self, AskedToEnd, Place},
     supervisor::Supervisor,
     worker::{Life, Worker},
 };
@@ -32,7 +32,8 @@ impl Supervisor {
         worker.see_begun(Instant::now());
         let running = worker.running().map(|(_, handed)| handed.task);
         if let Some(held) = running.and_then(|task| self.tasks.get_mut(&task)) {
-            held.killed_because.get_or_insert(why);
+            held.asked_to_end
+                .get_or_insert(AskedToEnd { because: Some(why) });
         }
         worker.kill(WorkerCause::Task(Cause::Crash));
     }
@@ -121,7 +122,10 @@ impl Supervisor {
             held.place = Place::Ending;
             let why = Death {
                 killed,
-                because: held.killed_because.as_deref(),
+                because: held
+                    .asked_to_end
+                    .as_ref()
+                    .and_then(|asked| asked.because.as_deref()),
                 panic: fatal_panic(&worker, handed.task),
                 last_words: worker.last_words(),
                 crash: worker.crash(),

@@ -158,7 +158,8 @@ impl Supervisor {
         let mut ended = held.finished(&finished, id);
         if let Some(cause) = ended_for {
             // It ended by itself when it was asked to, which counts as if it had been made to.
-            let fault = Fault::of(cause, held.killed_because.clone());
+            let because = held.asked_to_end.take().and_then(|asked| asked.because);
+            let fault = Fault::of(cause, because);
             let end = held.end(fault, ended.finished);
             ended.fate = end.fate;
             ended.cause = end.cause;

@@ -1,6 +1,12 @@
 //! Ends that are asked for: tasks that run for too long, workers that do not start, aborts.
 
-use super::{event::Event, fault::Fault, report::Place, supervisor::Supervisor, worker::Life};
+use super::{
+    event::Event,
+    fault::Fault,
+    report::{AskedToEnd, Place},
+    supervisor::Supervisor,
+    worker::Life,
+};
 use crate::{
     model::{TaskId, WorkerId, duration::human, task::Cause, worker::WorkerCause},
     store::StoreError,
@@ -55,9 +61,11 @@ impl Supervisor {
                 .map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
             if let Some(limit) = limit
                 && now.duration_since(begun) >= limit
-                && held.killed_because.is_none()
+                && held.asked_to_end.is_none()
             {
-                held.killed_because = Some(format!("ran longer than {}", human(limit)));
+                held.asked_to_end = Some(AskedToEnd {
+                    because: Some(format!("ran longer than {}", human(limit))),
+                });
                 end_task(
                     worker,
                     slot,
@@ -82,7 +90,7 @@ impl Supervisor {
                     let limit = held
                         .operation
                         .timeout_ms
-                        .filter(|_| held.killed_because.is_none())?;
+                        .filter(|_| held.asked_to_end.is_none())?;
                     Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
                 });
                 let dying = worker.exit.map(|_| now + Duration::from_millis(50));
@@ -174,7 +182,10 @@ impl Supervisor {
                         .is_some_and(|(_, handed)| handed.task == task)
                         || worker.handed.len() == 1
                     {
-                        held.killed_because = message;
+                        if held.asked_to_end.is_some() {
+                            continue;
+                        }
+                        held.asked_to_end = Some(AskedToEnd { because: message });
                         let cause = WorkerCause::Task(Cause::Abort);
                         end_task(worker, slot, self.options.kill_grace, cause, now);
                     } else {

@@ -49,8 +49,15 @@ pub(super) struct Held {
     pub(super) marked: bool,
     /// Somebody wants it to end, and why.
     pub(super) abort: Option<Option<String>>,
-    /// Why we killed its worker, in words.
-    pub(super) killed_because: Option<String>,
+    /// It is being ended; whatever wants that first says why.
+    pub(super) asked_to_end: Option<AskedToEnd>,
+}
+
+/// Why a task is being ended while it runs.
+#[derive(Debug)]
+pub(super) struct AskedToEnd {
+    /// In words, if there are any.
+    pub(super) because: Option<String>,
 }
 
 impl Held {

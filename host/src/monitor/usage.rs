@@ -4,6 +4,7 @@
 use super::{
     fault::megabytes,
     process::{self, Figures},
+    report::AskedToEnd,
     supervisor::Supervisor,
     worker::Worker,
 };
@@ -106,12 +107,13 @@ impl Supervisor {
                 Some(watched) if watched.task == task => {
                     let Some(table) = &table else { continue };
                     watched.next = now + LOOK_EVERY;
-                    if held.killed_because.is_none()
-                        && let Some((cause, words)) = watched.look(worker.pid, table, limits)
-                    {
-                        held.killed_because = Some(words);
-                        worker.kill(WorkerCause::Task(cause));
-                    }
+                    let Some((cause, words)) = watched.look(worker.pid, table, limits) else {
+                        continue;
+                    };
+                    held.asked_to_end.get_or_insert(AskedToEnd {
+                        because: Some(words),
+                    });
+                    worker.kill(WorkerCause::Task(cause));
                 }
                 _ => {
                     worker.watched = Some(Watched::begin(worker, task, now));

@@ -377,12 +377,13 @@ impl Worker {
         self.life == Life::Ready
     }
 
-    /// Kills it with all that it started; its death comes back from the kernel.
+    /// Kills it with all that it started; its death comes back from the kernel. If its task has been
+    /// asked to end already, that stays the cause.
     pub(super) fn kill(&mut self, cause: WorkerCause) {
         if matches!(self.life, Life::Killed(_)) || self.exit.is_some() {
             return;
         }
-        self.life = Life::Killed(cause);
+        self.life = Life::Killed(self.kill_at.map_or(cause, |(_, first)| first));
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }
