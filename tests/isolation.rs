@@ -2,7 +2,7 @@
 //! where it is asked for, other users' files and the network.
 
 use crate::harness::{Fake, Rework, hello, misbehaving, place, until};
-use nix::unistd::geteuid;
+use nix::{sys::signal::Signal, unistd::geteuid};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -25,6 +25,34 @@ fn status<'a>(seen: &'a Value, name: &str) -> Vec<&'a str> {
     let status = seen["status"].as_str().unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().skip(1).collect()
+}
+
+/// As with nohup(1): what was ignored when it started goes on being ignored.
+#[test]
+fn a_monitor_survives_its_terminal_if_it_was_started_so() {
+    let rework = Rework::with_plugins(&[hello()]);
+    for (trap, survives) in [("", false), ("trap '' HUP; ", true)] {
+        let direct = rework.command(&["monitor"]);
+        let script = format!("{trap}exec {} monitor", direct.get_program().display());
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).current_dir(rework.directory());
+        shell.envs(
+            direct
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let mut monitor = rework.monitor_by(shell);
+        let id = rework.schedule(&["my_first_task", "--input", "1"]);
+        rework.wait(&id, &["done"]);
+        monitor.signal(Signal::SIGHUP);
+        if survives {
+            let id = rework.schedule(&["my_first_task", "--input", "1"]);
+            rework.wait(&id, &["done"]);
+            assert!(!monitor.log().contains("interrupted"), "{}", monitor.log());
+        } else {
+            assert_eq!(monitor.wait(), Some(0));
+        }
+    }
 }
 
 #[test]

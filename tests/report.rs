@@ -306,6 +306,61 @@ fn the_tasks_of_a_lost_host_follow_the_delivery_rule() {
     assert_eq!(dead.unwrap()["cause"], "monitor lost");
 }
 
+/// Interrupted twice, a monitor ends although the database has not heard of its task; then the next one
+/// finds out.
+#[test]
+fn what_an_impatient_monitor_could_not_say_is_found_out() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let mut monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.misbehave("hang");
+    rework.wait(&id, &["running"]);
+    let mut locker = std::process::Command::new("psql")
+        .arg(rework.database.url())
+        .arg("-c")
+        .arg(format!(
+            "begin; select 'locks' from rework.task where id = {id} for update; select pg_sleep(60)"
+        ))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let sleeps =
+        "from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    until(
+        "the lock",
+        || rework.database.psql(&format!("select count(*) {sleeps}")),
+        |count| count == "1",
+    );
+    monitor.signal(Signal::SIGINT);
+    monitor.signal(Signal::SIGINT);
+    until(
+        "both to be heard",
+        || {
+            if !monitor.log().contains("again") {
+                monitor.signal(Signal::SIGINT);
+            }
+            monitor.log()
+        },
+        |log| log.contains("interrupted again"),
+    );
+    assert_eq!(monitor.wait(), Some(1), "{}", monitor.log());
+    assert!(
+        monitor
+            .log()
+            .contains("has not heard what became of 1 task(s)"),
+        "{}",
+        monitor.log()
+    );
+    rework
+        .database
+        .psql(&format!("select pg_terminate_backend(pid) {sleeps}"));
+    locker.wait().unwrap();
+    assert_eq!(rework.task(&id)["state"], "running");
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let task = rework.wait(&id, &["aborted"]);
+    assert_eq!(task["cause"], "monitor lost", "{task:#}");
+}
+
 /// Figures are written when they change, not every second.
 #[test]
 fn an_idle_installation_writes_next_to_nothing() {

@@ -104,13 +104,16 @@ impl Supervisor {
             return;
         }
         let missing = pool.to_spawn(self.census(domain), &self.options.pool);
-        if missing > 0
-            && !plugins
-                .iter()
-                .all(|plugin| self.cache.is_unchanged(&plugin.hash))
-        {
-            // Somebody has touched a copy: it is looked at before anybody loads it.
-            return self.refresh_catalog();
+        let touched = plugins
+            .iter()
+            .filter(|_| missing > 0)
+            .find(|plugin| !self.cache.is_unchanged(&plugin.hash));
+        if let Some(plugin) = touched {
+            // The copy is looked at before anybody loads it.
+            if self.supply.has_to_look(&plugin.hash, now) {
+                self.refresh_catalog();
+            }
+            return;
         }
         for _ in 0..missing {
             let Some(id) = self.worker_ids.pop_front() else {

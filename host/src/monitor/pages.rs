@@ -31,6 +31,7 @@ pub(super) fn pages_dir() -> PathBuf {
 #[derive(Debug)]
 pub(super) struct Pages {
     directory: PathBuf,
+    is_left: bool,
     _lock: Flock<File>,
 }
 
@@ -38,6 +39,9 @@ impl Pages {
     /// Makes a directory below `parent` that nobody else has.
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
+        // One at a time: another's new directory, not yet locked, looks abandoned.
+        let file = File::create(parent.join("lock"))?;
+        let _turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
         sweep(parent, FORGOTTEN);
         let directory = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -47,8 +51,14 @@ impl Pages {
             lock(&directory)?.ok_or_else(|| io::Error::other("the new directory is locked"))?;
         Ok(Self {
             directory,
+            is_left: false,
             _lock: lock,
         })
+    }
+
+    /// Leaves the directory to the host's next monitor, as one that was killed does.
+    pub(super) fn leave(&mut self) {
+        self.is_left = true;
     }
 
     /// Where it is.
@@ -59,7 +69,9 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        if !self.is_left {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 

@@ -259,6 +259,14 @@ pub(super) fn reap() -> Option<Exit> {
     })
 }
 
+/// Whether this process was started with a signal ignored; see proc_pid_status(5).
+pub(super) fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+}
+
 /// What a process and all below it use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Figures {

@@ -24,6 +24,7 @@ use crate::{
     plugin::{Cache, TrustedKey},
     store::{ConnectOptions, Cycle, Notification, Store, StoreError},
 };
+use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -77,6 +78,17 @@ pub enum MonitorError {
     /// It could not renew its lease for too long, and others have taken over.
     #[error("monitor {0} was declared lost while it was away; its workers have ended")]
     Lost(MonitorId),
+    /// It was interrupted twice, and the database did not hear in time what became of its tasks.
+    #[error(
+        "monitor {monitor} has ended, but the database has not heard what became of {tasks} task(s): \
+         the next monitor of this host counts them as lost"
+    )]
+    Unheard {
+        /// The monitor.
+        monitor: MonitorId,
+        /// How many tasks it held.
+        tasks: usize,
+    },
     /// Workers cannot run as the user that was asked for.
     #[error(transparent)]
     WorkerUser(#[from] IdentityError),
@@ -298,6 +310,14 @@ impl Supervisor {
         if self.phase == Phase::Lost {
             return Err(MonitorError::Lost(self.monitor));
         }
+        if !self.is_settled() {
+            // Its claims stay, and what tells its successor that it is gone.
+            self.pages.leave();
+            return Err(MonitorError::Unheard {
+                monitor: self.monitor,
+                tasks: self.tasks.len(),
+            });
+        }
         self.store.monitor_end(self.monitor).await?;
         tracing::info!(monitor.id = %self.monitor, "monitor {} has ended", self.monitor);
         Ok(())
@@ -410,6 +430,10 @@ impl Supervisor {
         listen(SignalKind::child(), || Event::Child)?;
         listen(SignalKind::interrupt(), || Event::Interrupted)?;
         listen(SignalKind::terminate(), || Event::Interrupted)?;
+        if process::is_ignored(Signal::SIGHUP) {
+            // As under nohup(1): the terminal may go, the monitor stays.
+            return Ok(());
+        }
         listen(SignalKind::hangup(), || Event::Interrupted)
     }
 

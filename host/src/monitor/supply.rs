@@ -28,6 +28,8 @@ use std::{
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// New offers are announced by a notification; this look makes it right.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A copy that somebody touches is looked at no more often than this.
+const LOOK_AT_TOUCHED: Duration = Duration::from_millis(500);
 /// Stands for a path in deployments that were fetched.
 const PUBLISHED: &str = "published:";
 
@@ -48,6 +50,8 @@ pub(super) struct Supply {
     examined: Option<HashSet<String>>,
     /// What is wrong with the files of those that are now looked for in the database.
     of_file: HashMap<String, String>,
+    /// When a copy that somebody has touched may be looked at again.
+    next_touched: Option<Instant>,
     /// `None`: this monitor does not fetch.
     next_offers: Option<Instant>,
     asking_offers: bool,
@@ -72,6 +76,7 @@ impl Supply {
             staged: HashMap::new(),
             examined: demands_signatures.then(HashSet::new),
             of_file: HashMap::new(),
+            next_touched: None,
             next_offers: fetches.then_some(now),
             asking_offers: false,
         }
@@ -85,6 +90,17 @@ impl Supply {
     /// When it has to be looked at again.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.next_offers.filter(|_| !self.asking_offers)
+    }
+
+    /// Whether a copy that somebody has touched has to be looked at: not while it is made again, and
+    /// not all the time.
+    pub(super) fn has_to_look(&mut self, hash: &str, now: Instant) -> bool {
+        let is_due = self.next_touched.is_none_or(|next| now >= next);
+        let has_to = is_due && !self.obtaining.contains(hash);
+        if has_to {
+            self.next_touched = Some(now + LOOK_AT_TOUCHED);
+        }
+        has_to
     }
 
     /// A content was found to be good.
@@ -427,4 +443,20 @@ async fn unpack(
     Ok(staged
         .await
         .unwrap_or_else(|_| Err("a fetched plugin could not be unpacked".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_touched_copy_is_not_looked_at_all_the_time() {
+        let now = Instant::now();
+        let mut supply = Supply::new(false, false, now);
+        assert!(supply.has_to_look("a", now));
+        assert!(!supply.has_to_look("a", now));
+        assert!(supply.has_to_look("a", now + LOOK_AT_TOUCHED));
+        supply.obtaining.insert("a".to_owned());
+        assert!(!supply.has_to_look("a", now + 9 * LOOK_AT_TOUCHED));
+    }
 }
