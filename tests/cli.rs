@@ -263,6 +263,7 @@ fn an_error_is_one_line_whatever_was_typed() {
         &["schedule", "my_first_task", "--at=to\nmorrow\n"],
         &["list-tasks", "--status", "a\r\nb"],
         &["no\nsuch"],
+        &["\n"],
         &["prepare", "noop", "--rule", "\n* *"],
     ] {
         let complaint = rework.fails(2, arguments);

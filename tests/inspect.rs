@@ -45,6 +45,48 @@ fn listings_have_their_shapes() {
     );
 }
 
+/// What a command prints on a terminal.
+fn on_a_terminal(rework: &Rework, arguments: &[&str], no_color: Option<&str>) -> String {
+    let command = rework.command(arguments);
+    let program = command.get_program().to_str().unwrap();
+    let mut terminal = std::process::Command::new("script");
+    terminal.args([
+        "-qec",
+        &format!("{program} {}", arguments.join(" ")),
+        "/dev/null",
+    ]);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => terminal.env(name, value),
+            None => terminal.env_remove(name),
+        };
+    }
+    terminal
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR");
+    if let Some(value) = no_color {
+        terminal.env("NO_COLOR", value);
+    }
+    let output = terminal.output().expect("script(1) runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn listings_are_coloured_on_a_terminal_only() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.schedule(&["my_first_task", "--input", "1"]);
+    for listing in ["list-tasks", "list-operations"] {
+        let coloured = on_a_terminal(&rework, &[listing], None);
+        assert!(coloured.contains("\x1b[3"), "{coloured:?}");
+        assert!(!on_a_terminal(&rework, &[listing], Some("1")).contains('\x1b'));
+        assert!(!rework.ok(&[listing]).contains('\x1b'));
+    }
+    let document = on_a_terminal(&rework, &["list-tasks", "--json"], None);
+    assert!(!document.contains('\x1b'), "{document:?}");
+}
+
 #[test]
 fn documents_have_the_keys_of_the_contract() {
     let rework = Rework::with_plugins(&[misbehaving()]);
@@ -118,6 +160,39 @@ fn tasks_are_filtered_and_paged() {
     assert_eq!(ids(&["--limit", "2", "--before", "4"]), ["3", "2"]);
     assert_eq!(ids(&["--status", "done"]), Vec::<String>::new());
     assert_eq!(ids(&["--status", "queued"]).len(), 6);
+}
+
+#[test]
+fn pages_follow_each_other_without_gaps() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "select count(rework.schedule(case when n % 3 = 0 then 'add' else 'my_first_task' end,
+                                      case when n % 3 = 0 then '{\"a\": 1}' else '1' end::jsonb))
+           from generate_series(1, 1000) n",
+    );
+    let page = |arguments: &[&str]| -> Vec<i64> {
+        let rows = rework.json(&[&["list-tasks"], arguments].concat());
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| row["id"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(page(&[]), (751..=1000).rev().collect::<Vec<_>>());
+    for (filter, size) in [
+        (&[][..], 1000),
+        (&["--domain", "maths"], 333),
+        (&["--status", "queued"], 1000),
+    ] {
+        let mut seen = Vec::new();
+        loop {
+            let before = seen.last().map_or("9999".to_owned(), i64::to_string);
+            let next = page(&[filter, &["--limit", "300", "--before", &before]].concat());
+            if next.is_empty() {
+                break;
+            }
+            seen.extend(next);
+        }
+        assert_eq!(seen.len(), size, "{filter:?}");
+        assert!(seen.is_sorted_by(|a, b| a > b), "{filter:?}");
+    }
 }
 
 #[test]

@@ -405,6 +405,17 @@ fn a_monitor_vacuums_by_itself() {
         },
         |ids| *ids == fresh,
     );
+    until(
+        "the old worker to be deleted",
+        || {
+            rework
+                .json(&["list-workers", "--all"])
+                .as_array()
+                .unwrap()
+                .len()
+        },
+        |count| *count == 1,
+    );
     let options = rework.json(&["list-monitors"])[0]["options"].clone();
     assert_eq!(options["vacuum"], "24h");
 }

@@ -75,19 +75,29 @@ pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
             Err(error) => Failure::from(error).report(),
         };
     }
-    let mut text = error.render().ansi().to_string();
-    // What was typed may have line breaks; the error has one line all the same.
-    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
-        let value = argument.split_once('=').map_or("", |(_, value)| value);
-        for typed in [argument, argument.trim(), value, value.trim()] {
-            if typed.contains(['\n', '\r']) {
-                text = text.replace(typed, &typed.replace('\n', "\\n").replace('\r', "\\r"));
-            }
-        }
-    }
+    let text = without_typed_breaks(error.render().ansi().to_string(), arguments);
     let text: Vec<String> = text.lines().map(presentable).collect();
     let _ = anstream::stderr().write_all(format!("{}\n", text.join("\n")).as_bytes());
     ExitCode::from(2)
+}
+
+/// A message with escapes for the line breaks of what was typed, which it quotes.
+fn without_typed_breaks(mut message: String, arguments: &[OsString]) -> String {
+    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for typed in [argument, argument.trim(), value, value.trim()] {
+            if !typed.contains(['\n', '\r']) {
+                continue;
+            }
+            let escaped = typed.replace('\n', "\\n").replace('\r', "\\r");
+            // Quotes, ours or clap's, or the escapes of a colour between those.
+            for (before, after) in [("'", "'"), ("`", "`"), ("m", "\x1b[")] {
+                let quoted = |text: &str| format!("{before}{text}{after}");
+                message = message.replace(&quoted(typed), &quoted(&escaped));
+            }
+        }
+    }
+    message
 }
 
 /// Errors are one line.

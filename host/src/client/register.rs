@@ -95,7 +95,8 @@ impl Client {
             Some(examined) if options.publish => Some(packed(examined)?),
             _ => None,
         };
-        let changes = self.store().plugin_difference(&plugin, &placement).await?;
+        let changes = self.store().plugin_difference(&plugin, &placement).await;
+        let changes = changes.map_err(nothing_registered)?;
         let registered = self
             .store()
             .plugin_register(&plugin, &placement, packed.as_ref())
@@ -148,7 +149,8 @@ fn stored_path(file: &Path) -> Result<String> {
 fn nothing_registered(error: StoreError) -> ClientError {
     match error {
         StoreError::Refused { message, .. } => ClientError::Plugin(message),
-        StoreError::Query(_) => ClientError::Plugin(error.to_string()),
+        // The server has said no. A connection that breaks says nothing of what became of a commit.
+        StoreError::Query(_) if !error.is_disconnect() => ClientError::Plugin(error.to_string()),
         other => other.into(),
     }
 }
