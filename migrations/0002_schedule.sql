@@ -102,6 +102,29 @@ begin
 end
 $$;
 
+-- The content of a file given in JSON: a string's UTF-8 bytes, or {"base64": "…"}. Null: it is none.
+create function rework.file_content(value jsonb)
+returns bytea
+language plpgsql immutable
+as $$
+begin
+    if jsonb_typeof(value) = 'string' then
+        return convert_to(value #>> '{}', 'UTF8');
+    elsif jsonb_typeof(value->'base64') = 'string' and value - 'base64' = '{}' then
+        return decode(value->>'base64', 'base64');
+    end if;
+    return null;
+exception when invalid_parameter_value then
+    return null;
+end
+$$;
+
+-- What stands for a content in the fields.
+create function rework.file_placeholder(content bytea)
+returns jsonb
+language sql immutable
+as $$ select jsonb_build_object('bytes', length(content), 'sha256', encode(sha256(content), 'hex')) $$;
+
 -- Whether a value fits a type of a spec; null if it does, else why not. Mirrors the SDK's rules for
 -- what SQL can express.
 create function rework.input_fault(spec jsonb, value jsonb)
@@ -118,7 +141,9 @@ begin
         when 'number', 'boolean', 'string' then
             if given <> wanted then return format('must be a %s, not %s', wanted, given_kind); end if;
         when 'file' then
-            return 'is a file, and the content of files cannot be given in SQL: use `rework schedule --input-file` or the Rust client';
+            if rework.file_content(value) is not null then return null; end if;
+            if jsonb_typeof(value->'base64') = 'string' then return 'is not base64'; end if;
+            return format('must be a string or {"base64": "…"}, not %s', given_kind);
         when 'datetime' then
             if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then return format('is not a datetime: `%s`', said); end if;
@@ -138,14 +163,16 @@ begin
 end
 $$;
 
--- The input, completed by the defaults, or a refusal that names the field.
-create function rework.input_complete(operation_name text, specs jsonb, input jsonb)
+-- The input, completed by the defaults, or a refusal that names the field. For the contents of files
+-- there are placeholders; if `stored`, there are already.
+create function rework.input_complete(operation_name text, specs jsonb, input jsonb, stored boolean default false)
 returns jsonb
 language plpgsql stable
 as $$
 declare
     spec jsonb;
     field text;
+    value jsonb;
     fault text;
     complete jsonb;
 begin
@@ -166,28 +193,59 @@ begin
     end loop;
     for spec in select * from jsonb_array_elements(specs) loop
         field := spec->>'name';
-        if complete->field is null or jsonb_typeof(complete->field) = 'null' then
-            if jsonb_typeof(coalesce(spec->'default', 'null')) <> 'null' then
-                complete := jsonb_set(complete, array[field], spec->'default');
-            elsif (spec->>'required')::boolean then
-                raise exception 'missing required input `%` of `%`', field, operation_name
-                    using errcode = 'RW003';
-            else
-                complete := complete - field;
-            end if;
-        else
-            fault := rework.input_fault(spec, complete->field);
-            if fault is not null then
-                raise exception 'input `%` of `%` %', field, operation_name, fault
-                    using errcode = 'RW003';
-            end if;
-            if spec->>'type' in ('datetime', 'moment') then
-                complete := jsonb_set(complete, array[field],
-                    to_jsonb(rework.rfc3339(rework.datetime(complete->>field))));
-            end if;
+        value := coalesce(nullif(complete->field, 'null'), nullif(spec->'default', 'null'));
+        if value is null and (spec->>'required')::boolean then
+            raise exception 'missing required input `%` of `%`', field, operation_name
+                using errcode = 'RW003';
+        elsif value is null then
+            complete := complete - field;
+            continue;
+        elsif stored and spec->>'type' = 'file' then
+            continue;
         end if;
+        fault := rework.input_fault(spec, value);
+        if fault is not null then
+            raise exception 'input `%` of `%` %', field, operation_name, fault
+                using errcode = 'RW003';
+        end if;
+        complete := jsonb_set(complete, array[field], case
+            when spec->>'type' in ('datetime', 'moment')
+                then to_jsonb(rework.rfc3339(rework.datetime(value #>> '{}')))
+            when spec->>'type' = 'file' then rework.file_placeholder(rework.file_content(value))
+            else value end);
     end loop;
     return complete;
+end
+$$;
+
+-- Stores the contents of the files among the fields of a task's input, in chunks.
+create function rework.input_files_save(task bigint, specs jsonb, input jsonb)
+returns void
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    chunk_size constant int := 1 << 20;
+    field text;
+    bytes bytea;
+    file_id bigint;
+begin
+    for field in select s->>'name' from jsonb_array_elements(specs) s where s->>'type' = 'file' loop
+        bytes := rework.file_content(input->field);
+        -- A task that is known by its key has contents of its own.
+        if bytes is null or exists (select from rework.task_file f
+                                       where f.task = input_files_save.task and f.direction = 'input'
+                                         and f.name = field) then
+            continue;
+        end if;
+        insert into rework.task_file (task, direction, name, size, sha256)
+        values (input_files_save.task, 'input', field, length(bytes), encode(sha256(bytes), 'hex'))
+        returning id into file_id;
+        insert into rework.task_file_chunk (file, chunk, content)
+        select file_id, n, substring(bytes from n * chunk_size + 1 for chunk_size)
+          from generate_series(0, (length(bytes) - 1) / chunk_size) n
+         where length(bytes) > 0;
+    end loop;
 end
 $$;
 
@@ -360,6 +418,7 @@ declare
     version record;
     attempts int;
     complete jsonb;
+    task_id bigint;
     accepted_by jsonb;
     is_accepted boolean := false;
     accepts text;
@@ -394,7 +453,7 @@ begin
                 attempts := version.max_attempts;
                 -- A newer version has refused it.
                 accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
-            elsif rework.input_complete(schedule.operation, version.inputs, complete) is distinct from complete then
+            elsif rework.input_complete(schedule.operation, version.inputs, complete, true) is distinct from complete then
                 accepts := rework.inputs_digest(accepted_by);
             end if;
         exception when sqlstate 'RW003' then
@@ -410,8 +469,12 @@ begin
     elsif not is_accepted then
         raise exception '%', refusal using errcode = 'RW003';
     end if;
-    return rework.task_enqueue(
+    task_id := rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
         coalesce(priority, 0), run_at, key, coalesce(schedule.max_attempts, attempts), null, accepts);
+    if accepted_by @> '[{"type": "file"}]' then
+        perform rework.input_files_save(task_id, accepted_by, input);
+    end if;
+    return task_id;
 end
 $$;

@@ -382,6 +382,18 @@ fn vacuum_deletes_what_it_is_told_and_nothing_else() {
     }
 }
 
+/// To try again means now.
+#[test]
+fn what_was_planned_for_later_is_tried_again_at_once() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let id = rework.schedule(&["noop", "--at", "2999-01-01"]);
+    rework.ok(&["abort-task", &id]);
+    rework.ok(&["retry-task", &id]);
+    let _monitor = rework.monitor(&[]);
+    let task = rework.wait(&id, &["done"]);
+    assert!(task["run_at"].as_str().unwrap() < "2999", "{task:#}");
+}
+
 #[test]
 fn a_monitor_vacuums_by_itself() {
     let rework = Rework::with_plugins(&[hello()]);

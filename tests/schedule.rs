@@ -256,12 +256,12 @@ fn files_and_raw_bytes_arrive_as_they_were_given() {
         rework.wait(&id, &["done"])["output"]["most_frequent"],
         "a 2"
     );
-    let refusal = rework
+    let id = rework
         .database
-        .psql_error("select rework.schedule('word_frequencies', '{\"text\": \"x\"}')");
-    assert!(
-        refusal.contains("rework schedule --input-file"),
-        "{refusal}"
+        .psql("select rework.schedule('word_frequencies', '{\"text\": \"b a b\", \"top\": 1}')");
+    assert_eq!(
+        rework.wait(&id, &["done"])["output"]["most_frequent"],
+        "b 2"
     );
 }
 
@@ -459,6 +459,108 @@ fn a_datetime_means_the_same_in_sql_and_elsewhere() {
             assert_eq!(rework.task(&id)["input"]["horizon"], stored, "{horizon}");
         }
     }
+}
+
+#[test]
+fn files_are_given_in_sql_as_elsewhere() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let schedule = |file: &str| {
+        format!(
+            "select rework.schedule('mirror', jsonb_build_object('number', 1, 'a file.txt', {file}), key => 'k' || md5({file}::text))"
+        )
+    };
+    let large = "repeat('a', 3000000)";
+    for (file, content) in [
+        ("to_jsonb('hé'::text)", "hé".to_owned()),
+        (r#"'{"base64": "aMOp"}'::jsonb"#, "hé".to_owned()),
+        ("to_jsonb(''::text)", String::new()),
+        (&format!("to_jsonb({large})"), "a".repeat(3_000_000)),
+    ] {
+        let id = rework.database.psql(&schedule(file));
+        let again = rework.database.psql(&schedule(file));
+        assert_eq!(id, again, "one with this key");
+        let field = ["get-input", &id, "--field", "a file.txt"];
+        assert_eq!(rework.ok(&field), content);
+        let shown = rework.task(&id)["input"]["a file.txt"].clone();
+        assert_eq!(shown["bytes"], content.len(), "{shown}");
+        let through = rework.schedule(&[
+            "mirror",
+            "--input",
+            &json!({"number": 1, "a file.txt": content.get(..9).unwrap_or(&content)}).to_string(),
+        ]);
+        let same = content.len() <= 9;
+        assert_eq!(rework.task(&through)["input"]["a file.txt"] == shown, same);
+    }
+    for (file, fault) in [
+        (
+            "to_jsonb(1)",
+            "`a file.txt` of `mirror` must be a string or {\"base64\": \"…\"}, not a number",
+        ),
+        (
+            r#"'{"base64": "***"}'::jsonb"#,
+            "`a file.txt` of `mirror` is not base64",
+        ),
+        (
+            r#"'{"bytes": 3, "sha256": "00"}'::jsonb"#,
+            "must be a string or",
+        ),
+        (r#"'{"base64": "aMOp", "more": 1}'::jsonb"#, "is not base64"),
+    ] {
+        let refusal = rework.database.psql_error(&schedule(file));
+        assert!(refusal.contains(fault), "{refusal}");
+    }
+    let id = rework
+        .database
+        .psql(&schedule(&format!("to_jsonb({large})")));
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let task = rework.wait(&id, &["done", "failed"]);
+    assert_eq!(task["output"]["a file.txt"]["bytes"], 3_000_000, "{task:#}");
+}
+
+/// An expression means nothing to the database, also as a default.
+#[test]
+fn a_default_that_sql_cannot_resolve_is_refused_there() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    rework.database.psql(
+        r#"update rework.plugin_operation
+              set inputs = jsonb_set(jsonb_set(inputs, '{0,default}', '"(shifted (today) #:days 1)"'),
+                                     '{0,required}', 'false')
+            where name = 'plan'"#,
+    );
+    let refusal = rework.database.psql_error("select rework.schedule('plan')");
+    assert!(
+        refusal.contains("must be a datetime in SQL, not the expression"),
+        "{refusal}"
+    );
+    let id = rework.schedule(&["plan"]);
+    assert!(
+        rework.task(&id)["input"]["horizon"]
+            .as_str()
+            .unwrap()
+            .ends_with('Z')
+    );
+}
+
+#[test]
+fn what_json_cannot_express_is_no_input() {
+    let rework = Rework::with_plugins(&[hello()]);
+    runtime().block_on(async {
+        let client = Client::connect(&rework.database.url()).await.unwrap();
+        let refusal = client
+            .schedule("my_first_task")
+            .input(f64::NAN)
+            .await
+            .unwrap_err();
+        assert!(
+            refusal
+                .to_string()
+                .starts_with("the input holds NaN, which JSON cannot express"),
+            "{refusal}"
+        );
+        let refusal = client.task(99).logs(0).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "no task 99");
+    });
+    assert_eq!(rework.ok(&["list-tasks"]), "");
 }
 
 #[test]
