@@ -218,6 +218,13 @@ fn a_wrong_command_line_exits_with_2() {
         &["show-task", "seven"],
         &["log-task", "1", "--level", "loud"],
         &["monitor", "--grace", "3x"],
+        &["monitor", "--grace", "P99999999D"],
+        &["monitor", "--start-timeout", "9223372036854775807"],
+        &["schedule", "my_first_task", "--priority", "99999"],
+        &["schedule", "my_first_task", "--in", "-3m"],
+        &["list-tasks", "--limit", "-1"],
+        &["vacuum", "--tasks", "--days", "-1"],
+        &["log-task", "1", "--fromid", "-1"],
         &["monitor", "--minworkers", "5"],
         &["nonsense"],
         &["schedule"],
@@ -249,7 +256,14 @@ fn a_wrong_command_line_exits_with_2() {
         ],
     ] {
         let complaint = rework.fails(2, arguments);
-        assert!(!complaint.contains("RUST_BACKTRACE"), "{complaint}");
+        for leak in [
+            "RUST_BACKTRACE",
+            "unexpected argument '-",
+            "digit found",
+            "target type",
+        ] {
+            assert!(!complaint.contains(leak), "{complaint}");
+        }
     }
     assert_eq!(rework.ok(&["list-tasks"]), "", "nothing was queued");
 }
@@ -365,10 +379,6 @@ fn what_cannot_be_done_exits_with_1() {
         (
             &["schedule", "my_first_task", "--metadata", "[]"],
             "metadata must be an object",
-        ),
-        (
-            &["schedule", "my_first_task", "--priority", "99999"],
-            "priority 99999 is out of range",
         ),
         (
             &["schedule", "my_first_task", "--in", "P9999999D"],

@@ -9,11 +9,12 @@ use crate::model::{
 };
 use crate::plugin::TrustedKey;
 use chrono::{DateTime, Utc};
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use serde_json::Value;
 use std::{
     env,
     ffi::{OsStr, OsString},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -132,7 +133,7 @@ pub(super) enum EmbeddedCommand {
     Status(EmbeddedArgs),
     /// Stop it
     Stop(EmbeddedArgs),
-    /// Print a URL for other clients, starting it if needed
+    /// Print a URL for other clients, making the cluster and starting it if needed
     Url(EmbeddedArgs),
 }
 
@@ -178,7 +179,13 @@ pub(super) struct RegisterArgs {
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
     /// How long loading the plugin may take, in a child that tries it
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "10s",
+        allow_hyphen_values = true,
+        value_parser = duration
+    )]
     pub(super) probe_timeout: Duration,
 }
 
@@ -288,26 +295,43 @@ pub(super) struct ScheduleArgs {
     /// Notes that stay with the task; a JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
     pub(super) metadata: Option<Value>,
-    /// Higher runs first
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    /// Higher runs first: a number from -32767 to 32767
+    #[arg(long, default_value_t = 0, value_parser = whole::<i32>(-32_767..=32_767))]
     pub(super) priority: i32,
     /// Not before this time (without an offset: UTC)
-    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "delay")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_hyphen_values = true,
+        value_parser = time,
+        conflicts_with = "delay"
+    )]
     pub(super) at: Option<DateTime<Utc>>,
     /// Not before so long from now
-    #[arg(long = "in", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(
+        long = "in",
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        value_parser = parse_duration
+    )]
     pub(super) delay: Option<Duration>,
     /// While a task with this key exists, answer that one
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0x7fff_ffff))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=0x7fff_ffff))]
     pub(super) max_attempts: Option<u32>,
     /// Wait for its end and print its output; exit 1 if it did not end `done`
     #[arg(long)]
     pub(super) wait: bool,
     /// Wait no longer than this; the task goes on
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        value_parser = duration,
+        requires = "wait"
+    )]
     pub(super) timeout: Option<Duration>,
 }
 
@@ -350,28 +374,51 @@ pub(super) struct MonitorArgs {
     #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
     pub(super) require_signature: Option<TrustedKey>,
     /// Never more workers per domain than this
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = whole::<u16>(1..=65_535))]
     pub(super) maxworkers: u16,
     /// Never fewer
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole::<u16>(0..=65_535))]
     pub(super) minworkers: u16,
     /// A worker ends after so many tasks; 0: never
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=i64::MAX))]
     pub(super) maxruns: u64,
     /// A worker that has grown beyond so many MB ends after its task; 0: never
-    #[arg(long, default_value_t = 0, value_name = "MB")]
+    #[arg(long, default_value_t = 0, value_name = "MB", value_parser = whole::<u64>(0..=1 << 40))]
     pub(super) maxmem: u64,
     /// A worker that is not ready after so many seconds is killed
-    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        default_value_t = 30,
+        value_name = "SECONDS",
+        value_parser = whole::<u64>(1..=86_400)
+    )]
     pub(super) start_timeout: u64,
     /// Delete tasks and workers that ended so long ago; 0s: never
-    #[arg(long, default_value = "P1D", value_parser = age, value_name = "DURATION")]
+    #[arg(
+        long,
+        default_value = "P1D",
+        allow_hyphen_values = true,
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
     pub(super) vacuum: Duration,
     /// How long running tasks may go on after ctrl-c
-    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(
+        long,
+        default_value = "0s",
+        allow_hyphen_values = true,
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
     pub(super) grace: Duration,
     /// How long a task that asks `cancelled()` may take to end before it is killed
-    #[arg(long, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(
+        long,
+        default_value = "3s",
+        allow_hyphen_values = true,
+        value_parser = duration,
+        value_name = "DURATION"
+    )]
     pub(super) kill_grace: Duration,
     /// Log more
     #[arg(long)]
@@ -392,10 +439,10 @@ pub(super) struct ListTasksArgs {
     #[arg(long)]
     pub(super) operation: Option<String>,
     /// At most so many
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, default_value_t = 250, value_parser = whole::<i64>(0..=i64::MAX))]
     pub(super) limit: i64,
     /// Only before this task, for the next page
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = whole::<i64>(0..=i64::MAX))]
     pub(super) before: Option<i64>,
     /// Also print the backtraces of panics
     #[arg(long)]
@@ -440,7 +487,7 @@ pub(super) struct LogTaskArgs {
     #[arg(long)]
     pub(super) watch: bool,
     /// Only lines after this one
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<i64>(0..=i64::MAX))]
     pub(super) fromid: i64,
     /// Only lines of at least this level: error, warn, info, debug, trace
     #[arg(long, value_parser = level)]
@@ -569,7 +616,7 @@ pub(super) struct PlanArgs {
     #[arg(long, default_value_t = 1.0, value_parser = hours)]
     pub(super) hours: f64,
     /// At most so many runs
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = whole::<usize>(0..=1 << 40))]
     pub(super) limit: usize,
     /// One JSON document
     #[arg(long)]
@@ -602,7 +649,7 @@ pub(super) struct VacuumArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Only those that ended so many days ago
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=36525))]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u32>(0..=36_525))]
     pub(super) days: u32,
 }
 
@@ -626,13 +673,13 @@ pub(super) struct BenchArgs {
     /// The database
     pub(super) db: String,
     /// How many tasks to run for the throughput
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 20_000, value_parser = whole::<u32>(1..=i32::MAX.into()))]
     pub(super) tasks: u32,
     /// How many tasks to run one by one for the latency
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 200, value_parser = whole::<u32>(1..=i32::MAX.into()))]
     pub(super) samples: u32,
     /// How many workers
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = whole::<u16>(1..=65_535))]
     pub(super) workers: u16,
     /// The operation to run; it must be registered on this host and take no input
     #[arg(long, default_value = "noop")]
@@ -644,7 +691,7 @@ pub(super) struct BenchArgs {
 
 /// Parses a command line. If an argument is missing and `REWORK_DB` is set, it is `DB`.
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let first = match Cli::try_parse_from(&arguments) {
+    let first = match read(&arguments) {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
@@ -663,12 +710,18 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     {
         let mut completed = arguments;
         completed.insert(2, database);
-        return Cli::try_parse_from(completed).map_err(|error| match error.kind() {
+        return read(&completed).map_err(|error| match error.kind() {
             _ if is_path => first,
             _ => error,
         });
     }
     Err(first)
+}
+
+/// Reads a command line. `-3` is a value, which the option then refuses if it has to be positive.
+fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 /// Commands that know no `DB`.
@@ -711,14 +764,36 @@ fn catch_up(text: &str) -> Result<CatchUp, String> {
     text.parse()
 }
 
-/// An age that a database can compute with.
-fn age(text: &str) -> Result<Duration, String> {
+/// A duration that clocks and databases can compute with.
+fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
-        Ok(age) if age > Duration::from_secs(36_525 * 86_400) => {
+        Ok(duration) if duration > Duration::from_secs(36_525 * 86_400) => {
             Err("it must be at most a hundred years".to_owned())
         }
-        Ok(age) => Ok(age),
+        Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A whole number of a range.
+fn whole<N: TryFrom<i64>>(
+    range: RangeInclusive<i64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number| range.contains(number));
+        number
+            .and_then(|number| N::try_from(number).ok())
+            .ok_or_else(|| {
+                let (least, most) = (range.start(), range.end());
+                match *most {
+                    i64::MAX => format!("it must be a whole number, at least {least}"),
+                    _ => format!("it must be a whole number from {least} to {most}"),
+                }
+            })
     }
 }
 

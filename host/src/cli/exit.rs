@@ -12,6 +12,7 @@ use crate::{
     client::ClientError,
     monitor::{IdentityError, MonitorError},
 };
+use clap::error::ErrorKind;
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -53,16 +54,21 @@ impl Failure {
 
     /// Prints it and answers the exit code.
     pub(super) fn report(self) -> ExitCode {
-        let mut stderr = anstream::stderr();
         let red = anstyle::AnsiColor::Red.on_default().bold();
-        let cyan = anstyle::AnsiColor::Cyan.on_default();
         // Nobody is left to tell that stderr is closed.
-        let _ = writeln!(stderr, "{red}error:{red:#} {}", one_line(&self.message));
-        for hint in self.hints {
-            let _ = writeln!(stderr, "{cyan}hint:{cyan:#} {}", one_line(&hint));
-        }
+        let _ = writeln!(
+            anstream::stderr(),
+            "{red}error:{red:#} {}",
+            one_line(&self.message)
+        );
+        self.hints.iter().for_each(|text| hint(text));
         ExitCode::from(self.code)
     }
+}
+
+fn hint(text: &str) {
+    let cyan = anstyle::AnsiColor::Cyan.on_default();
+    let _ = writeln!(anstream::stderr(), "{cyan}hint:{cyan:#} {}", one_line(text));
 }
 
 /// What `clap` says of a wrong command line, or was asked to say; the exit code.
@@ -78,6 +84,10 @@ pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let text = without_typed_breaks(error.render().ansi().to_string(), arguments);
     let text: Vec<String> = text.lines().map(presentable).collect();
     let _ = anstream::stderr().write_all(format!("{}\n", text.join("\n")).as_bytes());
+    if error.kind() == ErrorKind::MissingRequiredArgument && std::env::var_os("REWORK_DB").is_none()
+    {
+        hint("DB is the first argument; it may be left out if REWORK_DB names it");
+    }
     ExitCode::from(2)
 }
 

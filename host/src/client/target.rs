@@ -3,7 +3,7 @@
 use super::error::{ClientError, Result};
 use crate::{
     postgres::{Cluster, Lease},
-    store::ConnectOptions,
+    store::{ConnectOptions, StoreError},
 };
 use std::{
     env,
@@ -49,7 +49,12 @@ impl Target {
                 })
             }
             None => Ok(Self {
-                options: url.parse()?,
+                options: url.parse().map_err(|error| match error {
+                    StoreError::Url(fault) if !is_direct => {
+                        StoreError::Url(format!("alias `{database}`: {fault}"))
+                    }
+                    error => error,
+                })?,
                 embedded: None,
             }),
         }

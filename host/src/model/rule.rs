@@ -59,6 +59,10 @@ impl Rule {
                 count => format!("it has {count} fields"),
             }));
         }
+        let mut lists = rule.split_whitespace().map(|field| field.split(','));
+        if lists.any(|mut list| list.any(str::is_empty)) {
+            return Err(syntax("a list has an empty item".to_owned()));
+        }
         let parser = CronParser::builder()
             .seconds(Seconds::Optional)
             .year(Year::Disallowed)
@@ -68,7 +72,20 @@ impl Rule {
             let words = words
                 .split_once(": ")
                 .map_or(words.as_str(), |(_, words)| words);
-            syntax(words.trim_end_matches('.').to_owned())
+            let mut words = words.trim_end_matches('.').to_owned();
+            if let Some(first) = words.get_mut(..1) {
+                first.make_ascii_lowercase();
+            }
+            // Which one it is shows when the others are beyond doubt.
+            let culprit = rule.split_whitespace().enumerate().find(|(place, field)| {
+                let mut alone = vec!["*"; fields];
+                alone[*place] = field;
+                parser.parse(&alone.join(" ")).is_err()
+            });
+            syntax(match culprit {
+                Some((_, field)) => format!("`{field}`: {words}"),
+                None => words,
+            })
         })?;
         let zone = parse_zone(zone)?;
         let rule_of = Self { cron, zone };
@@ -254,6 +271,8 @@ mod tests {
         let refusal = |rule, zone| Rule::parse(rule, zone).unwrap_err().to_string();
         assert!(refusal("* * *", "UTC").starts_with("`* * *` is not a cron rule: it has 3 fields"));
         assert!(refusal("0 0 25 * * *", "UTC").starts_with("`0 0 25 * * *` is not a cron rule: "));
+        assert!(refusal("0 61 * * * *", "UTC").contains("rule: `61`: "));
+        assert!(refusal("0 0 0 1,,2 * *", "UTC").contains("a list has an empty item"));
         assert!(refusal("a b c d e f", "UTC").starts_with("`a b c d e f` is not a cron rule: "));
         assert_eq!(refusal("0 0 0 30 2 *", "UTC"), "`0 0 0 30 2 *` never fires");
         assert_eq!(
