@@ -1,6 +1,7 @@
 //! Looks for floats that JSON cannot express in anything that can be serialized.
 
 use serde::ser::{self, Serialize};
+use serde_json::Value;
 use std::fmt::{self, Display};
 
 /// What was found.
@@ -18,6 +19,32 @@ impl std::error::Error for NotFinite {}
 impl ser::Error for NotFinite {
     fn custom<T: Display>(message: T) -> Self {
         Self(message.to_string())
+    }
+}
+
+/// A value as JSON; otherwise what is wrong with it, after its name.
+///
+/// serde_json writes `null` for a float that JSON cannot express, and whoever reads it back would
+/// take a result for a missing one; here it is refused.
+pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
+    let json = serde_json::to_value(value)
+        .map_err(|error| format!("cannot be written as JSON: {error}"))?;
+    if has_null(&json) {
+        check(value).map_err(|float| {
+            format!(
+                "holds {float}, which JSON cannot express: save null, text or raw bytes instead"
+            )
+        })?;
+    }
+    Ok(json)
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(fields) => fields.values().any(has_null),
+        _ => false,
     }
 }
 

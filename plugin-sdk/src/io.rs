@@ -285,27 +285,6 @@ plain_output!(
 );
 
 /// `what` (the output, or a field of it) as JSON.
-///
-/// serde_json writes `null` for a float that JSON cannot express, and whoever reads it back would
-/// take a result for a missing one; here it is refused.
 pub(crate) fn json_of(what: &str, value: &(impl Serialize + ?Sized)) -> Result<Value> {
-    let json = serde_json::to_value(value)
-        .map_err(|error| Error::bad_output(format!("{what} cannot be written as JSON: {error}")))?;
-    if has_null(&json) {
-        finite::check(value).map_err(|float| {
-            Error::bad_output(format!(
-                "{what} holds {float}, which JSON cannot express: save null, text or raw bytes instead"
-            ))
-        })?;
-    }
-    Ok(json)
-}
-
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.iter().any(has_null),
-        Value::Object(fields) => fields.values().any(has_null),
-        _ => false,
-    }
+    finite::to_json(value).map_err(|fault| Error::bad_output(format!("{what} {fault}")))
 }

@@ -39,7 +39,8 @@ pub mod abi;
 mod error;
 #[doc(hidden)]
 pub mod export;
-mod finite;
+#[doc(hidden)]
+pub mod finite;
 pub mod io;
 mod logging;
 mod note;

@@ -109,6 +109,8 @@ fn document(report: &TaskReport) -> Value {
     let detail = &report.detail;
     let progress = detail
         .progress
+        // It is kept in single precision.
+        .map(|fraction| (f64::from(fraction) * 1e6).round() / 1e6)
         .map(|fraction| json!({ "fraction": fraction, "message": detail.progress_message }));
     let (input, input_encoding) = shown(&report.input, &report.input_files);
     let (output, output_encoding) = shown(&report.output, &report.output_files);

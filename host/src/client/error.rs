@@ -35,15 +35,6 @@ pub enum ClientError {
     /// The input does not fit what the operation declares.
     #[error("{0}")]
     Input(String),
-    /// What was given cannot be written as JSON.
-    #[error("the {what} cannot be written as JSON")]
-    Serialize {
-        /// `input` or `metadata`.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
     /// What is stored is not of the type that was asked for.
     #[error("the {what} of task {task} is not of the type asked for")]
     Deserialize {

@@ -12,6 +12,7 @@ use crate::{
     store::{FileContent, NewSchedule, ScheduleRequest, ScheduleRow},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use rework_plugin::finite::to_json;
 use serde::Serialize;
 use serde_json::Value;
 use std::{collections::BTreeSet, future::IntoFuture, pin::Pin};
@@ -127,14 +128,9 @@ impl Client {
 impl Prepare {
     /// The input, checked now and completed each time it fires: moments stay expressions.
     pub fn input(mut self, input: impl Serialize) -> Self {
-        match serde_json::to_value(input) {
+        match to_json(&input) {
             Ok(input) => self.schedule.request.input = Some(input),
-            Err(source) => {
-                self.fault = Some(ClientError::Serialize {
-                    what: "input",
-                    source,
-                })
-            }
+            Err(fault) => self.fault = Some(ClientError::Input(format!("the input {fault}"))),
         }
         self
     }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::store::{FileContent, ScheduleRequest};
 use chrono::{DateTime, Utc};
+use rework_plugin::finite::to_json;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -79,14 +80,9 @@ impl Client {
 impl<'t> Schedule<'t> {
     /// The input: an object of fields for an operation that declares them, any JSON for others.
     pub fn input(mut self, input: impl Serialize) -> Self {
-        match serde_json::to_value(input) {
+        match to_json(&input) {
             Ok(input) => self.request.input = Some(input),
-            Err(source) => {
-                self.fault = Some(ClientError::Serialize {
-                    what: "input",
-                    source,
-                })
-            }
+            Err(fault) => self.fault = Some(ClientError::Input(format!("the input {fault}"))),
         }
         self
     }

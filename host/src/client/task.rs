@@ -91,11 +91,15 @@ impl Task {
     pub async fn join_timeout(&self, timeout: Duration) -> Result<TaskState> {
         match tokio::time::timeout(timeout, self.join()).await {
             Ok(state) => state,
-            Err(_) => Err(ClientError::Timeout {
-                task: self.id,
-                state: self.state().await?,
-                waited: timeout,
-            }),
+            Err(_) => match self.state().await? {
+                // In the last moment.
+                state if state.is_terminal() => Ok(state),
+                state => Err(ClientError::Timeout {
+                    task: self.id,
+                    state,
+                    waited: timeout,
+                }),
+            },
         }
     }
 
@@ -250,7 +254,12 @@ impl Task {
 
     /// Its lines after line `after` (0: from the first), at most a thousand.
     pub async fn logs(&self, after: i64) -> Result<Vec<LogRow>> {
-        self.client.log_lines(self.id, after, 1000).await
+        let lines = self.client.log_lines(self.id, after, 1000).await?;
+        if lines.is_empty() {
+            // Perhaps there is no such task.
+            self.state().await?;
+        }
+        Ok(lines)
     }
 
     /// Asks for its end: a queued task is `aborted` at once, a running one is killed.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 const FORMAT: &str = "rework schedules";
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;
 
 /// Schedules as a document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct ScheduleFile {
     /// `rework schedules`.
     format: String,
     /// 1.
-    version: u32,
+    version: u64,
     /// One after the other.
     schedules: Vec<Entry>,
 }
@@ -87,7 +87,10 @@ impl ScheduleFile {
             ));
         }
         match &document["version"] {
-            version if *version == VERSION => {}
+            version
+                if version
+                    .as_u64()
+                    .is_some_and(|it| (1..=VERSION).contains(&it)) => {}
             Value::Null => return Err("names no version of the format".to_owned()),
             version => {
                 return Err(format!(

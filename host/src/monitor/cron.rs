@@ -107,7 +107,11 @@ impl Cron {
                         let catch_up = said.2.parse().unwrap_or_default();
                         let done_until = match catch_up {
                             CatchUp::Skip => got_to.max(self.started),
-                            CatchUp::One | CatchUp::All => got_to,
+                            // Nobody was there for what lies between: of that, the last one.
+                            CatchUp::One => rule
+                                .last_until(self.started)
+                                .map_or(got_to, |last| got_to.max(last - TimeDelta::seconds(1))),
+                            CatchUp::All => got_to,
                         };
                         Planned {
                             rule,
@@ -273,6 +277,25 @@ mod tests {
             ["08:58:00", "08:59:00", "09:00:00", "09:01:00", "09:02:00"]
         );
         assert_eq!(runs("all", None).len(), 62, "from when it was prepared");
+    }
+
+    #[test]
+    fn of_what_was_missed_a_moment_ago_one_is_made_up_for_too() {
+        let mut cron = Cron::new(Instant::now());
+        cron.started = at("09:00:31");
+        let often = SchedulePlan {
+            rule: "*/2 * * * * *".to_owned(),
+            ..row("one", Some("09:00:20"))
+        };
+        let now = at("09:00:33");
+        cron.update(vec![often], now);
+        let mut runs = Vec::new();
+        while let Some((id, time)) = cron.take_due(now) {
+            runs.push(time);
+            cron.firing -= 1;
+            cron.done(id, time, now);
+        }
+        assert_eq!(runs, [at("09:00:30"), at("09:00:32")]);
     }
 
     #[test]
