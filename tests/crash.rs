@@ -1,7 +1,7 @@
 //! Deaths: what takes a worker's process with it ends one task, and nobody else's. A test for each
 //! way to die; each says what the task says afterwards.
 
-use crate::harness::{Rework, misbehaving, until};
+use crate::harness::{Rework, misbehaving, misbehaving_aborts, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -102,6 +102,37 @@ fn is_in_the_plugin(task: &Value) {
     let offset = offset.unwrap_or_else(|| panic!("{location}"));
     assert!(u64::from_str_radix(offset, 16).unwrap() > 0, "{location}");
     assert!(task["error"].as_str().unwrap().contains(location));
+}
+
+/// Nothing can catch a panic there, but what it says is heard before the process dies.
+#[test]
+fn a_panic_that_ends_its_process_is_told_as_a_panic() {
+    let rework = Rework::new();
+    let plugin = misbehaving_aborts();
+    let said = rework.run(&["register-operations", plugin.to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.stderr.contains("panics end the worker process"),
+        "{said:?}"
+    );
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.misbehave("panic");
+    let task = rework.wait(&id, &["failed", "aborted"]);
+    assert_eq!(task["cause"], "panic", "{task:#}");
+    assert!(
+        task["error"].as_str().unwrap().starts_with("as you wish"),
+        "{task:#}"
+    );
+    assert_eq!(task["signal"], 6, "{task:#}");
+    assert!(
+        task["location"]
+            .as_str()
+            .unwrap()
+            .contains("misbehaving/src/lib.rs:"),
+        "{task:#}"
+    );
+    let next = rework.misbehave("ok");
+    assert_ne!(rework.wait(&next, &["done"])["worker"], task["worker"]);
 }
 
 #[test]

@@ -383,11 +383,25 @@ fn what_was_refused_for_its_permissions_is_looked_at_when_they_change() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     // A FIFO would keep whoever opens it waiting.
     nix::unistd::mkfifo(&dir.join("fifo.so"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let _monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    let open = rework.directory().join("open");
+    fs::create_dir(&open).unwrap();
+    place(&hello_version(2), &open.join("hello.so"));
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let _monitor = rework.monitor(&[
+        "--all-domains",
+        "--plugin-dir",
+        dir.to_str().unwrap(),
+        "--plugin-dir",
+        open.to_str().unwrap(),
+    ]);
     until(
         "the refusals",
         || refused(&rework).join(" "),
-        |said| said.contains("run: chmod go-w") && said.contains("is not a regular file"),
+        |said| {
+            said.contains("can write this file (mode 666); run: chmod go-w")
+                && said.contains("is not a regular file")
+                && said.contains("other users can write the directory")
+        },
     );
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     until(
@@ -395,7 +409,7 @@ fn what_was_refused_for_its_permissions_is_looked_at_when_they_change() {
         || operations(&rework),
         |found| found.len() == 3,
     );
-    assert_eq!(refused(&rework).len(), 1);
+    assert_eq!(refused(&rework).len(), 2);
 }
 
 #[test]

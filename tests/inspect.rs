@@ -88,6 +88,33 @@ fn listings_are_coloured_on_a_terminal_only() {
 }
 
 #[test]
+fn lines_have_microseconds_and_follow_each_other() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.schedule(&["log_in_every_way"]);
+    rework.wait(&id, &["done"]);
+    let lines = rework.json(&["log-task", &id]);
+    let times: Vec<&str> = lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["time"].as_str().unwrap())
+        .collect();
+    assert!(times.len() >= 5, "{lines:#}");
+    // One in ten ends with a zero, which is left out.
+    assert!(
+        times
+            .iter()
+            .any(|time| time.len() == "2026-05-01T09:00:00.123456Z".len()),
+        "{times:?}"
+    );
+    let instants = times
+        .iter()
+        .map(|time| time.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
+    assert!(instants.is_sorted(), "{times:?}");
+}
+
+#[test]
 fn documents_have_the_keys_of_the_contract() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);

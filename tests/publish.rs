@@ -46,6 +46,11 @@ fn another_host_fetches_what_is_published_and_follows_its_upgrades() {
     assert!(
         said.starts_with("registered 3 new operation (0 already known)\npublished its bytes (")
     );
+    let is_small = rework.database.psql(
+        "select sum(length(content)) * 2 < (select size from rework.plugin)
+           from rework.plugin_content_chunk",
+    );
+    assert_eq!(is_small, "t", "the bytes are compressed");
     let first = current(&rework, "default");
     let monitor = rework.monitor_in(&state, &arguments(&[]));
     let ran = || {

@@ -3,6 +3,36 @@
 use crate::harness::{Rework, hello, misbehaving, patched, report, standalone};
 use std::{fs, process::Command};
 
+/// Without `--host` and REWORK_HOST a host has the name that the system gives it.
+#[test]
+fn a_host_is_called_as_the_system_calls_it() {
+    let rework = Rework::new();
+    let name = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    for (variable, option, host) in [
+        (None, None, name.as_str()),
+        (Some("elsewhere"), None, "elsewhere"),
+        (Some("elsewhere"), Some("here"), "here"),
+    ] {
+        let mut command = rework.command(&["register-operations"]);
+        command
+            .arg(hello())
+            .args(option.map(|host| format!("--host={host}")));
+        match variable {
+            Some(host) => command.env("REWORK_HOST", host),
+            None => command.env_remove("REWORK_HOST"),
+        };
+        assert!(command.output().unwrap().status.success());
+        let hosts = rework
+            .database
+            .psql("select string_agg(distinct host, ' ') from rework.deployment");
+        assert!(
+            hosts.split(' ').any(|known| known == host),
+            "{host}: {hosts}"
+        );
+        rework.database.psql("truncate rework.deployment");
+    }
+}
+
 #[test]
 fn a_plugin_is_registered_once_and_known_after_that() {
     let rework = Rework::new();

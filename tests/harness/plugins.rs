@@ -64,6 +64,30 @@ pub(crate) fn misbehaving() -> PathBuf {
     workspace_plugin("misbehaving")
 }
 
+/// The same, by an author who has panics end the process.
+pub(crate) fn misbehaving_aborts() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let target = target().parent().expect("target").join("abort");
+        let target_dir = target.to_str().expect("a path in UTF-8");
+        let panic = r#"profile.dev.panic="abort""#;
+        cargo(
+            &[
+                "build",
+                "-p",
+                "misbehaving",
+                "--config",
+                panic,
+                "--target-dir",
+                target_dir,
+            ],
+            root(),
+        );
+        target.join("debug/libmisbehaving.so")
+    });
+    built.clone()
+}
+
 /// A stranger's: outside the workspace, with a lockfile and a release profile of its own (fat LTO).
 pub(crate) fn standalone() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -276,6 +276,14 @@ impl Lines {
         if of_task.truncated {
             return;
         }
+        // A print is stamped when it is read, a record when it is made: what comes before a record is
+        // no later.
+        let later = of_task
+            .lines
+            .iter_mut()
+            .rev()
+            .take_while(|before| before.0 > line.0);
+        later.for_each(|before| before.0 = line.0);
         of_task.kept += 1;
         of_task.bytes += line.4.len() as u64;
         if of_task.kept > MAX_LINES || of_task.bytes > MAX_BYTES {
@@ -366,6 +374,27 @@ mod tests {
             None,
             text.to_owned(),
         )
+    }
+
+    #[test]
+    fn what_comes_before_a_line_is_not_later() {
+        let task = TaskId(1);
+        let mut lines = Lines::default();
+        lines.open(task, 1, 0);
+        for time in [10, 30, 40, 20, 50] {
+            lines.keep(
+                task,
+                LogLine(
+                    time,
+                    "stdout".to_owned(),
+                    "info".to_owned(),
+                    None,
+                    "x".to_owned(),
+                ),
+            );
+        }
+        let times: Vec<i64> = lines.take()[0].lines.iter().map(|line| line.0).collect();
+        assert_eq!(times, [10, 20, 20, 20, 50]);
     }
 
     #[test]
