@@ -277,7 +277,9 @@ fn plugins_that_crash_or_hang_while_they_load_hold_nobody_up() {
         place(&fs::read(library).unwrap(), &dir.join(format!("{name}.so")));
     };
     bad("crashes", "*(volatile int *)8 = 1;");
-    bad("hangs", "sleep(1000);");
+    for name in ["hangs", "hangs2", "hangs3", "hangs4", "hangs5"] {
+        bad(name, "sleep(1000);");
+    }
     // What it leaves behind is nobody's child, and comes to the monitor.
     bad(
         "forks",
@@ -292,7 +294,7 @@ fn plugins_that_crash_or_hang_while_they_load_hold_nobody_up() {
                 && said.contains("ended the process (exit 7) while loading")
         },
     );
-    // The other one still hangs, and does not matter.
+    // The others still hang, and do not matter.
     place(&hello_version(1), &dir.join("good.so"));
     until(
         "the good one",
@@ -301,11 +303,11 @@ fn plugins_that_crash_or_hang_while_they_load_hold_nobody_up() {
     );
     let id = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&id, &["done"]);
-    assert!(!monitor.log().contains("hangs.so"));
+    assert!(!monitor.log().contains("hangs"), "{}", monitor.log());
     until(
-        "the one that hangs to be refused",
+        "those that hang to be refused",
         || refused(&rework).join(" "),
-        |said| said.contains("hangs.so did not finish loading in 10 s"),
+        |said| said.matches(".so did not finish loading in 10 s").count() == 5,
     );
     until(
         "nothing of them to be left",
@@ -410,6 +412,50 @@ fn what_was_refused_for_its_permissions_is_looked_at_when_they_change() {
         |found| found.len() == 3,
     );
     assert_eq!(refused(&rework).len(), 2);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    until(
+        "the other file to be believed",
+        || rework.ok(&["list-plugins"]),
+        |listing| {
+            let mut lines = listing.lines();
+            lines.any(|line| line.contains("hello 0.2.0") && line.ends_with("current"))
+        },
+    );
+}
+
+/// A folder's name is a domain, and follows its rules; a line break in a path breaks no listing.
+#[test]
+fn a_folder_that_can_be_no_domain_is_refused() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    for name in ["two words", "line\nbreak"] {
+        fs::create_dir(dir.join(name)).unwrap();
+        place(&hello_version(1), &dir.join(name).join("hello.so"));
+    }
+    place(&hello_version(1), &dir.join("line\nbreak.so"));
+    let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    let said = until("the refusals", || refused(&rework), |said| said.len() == 3);
+    for (path, reason) in [
+        ("two words", "its name is a domain, so it must be one word"),
+        (
+            "line\\nbreak",
+            "its name is a domain, so it must be one word",
+        ),
+        ("line\\nbreak.so", "or has control characters: rename it"),
+    ] {
+        let told = said
+            .iter()
+            .find(|said| said.contains(&format!("/{path}")) && said.contains(reason));
+        assert!(told.is_some(), "{path}: {said:?}");
+    }
+    assert_eq!(rework.ok(&["list-operations"]), "");
+    assert_eq!(rework.ok(&["list-plugins"]).lines().count(), 3);
+    assert_eq!(
+        monitor.log().matches("ERROR").count(),
+        3,
+        "{}",
+        monitor.log()
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::duration::human,
+    model::{duration::human, word::printable},
     plugin::{self, Cache, Demands, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
@@ -33,7 +33,10 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
         });
     }
     for warning in warnings {
-        output::note(&format!("warning: {} {warning}", args.plugin.display()));
+        output::note(&format!(
+            "warning: {} {warning}",
+            printable(&args.plugin.to_string_lossy())
+        ));
     }
     show(&args.plugin, &inspection)
 }
@@ -58,7 +61,11 @@ fn show(file: &Path, inspection: &Inspection) -> Result<()> {
     for (what, value) in [
         (
             "file",
-            format!("{} ({} bytes)", file.display(), inspection.size),
+            format!(
+                "{} ({} bytes)",
+                printable(&file.to_string_lossy()),
+                inspection.size
+            ),
         ),
         ("sha256", inspection.hash.clone()),
         (

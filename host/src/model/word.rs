@@ -30,6 +30,18 @@ pub fn word(text: &str) -> Result<String, NotAWord> {
     Ok(text.to_owned())
 }
 
+/// A text that fits into one line and does nothing to a terminal but appear there.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        match is_active(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// Whether a character does more to a terminal than appear there: controls, and what turns the
 /// direction of writing.
 pub fn is_active(c: char) -> bool {

@@ -22,7 +22,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    model::plugin::short_hash,
+    model::{plugin::short_hash, word::printable},
     plugin::{Examined, Verdict},
     store::{DropInOutcome, StoreError},
     wire,
@@ -52,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const GONE: Duration = Duration::from_millis(500);
 /// What was refused may be usable without having changed: a library that it needs is there now.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// But looking at one that hangs may take no more than this part of the time.
+const PART: u32 = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -72,6 +74,8 @@ struct File {
     state: State,
     /// Nothing is tried before then.
     not_before: Instant,
+    /// When it was examined last.
+    tried: Instant,
     /// The content that was dealt with last, perhaps by an earlier monitor.
     hash: Option<String>,
     refused: Option<String>,
@@ -141,6 +145,7 @@ impl DropIn {
                 since: now,
                 state: State::Fresh,
                 not_before: now,
+                tried: now,
                 hash: None,
                 refused: None,
             });
@@ -227,7 +232,10 @@ impl Supervisor {
         let (whole, gone) = self.drop_in.due(now);
         for (path, stamp) in whole {
             if !is_text(&path) {
-                self.refuse_file(&path, format!("{}: {NOT_TEXT}", path.display()));
+                self.refuse_file(
+                    &path,
+                    format!("{}: {NOT_TEXT}", printable(&path.to_string_lossy())),
+                );
                 continue;
             }
             if !self.examine(&path, &path, Purpose::DropIn(path.clone())) {
@@ -235,6 +243,7 @@ impl Supervisor {
             }
             if let Some(file) = self.drop_in.files.get_mut(&path) {
                 file.state = State::Examining(stamp);
+                file.tried = now;
             }
         }
         for path in gone {
@@ -284,6 +293,7 @@ impl Supervisor {
                 since: now,
                 state: State::Fresh,
                 not_before: now,
+                tried: now,
                 hash,
                 refused: None,
             };
@@ -339,7 +349,7 @@ impl Supervisor {
             let words = reason.map(|reason| {
                 format!(
                     "drop-in directory {} cannot be read, what it offered stays: {reason}",
-                    directory.display()
+                    printable(&directory.to_string_lossy())
                 )
             });
             if let Some(words) = &words {
@@ -380,7 +390,8 @@ impl Supervisor {
             return;
         };
         file.state = State::Settled;
-        file.not_before = Instant::now() + TRY_AGAIN;
+        let now = Instant::now();
+        file.not_before = now + TRY_AGAIN.max(now.duration_since(file.tried) * PART);
         if file.refused.as_ref() == Some(&reason) {
             return;
         }

@@ -17,8 +17,12 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
-/// So many at once: a plugin that hangs while it loads does not hold up the others.
+/// So many at once.
 const AT_ONCE: usize = 4;
+/// One that takes longer waits for a plugin that hangs while it loads: that does not hold up the others,
+/// so many at most.
+const LONG: Duration = Duration::from_secs(1);
+const LONG_AT_ONCE: usize = 16;
 /// Copying a large file from a slow disk takes a while; a probe ends by itself after ten seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// A verdict is smaller than this.
@@ -76,8 +80,10 @@ pub(super) struct Examiners {
 
 impl Examiners {
     /// Whether one more may be started.
-    pub(super) fn has_room(&self) -> bool {
-        self.running.len() < AT_ONCE
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        let is_long = |examiner: &Examiner| now.duration_since(examiner.since) > LONG;
+        let long = self.running.values().filter(|one| is_long(one)).count();
+        self.running.len() - long < AT_ONCE && long < LONG_AT_ONCE
     }
 
     /// Whether a child of this process is one of them.
@@ -109,7 +115,7 @@ impl Examiners {
 impl Supervisor {
     /// Starts an examiner; false: it could not be started now.
     pub(super) fn examine(&mut self, file: &Path, named: &Path, purpose: Purpose) -> bool {
-        if !self.examiners.has_room() {
+        if !self.examiners.has_room(Instant::now()) {
             return false;
         }
         let request = Examination {

@@ -1,10 +1,15 @@
 //! What lies in the drop-in directories at one moment.
 
-use crate::plugin::{FileStamp, signature_path};
+use crate::{
+    model::word::word,
+    plugin::{FileStamp, signature_path},
+};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +18,8 @@ use std::{
 pub(super) struct Stamp {
     pub(super) file: FileStamp,
     signature: Option<FileStamp>,
+    /// Who may write the directories above it.
+    above: u64,
 }
 
 /// What was found in the directories.
@@ -58,6 +65,7 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
         }
     };
     scan.directories.push(directory.to_owned());
+    let above = rights_above(directory);
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
@@ -84,13 +92,18 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
                 signature: fs::metadata(signature_path(&path))
                     .ok()
                     .map(|metadata| FileStamp::from(&metadata)),
+                above,
             };
             // The database holds text only: see `is_text`.
             let path = PathBuf::from(path.to_string_lossy().into_owned());
             scan.files.insert(path, (domain.map(str::to_owned), stamp));
         } else if metadata.is_dir() && domain.is_none() {
-            match name.to_str() {
-                Some(name) => scan_directory(&path, Some(name), scan),
+            match name.to_str().map(word) {
+                Some(Ok(name)) => scan_directory(&path, Some(&name), scan),
+                Some(Err(error)) => {
+                    let reason = format!("its name is a domain, so {error}");
+                    scan.unreadable.insert(path, reason);
+                }
                 None => {
                     scan.unreadable.insert(path, NOT_TEXT.to_owned());
                 }
@@ -99,8 +112,20 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
     }
 }
 
+/// What changes when the owner or the permissions of a directory do, or of one above it.
+fn rights_above(directory: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    for above in directory.ancestors() {
+        let rights = fs::metadata(above).map(|it| (it.uid(), it.gid(), it.mode()));
+        rights.ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// Why a file is refused that [`is_text`] says no of.
-pub(super) const NOT_TEXT: &str = "its name is not plain text in UTF-8: rename it";
+pub(super) const NOT_TEXT: &str =
+    "its name is not plain text in UTF-8, or has control characters: rename it";
 
 /// Whether a path of a [`Scan`] is the file's own, where what is not UTF-8 has been replaced, and can
 /// be printed in a line.

@@ -1,5 +1,6 @@
 //! Why a plugin is refused, each in one line that names the file and what to do.
 
+use crate::model::word::printable;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -52,7 +53,8 @@ impl fmt::Display for PluginError {
         } else {
             " "
         };
-        write!(f, "{}{space}{}", self.path.display(), self.reason)
+        let path = printable(&self.path.to_string_lossy());
+        write!(f, "{path}{space}{}", self.reason)
     }
 }
 

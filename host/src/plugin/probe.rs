@@ -10,13 +10,17 @@
 //! plugin has left before it answers.
 
 use super::PluginError;
+use crate::descendants;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
-    io,
+    io::{self, Read},
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -25,6 +29,9 @@ pub const PROBE: &str = "rework-probe";
 
 /// Loading takes milliseconds; a constructor that takes longer than this hangs.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the child in the middle may take beyond the limit, to end what the plugin has left.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What the child answers when the plugin was loaded; otherwise the reason follows `REFUSED`.
 pub(super) const LOADED: &[u8] = b"loaded";
@@ -73,7 +80,7 @@ pub fn probe(
             "this program is not rework: use `rework register-operations`",
         ));
     }
-    let output = Command::new("/proc/self/exe")
+    let mut child = Command::new("/proc/self/exe")
         .arg0(PROBE)
         .arg("probe")
         .arg(limit.as_millis().to_string())
@@ -81,19 +88,58 @@ pub fn probe(
         .env_clear()
         .env(PROBING, confinement.to_text())
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0)
-        .output()
+        .spawn()
         .map_err(|error| unable(&error.to_string()))?;
-    let answer = output.stdout.as_slice();
-    if answer == LOADED {
-        return Ok(());
+    let answer = answer_within(&mut child, limit + GRACE);
+    if answer.is_none() {
+        // The plugin keeps the one in the middle from answering; that is still there to collect what
+        // is killed.
+        descendants::kill_all(Pid::from_raw(child.id().cast_signed()), GRACE);
+        let _ = child.kill();
     }
-    match answer.strip_prefix(REFUSED) {
-        Some(reason) => {
-            let reason = OsStr::from_bytes(reason).to_string_lossy();
-            Err(PluginError::new(named, reason))
-        }
-        None => Err(unable(&format!("the probe ended with {}", output.status))),
+    let status = child.wait().map_err(|error| unable(&error.to_string()))?;
+    match answer.as_deref() {
+        None => Err(PluginError::new(named, not_finished(limit))),
+        Some(LOADED) => Ok(()),
+        Some(answer) => match answer.strip_prefix(REFUSED) {
+            Some(reason) => {
+                let reason = OsStr::from_bytes(reason).to_string_lossy();
+                Err(PluginError::new(named, reason))
+            }
+            None => Err(unable(&format!("the probe ended with {status}"))),
+        },
+    }
+}
+
+/// All that a child says until it closes its stdout; `None` if the time is up.
+fn answer_within(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
+    let mut stdout = child.stdout.take()?;
+    let (say, said) = mpsc::channel();
+    thread::spawn(move || {
+        let mut answer = Vec::new();
+        let _ = stdout.read_to_end(&mut answer);
+        // Nobody may wait any more.
+        let _ = say.send(answer);
+    });
+    said.recv_timeout(limit).ok()
+}
+
+/// The reason to refuse what does not come to an end.
+pub(super) fn not_finished(limit: Duration) -> String {
+    format!("did not finish loading in {} s", limit.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_reads_as_people_write_it() {
+        let said = |milliseconds| not_finished(Duration::from_millis(milliseconds));
+        assert_eq!(said(10_000), "did not finish loading in 10 s");
+        assert_eq!(said(250), "did not finish loading in 0.25 s");
     }
 }

@@ -5,7 +5,7 @@ use super::{
     Cache,
     inspect::inspect_copy,
     load,
-    probe::{Confinement, LOADED, PROBE, PROBING, REFUSED},
+    probe::{Confinement, LOADED, PROBE, PROBING, REFUSED, not_finished},
 };
 use crate::descendants;
 use nix::{
@@ -100,10 +100,7 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
     let status = child.wait()?;
     leave_nothing();
     if !has_ended {
-        return Ok(Err(format!(
-            "did not finish loading in {}",
-            in_seconds(limit)
-        )));
+        return Ok(Err(not_finished(limit)));
     }
     // Nobody has the other ends any more, unless it could not be killed: then what is there now
     // has to do.
@@ -172,10 +169,6 @@ fn verdict_of(status: ExitStatus, said: &[u8], words: &str) -> Result<(), String
             status.code().unwrap_or_default()
         )),
     }
-}
-
-fn in_seconds(limit: Duration) -> String {
-    format!("{} s", limit.as_secs_f64())
 }
 
 /// The last line that explains something.
@@ -273,11 +266,5 @@ mod tests {
         assert_eq!(last_line(flood.as_bytes()), "the reason");
         assert_eq!(last_line(&b""[..]), "");
         assert_eq!(last_line(&b"torn \xff\xfe"[..]), "torn \u{fffd}\u{fffd}");
-    }
-
-    #[test]
-    fn a_limit_reads_as_people_write_it() {
-        assert_eq!(in_seconds(Duration::from_secs(10)), "10 s");
-        assert_eq!(in_seconds(Duration::from_millis(250)), "0.25 s");
     }
 }

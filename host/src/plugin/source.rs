@@ -19,7 +19,11 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     /// Opens it, unless it is no file, or nobody knows who wrote it.
     pub(super) fn open(named: &'a Path) -> Result<Self, PluginError> {
-        let unreadable = |error: io::Error| PluginError::new(named, why_unreadable(&error));
+        let unreadable = |error: io::Error| match error.kind() {
+            // It may be in the middle of being replaced.
+            io::ErrorKind::NotFound => PluginError::unfinished(named, ": no such file"),
+            _ => PluginError::new(named, format!("cannot be read: {error}")),
+        };
         // Before opening: that alone makes some devices do things.
         check_kind(named, &fs::metadata(named).map_err(unreadable)?)?;
         // What has become a FIFO meanwhile would block.
@@ -62,7 +66,7 @@ impl<'a> Source<'a> {
     /// them.
     fn check_permissions(&self) -> Result<(), PluginError> {
         let real = fs::canonicalize(self.named)
-            .map_err(|error| PluginError::new(self.named, why_unreadable(&error)))?;
+            .map_err(|error| PluginError::new(self.named, format!("cannot be read: {error}")))?;
         permissions::check(&real)
             .map_err(|error| PluginError::new(self.named, error.to_string()))?;
         let found = fs::symlink_metadata(&real);
@@ -75,13 +79,6 @@ impl<'a> Source<'a> {
             self.named,
             "was replaced while it was looked at: try again",
         ))
-    }
-}
-
-fn why_unreadable(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => ": no such file".to_owned(),
-        _ => format!("cannot be read: {error}"),
     }
 }
 
