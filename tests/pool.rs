@@ -193,6 +193,10 @@ fn a_worker_that_is_not_ready_in_time_is_killed_and_the_next_one_waits() {
     assert!(monitor.wait().unwrap().success());
     for worker in &ended {
         assert_eq!(worker["cause"], "start timeout", "{worker:#}");
+        assert_eq!(
+            worker["error"], "libmisbehaving.so did not finish loading",
+            "{worker:#}"
+        );
     }
     let pause = rework.database.psql(
         "select extract(epoch from max(created) - min(finished))

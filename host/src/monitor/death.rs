@@ -181,8 +181,10 @@ fn worker_end(
     killed: Option<WorkerCause>,
     fault: Option<(Cause, Option<String>)>,
 ) -> (WorkerCause, Option<String>) {
+    let loading = worker.loading.as_deref();
     if let Some(cause) = killed {
-        return (cause, fault.and_then(|(_, error)| error));
+        let hung = || loading.map(|name| format!("{name} did not finish loading"));
+        return (cause, fault.and_then(|(_, error)| error).or_else(hung));
     }
     if let Some((cause, error)) = fault {
         return (WorkerCause::Task(cause), error);
@@ -197,6 +199,10 @@ fn worker_end(
             WorkerCause::Task(Cause::Crash),
             Some(report::without_nul(reason.clone())),
         );
+    }
+    if let Some(name) = loading {
+        let error = format!("{name} {} while loading", exit.in_words());
+        return (WorkerCause::Task(Cause::Crash), Some(error));
     }
     let fault = Death {
         crash: worker.crash(),

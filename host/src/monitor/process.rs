@@ -259,6 +259,22 @@ pub(super) fn reap() -> Option<Exit> {
     })
 }
 
+impl Exit {
+    /// How it ended, after its name.
+    pub(super) fn in_words(&self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("ended the process (exit {code})"),
+            (None, Some(number)) => {
+                let name = Signal::try_from(number);
+                let name =
+                    name.map_or_else(|_| format!("signal {number}"), |name| name.to_string());
+                format!("crashed ({name})")
+            }
+            (None, None) => "ended".to_owned(),
+        }
+    }
+}
+
 /// Whether this process was started with a signal ignored; see proc_pid_status(5).
 pub(super) fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

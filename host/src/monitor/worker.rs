@@ -83,6 +83,8 @@ pub(super) struct Worker {
     pub(super) shown_task: Option<TaskId>,
     /// Whether the database has to be told something.
     pub(super) dirty: bool,
+    /// The plugin that it loads.
+    pub(super) loading: Option<String>,
     /// Why a load was refused.
     pub(super) refused: Option<String>,
     /// The last panic of the running task, and when it was heard of; perhaps it has been caught.
@@ -199,6 +201,7 @@ impl Worker {
             cpu_sample: None,
             shown_task: None,
             dirty: true,
+            loading: None,
             refused: None,
             panic: None,
             hung: false,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum ToWorker {
 /// From worker to monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
+    /// It begins to load the plugin of this name.
+    Loading(String),
     /// Every plugin is loaded.
     Ready {
         /// [`WIRE_VERSION`] of the worker.
@@ -224,7 +226,8 @@ impl FromWorker {
                     .collect()
             }
             Self::Schedule { raw_input, .. } => raw_input.iter_mut().collect(),
-            Self::Ready { .. }
+            Self::Loading(_)
+            | Self::Ready { .. }
             | Self::Refused(_)
             | Self::Panicking { .. }
             | Self::Progress { .. }

@@ -9,10 +9,9 @@ use super::{
 };
 use crate::{
     causes::chain,
-    plugin::{self, Loaded},
+    plugin,
     wire::{
-        BlockingSocket, FromWorker, Page, PluginFile, ToWorker, WIRE_VERSION, WireError, high,
-        marker::Marker,
+        BlockingSocket, FromWorker, Page, ToWorker, WIRE_VERSION, WireError, high, marker::Marker,
     },
 };
 use std::{
@@ -72,10 +71,17 @@ fn live() -> Result<(), WireError> {
     } else {
         plugins.iter().map(|plugin| plugin.path.clone()).collect()
     };
-    let loaded = match load_all(&plugins, &copies) {
-        Ok(loaded) => loaded,
-        Err(reason) => return sender.send(FromWorker::Refused(reason), Vec::new()),
-    };
+    let mut loaded = HashMap::new();
+    for (file, copy) in plugins.iter().zip(&copies) {
+        // What is loaded may end this process without a word.
+        sender.send(FromWorker::Loading(file.name.clone()), Vec::new())?;
+        match plugin::load(copy, Path::new(&file.name)) {
+            Ok(plugin) => drop(loaded.insert(file.hash.clone(), plugin)),
+            Err(error) => {
+                return sender.send(FromWorker::Refused(error.to_string()), Vec::new());
+            }
+        }
+    }
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
     crash::install(&marker, &capture, &plugins)?;
@@ -120,15 +126,6 @@ fn live() -> Result<(), WireError> {
         }
     }
     Ok(())
-}
-
-fn load_all(plugins: &[PluginFile], copies: &[PathBuf]) -> Result<HashMap<String, Loaded>, String> {
-    let load = |(file, copy): (&PluginFile, &PathBuf)| {
-        let loaded =
-            plugin::load(copy, Path::new(&file.name)).map_err(|error| error.to_string())?;
-        Ok((file.hash.clone(), loaded))
-    };
-    plugins.iter().zip(copies).map(load).collect()
 }
 
 /// Paths of plugins that came as descriptors. They stay open: a backtrace opens the path once more.
