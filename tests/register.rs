@@ -249,9 +249,11 @@ fn an_operation_of_another_plugin_is_taken_over_only_when_asked() {
     let maths = ["register-operations", other, "--domain", "maths"];
     let refusal = rework.fails(1, &maths);
     assert!(refusal.contains("operation maths/add on host"), "{refusal}");
-    assert_eq!(
-        rework.ok(&[&maths[..], &["--replace"]].concat()),
-        "registered 0 new operation (1 already known)"
+    let said = rework.ok(&[&maths[..], &["--replace"]].concat());
+    assert!(
+        said.starts_with("registered 0 new operation (1 already known)\nhello 0.1.0 (")
+            && said.contains(") → other 0.1.0 ("),
+        "{said}"
     );
     // The others stay where they were.
     let rows = rework.json(&["list-operations"]);

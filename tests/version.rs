@@ -52,14 +52,20 @@ fn a_new_version_says_what_it_changes_and_whom_it_would_refuse() {
     place(&stricter, &path);
     let difference = "changed add maths: input `b` is now required\n\
          the new inputs of add maths would refuse 2 queued tasks and 1 schedule";
-    assert_eq!(
-        rework.ok(&["register-operations", plugin, "--dry-run"]),
-        format!("would register 0 new operation (3 already known)\n{difference}")
-    );
-    assert_eq!(
-        rework.ok(&["register-operations", plugin]),
-        format!("registered 0 new operation (3 already known)\n{difference}")
-    );
+    for (verb, option) in [("would register", Some("--dry-run")), ("registered", None)] {
+        let arguments = ["register-operations", plugin].into_iter().chain(option);
+        let said = rework.ok(&arguments.collect::<Vec<_>>());
+        let (versions, changes): (Vec<&str>, Vec<&str>) =
+            said.lines().partition(|line| line.contains(" → "));
+        assert_eq!(
+            changes.join("\n"),
+            format!("{verb} 0 new operation (3 already known)\n{difference}")
+        );
+        assert!(
+            versions.len() == 1 && versions[0].starts_with("hello 0.1.0 ("),
+            "{versions:?}"
+        );
+    }
     assert_eq!(
         rework.ok(&["register-operations", plugin]),
         "registered 0 new operation (3 already known)"

@@ -33,6 +33,10 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
     ))?;
+    if !registration.replaced.is_empty() {
+        let before = registration.replaced.join(", ");
+        output::line(&format!("{before} → {}", registration.version))?;
+    }
     for change in &registration.changes {
         output::line(&change.to_string())?;
     }

@@ -171,11 +171,17 @@ impl Client {
         Ok(refused
             .into_iter()
             .map(|file| {
+                let hint = if file.reason.contains(" to the cache") {
+                    "see to the directory of the cache; the monitor tries again"
+                } else if file.reason.contains("the published plugin") {
+                    "publish it again from the host that it comes from"
+                } else {
+                    "mend the file or remove it; the monitor looks again when it changes, and after a minute"
+                };
                 Finding::problem(
                     "plugin",
                     format!("on {}: {}", file.host, file.reason),
-                    "mend the file or remove it; the monitor looks again when it changes, and after a minute"
-                        .to_owned(),
+                    hint.to_owned(),
                 )
             })
             .collect())

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::difference::Change,
+    model::{difference::Change, plugin::title},
     plugin::{self, Examined, PluginError, TrustedKey},
     store::{PackedPlugin, Placement, StoreError},
 };
@@ -41,6 +41,10 @@ pub struct Registration {
     pub new: usize,
     /// Operations that it could.
     pub known: usize,
+    /// Which version it is: `hello 0.2.0 (0123456789ab)`.
+    pub version: String,
+    /// Those that its operations came from until now, in the same way.
+    pub replaced: Vec<String>,
     /// How it differs from the version before; nothing if there was none.
     pub changes: Vec<Change>,
     /// Operations (domain, name) that the plugin no longer offers.
@@ -105,6 +109,8 @@ impl Client {
         Ok(Registration {
             new: registered.new,
             known: registered.known,
+            version: title(&plugin.name, &plugin.version, &plugin.hash),
+            replaced: registered.replaced,
             changes,
             retired: registered.retired,
             published: packed.as_ref().map(PackedPlugin::size),

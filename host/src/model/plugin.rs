@@ -89,6 +89,11 @@ pub fn build_warnings(panic: &str) -> Vec<String> {
     aborts.then(|| warning.to_owned()).into_iter().collect()
 }
 
+/// A version of a plugin, for people: `hello 0.1.0 (0123456789ab)`.
+pub fn title(name: &str, version: &str, hash: &str) -> String {
+    format!("{name} {version} ({})", short_hash(hash))
+}
+
 /// The start of a hash, enough for people to tell versions apart.
 pub fn short_hash(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)

@@ -285,6 +285,11 @@ impl Supervisor {
             self.monitor,
             self.options.host
         );
+        if self.worker_user.is_none() && nix::unistd::geteuid().is_root() {
+            tracing::info!(
+                "workers run as root: a plugin may do anything here; --worker-user prevents that"
+            );
+        }
         self.listen_to_signals()?;
         self.listen_to_database();
         self.refresh_catalog();

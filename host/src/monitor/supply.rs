@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::plugin::short_hash,
-    plugin::{Cache, Verdict},
+    plugin::{Cache, Verdict, without_path},
     store::{CatalogRow, Offer, Store, StoreError},
     wire::PluginFile,
 };
@@ -435,10 +435,14 @@ async fn unpack(
     };
     let staged = tokio::task::spawn_blocking(move || {
         let signature = published.signature.clone();
+        let title = published.title();
         let bytes = published.unpack()?;
-        cache
-            .stage(&bytes, signature.as_deref())
-            .map_err(|error| format!("a fetched plugin could not be written: {error}"))
+        cache.stage(&bytes, signature.as_deref()).map_err(|error| {
+            format!(
+                "{title} could not be copied to the cache: {}",
+                without_path(&error)
+            )
+        })
     });
     Ok(staged
         .await

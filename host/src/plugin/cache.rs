@@ -240,7 +240,17 @@ impl Incoming {
 }
 
 fn cannot_copy(file: &Path, error: &io::Error) -> PluginError {
-    PluginError::new(file, format!("could not be copied to the cache: {error}"))
+    let why = without_path(error);
+    PluginError::new(file, format!("could not be copied to the cache: {why}"))
+}
+
+/// What went wrong with a temporary file, without its name, which is another one each time.
+pub fn without_path(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" at path ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Reads a file to its end, and answers its SHA-256.
@@ -309,6 +319,15 @@ mod tests {
             refusal.starts_with("could not be copied to the cache: refused: other users can write"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_alike_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = Cache::at(directory.path().join("none"));
+        let told = [(); 2].map(|()| without_path(&missing.new_file(INCOMING).unwrap_err()));
+        assert_eq!(told[0], told[1]);
+        assert!(told[0].starts_with("No such file"), "{}", told[0]);
     }
 
     #[test]

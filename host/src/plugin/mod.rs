@@ -19,7 +19,7 @@ mod source;
 mod stamp;
 mod whole;
 
-pub use cache::{Cache, Cached, Incoming};
+pub use cache::{Cache, Cached, Incoming, without_path};
 pub use error::PluginError;
 pub use examine::{
     Demands, Examination, Examined, Verdict, check, child as examine_child, examine,

@@ -67,15 +67,19 @@ impl TrustedKey {
                 ),
             )
         })?;
-        self.key.verify(content, &signature, true).map_err(|error| {
-            let fault = match error {
-                minisign_verify::Error::UnexpectedKeyId => {
-                    "is signed by another key than the one that is trusted here"
-                }
-                _ => "was changed after it was signed",
-            };
-            PluginError::new(named, format!("{fault}; {REMEDY}"))
-        })
+        self.key
+            .verify(content, &signature, true)
+            .map_err(|error| match error {
+                minisign_verify::Error::UnexpectedKeyId => PluginError::new(
+                    named,
+                    format!("is signed by another key than the one that is trusted here; {REMEDY}"),
+                ),
+                // The signature of the version before, perhaps, and the other one is on its way.
+                _ => PluginError::unfinished(
+                    named,
+                    format!("was changed after it was signed, or its signature was; {REMEDY}"),
+                ),
+            })
     }
 }
 
@@ -119,6 +123,36 @@ fn read_small(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stale_signature_may_be_followed_by_the_right_one() {
+        let ours = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+        let theirs = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+        let trusted = TrustedKey::read(&ours.pk.to_base64()).unwrap();
+        let check = |key: &minisign::KeyPair, content: &[u8]| {
+            let signature = minisign::sign(None, &key.sk, content, None, None).unwrap();
+            let signature = signature.into_string();
+            trusted.check(b"second", Some(&signature), Path::new("x.so"))
+        };
+        assert_eq!(check(&ours, b"second"), Ok(()));
+        let stale = check(&ours, b"first").unwrap_err();
+        assert!(
+            stale.unfinished && stale.reason.starts_with("was changed after"),
+            "{stale}"
+        );
+        let foreign = check(&theirs, b"second").unwrap_err();
+        assert!(
+            !foreign.unfinished && foreign.reason.contains("another key"),
+            "{foreign}"
+        );
+        let none = trusted
+            .check(b"second", None, Path::new("x.so"))
+            .unwrap_err();
+        assert!(
+            none.unfinished && none.reason.starts_with("is not signed"),
+            "{none}"
+        );
+    }
 
     #[test]
     fn a_key_is_a_short_text() {

@@ -5,7 +5,10 @@ use super::{
     error::Result,
     plugin::{deploy, lock_deployments},
 };
-use crate::model::{input::sha256, plugin::short_hash};
+use crate::model::{
+    input::sha256,
+    plugin::{short_hash, title},
+};
 use miniz_oxide::{deflate::compress_to_vec, inflate::decompress_to_vec_with_limit};
 use sqlx::{Connection, PgConnection};
 
@@ -52,22 +55,24 @@ impl Offer {
 
     /// How messages call it.
     pub fn title(&self) -> String {
-        title(&self.name, &self.version, &self.hash)
+        published(&self.name, &self.version, &self.hash)
     }
 }
 
-fn title(name: &str, version: &str, hash: &str) -> String {
-    format!(
-        "the published plugin {name} {version} ({})",
-        short_hash(hash)
-    )
+fn published(name: &str, version: &str, hash: &str) -> String {
+    format!("the published plugin {}", title(name, version, hash))
 }
 
 impl PublishedPlugin {
+    /// How messages call it.
+    pub fn title(&self) -> String {
+        published(&self.name, &self.version, &self.hash)
+    }
+
     /// The bytes as they were published; otherwise what is wrong with them. Takes a while: not for
     /// an event loop.
     pub fn unpack(self) -> std::result::Result<Vec<u8>, String> {
-        let title = title(&self.name, &self.version, &self.hash);
+        let title = self.title();
         let bytes = decompress_to_vec_with_limit(&self.compressed, self.size as usize)
             .map_err(|_| format!("{title} is damaged: its bytes in the database were changed"))?;
         let found = sha256(&bytes);

@@ -1,7 +1,7 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
 use super::{PackedPlugin, Store, StoreError, error::Result};
-use crate::model::plugin::{NewOperation, NewPlugin};
+use crate::model::plugin::{NewOperation, NewPlugin, title};
 use sqlx::{Connection, PgConnection};
 
 /// Where to register a plugin, and how.
@@ -31,6 +31,8 @@ pub struct Registered {
     pub taken_over: Vec<String>,
     /// Operations (domain, name) that the file at this path no longer offers here.
     pub retired: Vec<(String, String)>,
+    /// The versions that they came from until now, if they were others: `hello 0.1.0 (0123456789ab)`.
+    pub replaced: Vec<String>,
 }
 
 impl Store {
@@ -58,6 +60,7 @@ impl Store {
         }
         let mut registered = Registered {
             taken_over: foreign.iter().map(|one| one.taken_over()).collect(),
+            replaced: versions_before(&mut transaction, plugin, &placement.host).await?,
             ..Registered::default()
         };
         let mut kept = Vec::new();
@@ -168,6 +171,38 @@ async fn deployed_elsewhere(
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+/// Which other versions a host has a plugin's operations from.
+async fn versions_before(
+    connection: &mut PgConnection,
+    plugin: &NewPlugin,
+    host: &str,
+) -> Result<Vec<String>> {
+    let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
+        plugin.operations.iter().map(word).cloned().collect()
+    };
+    let (domains, names) = (of(|one| &one.domain), of(|one| &one.name));
+    let rows = sqlx::query!(
+        "select distinct p.name, p.version, p.hash
+           from unnest($1::text[], $2::text[]) as wanted (domain, name)
+           join rework.operation o on o.domain = wanted.domain and o.name = wanted.name
+           join rework.deployment d on d.operation = o.id and d.retired is null
+           join rework.plugin_operation v on v.id = d.plugin_operation
+           join rework.plugin p on p.id = v.plugin
+          where d.host = $3 and p.hash <> $4
+          order by p.name, p.version, p.hash",
+        &domains,
+        &names,
+        host,
+        plugin.hash
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .iter()
+        .map(|row| title(&row.name, &row.version, &row.hash))
+        .collect())
 }
 
 /// Another plugin is not taken the place of by accident.
