@@ -78,7 +78,7 @@ pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
     Ok(())
 }
 
-/// Says so if there is nothing to show because nothing is called that: perhaps it is mistyped.
+/// Says so if nothing is called that, for whoever has found nothing: perhaps it is mistyped.
 pub(super) async fn note_unknown(
     client: &Client,
     domain: Option<&str>,

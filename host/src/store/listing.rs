@@ -1,5 +1,5 @@
-//! The listing of tasks: the newest that fit, page by page, in one query that costs the same
-//! whatever has been queued and has ended.
+//! The listing of tasks: the newest that fit, page by page, in one query. It reads what it shows; for an
+//! end that hardly any task has come to, all of them.
 
 use super::{Store, error::Result};
 use crate::model::{TaskId, task::TaskState};
