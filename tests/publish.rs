@@ -3,7 +3,7 @@
 
 use crate::{
     drop_in::current,
-    harness::{Rework, hello, hello_version, place, until},
+    harness::{Rework, hello, hello_version, place, report, until},
 };
 use minisign::KeyPair;
 use serde_json::Value;
@@ -131,6 +131,37 @@ fn what_cannot_be_published_is_not_registered_either() {
     );
     assert_eq!(rework.ok(&["list-operations"]), "");
     assert_eq!(rework.ok(&["list-plugins"]), "");
+}
+
+/// However long an upload takes, it holds nobody up.
+#[test]
+fn a_slow_upload_waits_alone() {
+    let rework = Rework::new();
+    rework.database.psql(
+        "create function is_slow() returns trigger language plpgsql
+             as $$ begin perform pg_sleep(6); return new; end $$;
+         create trigger t before insert on rework.plugin_content_chunk
+             for each row execute function is_slow()",
+    );
+    let mut slow = rework
+        .command(&["register-operations", "--publish"])
+        .arg(hello())
+        .spawn()
+        .unwrap();
+    until(
+        "the upload",
+        || {
+            rework.database.psql(
+                "select count(*) from pg_stat_activity
+                  where datname = current_database() and wait_event = 'PgSleep'",
+            )
+        },
+        |count| count == "1",
+    );
+    rework.ok(&["register-operations", report().to_str().unwrap()]);
+    assert!(slow.try_wait().unwrap().is_none(), "it was not waited for");
+    assert!(slow.wait().unwrap().success());
+    assert_eq!(rework.ok(&["list-operations"]).lines().count(), 4);
 }
 
 fn refused(rework: &Rework) -> Vec<String> {

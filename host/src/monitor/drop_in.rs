@@ -36,7 +36,7 @@ use std::{
     rc::Rc,
     time::{Duration, Instant},
 };
-use tokio::io::Interest;
+use tokio::{io::Interest, sync::Semaphore};
 
 /// The periodic look.
 const SCAN_EVERY: Duration = Duration::from_secs(1);
@@ -87,6 +87,8 @@ pub(super) struct DropIn {
     files: HashMap<PathBuf, File>,
     unreadable: BTreeMap<PathBuf, String>,
     watch: Option<Rc<Inotify>>,
+    /// Whose registration is under way.
+    turn: Rc<Semaphore>,
     /// Whether the database has said what earlier monitors knew.
     is_known: bool,
     asking_known: bool,
@@ -103,6 +105,7 @@ impl DropIn {
             files: HashMap::new(),
             unreadable: BTreeMap::new(),
             watch: None,
+            turn: Rc::new(Semaphore::new(1)),
             is_known: false,
             asking_known: false,
             scanning: false,
@@ -231,6 +234,9 @@ impl Supervisor {
         }
         let (whole, gone) = self.drop_in.due(now);
         for (path, stamp) in whole {
+            if let Some(file) = self.drop_in.files.get_mut(&path) {
+                file.tried = now;
+            }
             if !is_text(&path) {
                 self.refuse_file(
                     &path,
@@ -243,7 +249,6 @@ impl Supervisor {
             }
             if let Some(file) = self.drop_in.files.get_mut(&path) {
                 file.state = State::Examining(stamp);
-                file.tried = now;
             }
         }
         for path in gone {
@@ -347,10 +352,8 @@ impl Supervisor {
         }
         for (directory, reason) in self.drop_in.take(scan, now) {
             let words = reason.map(|reason| {
-                format!(
-                    "drop-in directory {} cannot be read, what it offered stays: {reason}",
-                    printable(&directory.to_string_lossy())
-                )
+                let directory = printable(&directory.to_string_lossy());
+                format!("drop-in directory {directory} {reason}")
             });
             if let Some(words) = &words {
                 tracing::error!("{words}");
@@ -440,8 +443,11 @@ impl Supervisor {
         let is_new = file.hash.is_none();
         let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
         let (path, name) = (path.to_owned(), path.to_string_lossy().into_owned());
+        let turn = Rc::clone(&self.drop_in.turn);
         self.ask_plugins(
             async move {
+                // One connection may wait for the registrations of others, the rest has other work.
+                let _turn = turn.acquire().await;
                 store
                     .drop_in_register(monitor, &plugin, &host, &name, is_new)
                     .await
@@ -477,7 +483,8 @@ impl Supervisor {
         }
         file.hash = Some(outcome.hash.clone());
         file.refused = None;
-        let (path, hash) = (path.display(), short_hash(&outcome.hash));
+        let path = printable(&path.to_string_lossy());
+        let hash = short_hash(&outcome.hash);
         let Some(registered) = &outcome.registered else {
             tracing::info!("{path} ({hash}) was rolled back: it stays so until the file changes");
             return;
@@ -538,7 +545,7 @@ impl Supervisor {
         if had_content || retired > 0 {
             tracing::info!(
                 "{} is gone: retired {} operations, their tasks and schedules stay",
-                path.display(),
+                printable(&path.to_string_lossy()),
                 retired
             );
         }

@@ -1,7 +1,7 @@
 //! What lies in the drop-in directories at one moment.
 
 use crate::{
-    model::word::word,
+    model::word::{is_active, word},
     plugin::{FileStamp, signature_path},
 };
 use std::{
@@ -9,6 +9,7 @@ use std::{
     ffi::OsStr,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -29,7 +30,7 @@ pub(super) struct Scan {
     pub(super) files: BTreeMap<PathBuf, (Option<String>, Stamp)>,
     /// Directories that could be read, to be watched.
     pub(super) directories: Vec<PathBuf>,
-    /// Those that could not, and why: what is in them is not taken to be gone.
+    /// Those that are not looked into, and why: what is in them is not taken to be gone.
     pub(super) unreadable: BTreeMap<PathBuf, String>,
 }
 
@@ -60,7 +61,7 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
         Ok(entries) => entries,
         Err(error) => {
             scan.unreadable
-                .insert(directory.to_owned(), error.to_string());
+                .insert(directory.to_owned(), unreadable(&error));
             return;
         }
     };
@@ -72,7 +73,7 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
             // Half a listing says nothing about the other half.
             Err(error) => {
                 scan.unreadable
-                    .insert(directory.to_owned(), error.to_string());
+                    .insert(directory.to_owned(), unreadable(&error));
                 return;
             }
         };
@@ -101,15 +102,20 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
             match name.to_str().map(word) {
                 Some(Ok(name)) => scan_directory(&path, Some(&name), scan),
                 Some(Err(error)) => {
-                    let reason = format!("its name is a domain, so {error}");
+                    let reason = format!("is left alone: its name is a domain, so {error}");
                     scan.unreadable.insert(path, reason);
                 }
                 None => {
-                    scan.unreadable.insert(path, NOT_TEXT.to_owned());
+                    scan.unreadable
+                        .insert(path, format!("is left alone: {NOT_TEXT}"));
                 }
             }
         }
     }
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read, what it offered stays: {error}")
 }
 
 /// What changes when the owner or the permissions of a directory do, or of one above it.
@@ -131,5 +137,5 @@ pub(super) const NOT_TEXT: &str =
 /// be printed in a line.
 pub(super) fn is_text(path: &Path) -> bool {
     let path = path.to_string_lossy();
-    !path.contains(|c: char| c == char::REPLACEMENT_CHARACTER || c.is_control())
+    !path.contains(|c: char| c == char::REPLACEMENT_CHARACTER || is_active(c))
 }

@@ -47,16 +47,17 @@ impl Store {
         let Placement { host, path, .. } = placement;
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
+        // What takes long comes first: whoever waits for the lock keeps a connection.
+        let plugin_id = plugin_save(&mut transaction, plugin).await?;
+        if let Some(packed) = packed {
+            packed.save(&mut transaction, plugin_id).await?;
+        }
         lock_deployments(&mut transaction).await?;
         let elsewhere = deployed_elsewhere(&mut transaction, plugin, placement).await?;
         let foreign = elsewhere.iter().filter(|one| one.plugin != plugin.name);
         let foreign: Vec<&Elsewhere> = foreign.collect();
         if !foreign.is_empty() && !placement.replace {
             return Err(comes_from_another(&foreign, host));
-        }
-        let plugin_id = plugin_save(&mut transaction, plugin).await?;
-        if let Some(packed) = packed {
-            packed.save(&mut transaction, plugin_id).await?;
         }
         let mut registered = Registered {
             taken_over: foreign.iter().map(|one| one.taken_over()).collect(),
