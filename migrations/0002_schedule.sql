@@ -25,7 +25,8 @@ begin
         raise exception 'operation `%` exists in several domains: %', name, array_to_string(candidates.domains, ', ')
             using errcode = 'RW002', hint = 'name one with --domain (in SQL: domain => ''…'')';
     end if;
-    select array_agg(distinct o.domain order by o.domain) as domains, array_agg(distinct d.host order by d.host) as hosts
+    select array_agg(distinct o.domain order by o.domain) as domains,
+           array_agg(distinct d.host order by d.host) as hosts
       into candidates
       from rework.operation o
       join rework.deployment d on d.operation = o.id and d.retired is null
@@ -105,13 +106,16 @@ $$;
 -- The content of a file given in JSON: a string's UTF-8 bytes, or {"base64": "…"}. Null: it is none.
 create function rework.file_content(value jsonb)
 returns bytea
-language plpgsql immutable
+language plpgsql stable
 as $$
 begin
     if jsonb_typeof(value) = 'string' then
         return convert_to(value #>> '{}', 'UTF8');
-    elsif jsonb_typeof(value->'base64') = 'string' and value - 'base64' = '{}' then
-        return decode(value->>'base64', 'base64');
+    elsif jsonb_typeof(value) = 'object' and jsonb_typeof(value->'base64') = 'string' then
+        -- (The server would take line breaks.)
+        if value - 'base64' = '{}' and value->>'base64' !~ '\s' then
+            return decode(value->>'base64', 'base64');
+        end if;
     end if;
     return null;
 exception when invalid_parameter_value then
@@ -142,7 +146,9 @@ begin
             if given <> wanted then return format('must be a %s, not %s', wanted, given_kind); end if;
         when 'file' then
             if rework.file_content(value) is not null then return null; end if;
-            if jsonb_typeof(value->'base64') = 'string' then return 'is not base64'; end if;
+            if given = 'object' and jsonb_typeof(value->'base64') = 'string' then
+                if value - 'base64' = '{}' then return 'is not base64'; end if;
+            end if;
             return format('must be a string or {"base64": "…"}, not %s', given_kind);
         when 'datetime' then
             if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
@@ -150,7 +156,8 @@ begin
         when 'moment' then
             if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then
-                return format('must be a datetime in SQL, not the expression `%s`: use `rework schedule` or the Rust client for moment expressions', said);
+                return format('must be a datetime in SQL, not the expression `%s`: use `rework schedule` or '
+                              'the Rust client for moment expressions', said);
             end if;
         else
             return format('has the unknown type `%s`', wanted);
@@ -200,10 +207,11 @@ begin
         elsif value is null then
             complete := complete - field;
             continue;
-        elsif stored and spec->>'type' = 'file' then
+        elsif stored and spec->>'type' = 'file' and value ?& '{bytes, sha256}' then
             continue;
         end if;
-        fault := rework.input_fault(spec, value);
+        fault := case when stored and spec->>'type' = 'file' then 'is not stored as a file'
+                      else rework.input_fault(spec, value) end;
         if fault is not null then
             raise exception 'input `%` of `%` %', field, operation_name, fault
                 using errcode = 'RW003';
@@ -232,12 +240,7 @@ declare
 begin
     for field in select s->>'name' from jsonb_array_elements(specs) s where s->>'type' = 'file' loop
         bytes := rework.file_content(input->field);
-        -- A task that is known by its key has contents of its own.
-        if bytes is null or exists (select from rework.task_file f
-                                       where f.task = input_files_save.task and f.direction = 'input'
-                                         and f.name = field) then
-            continue;
-        end if;
+        continue when bytes is null;
         insert into rework.task_file (task, direction, name, size, sha256)
         values (input_files_save.task, 'input', field, length(bytes), encode(sha256(bytes), 'hex'))
         returning id into file_id;
@@ -313,18 +316,17 @@ begin
 end
 $$;
 
--- Queues a task of a known operation, its input already checked.
+-- Queues a task of a known operation, its input already checked; answers the task, and whether it is a
+-- new one, not one that was known by the key.
 create function rework.task_enqueue(
     operation int, host text, input_encoding text, input jsonb, input_raw bytea, metadata jsonb,
     priority int, run_at timestamptz, key text, max_attempts int, schedule bigint default null,
-    accepts text default null)
-returns bigint
+    accepts text default null, out task_id bigint, out is_new boolean)
 language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
     lane_id int;
-    task_id bigint;
     due timestamptz := coalesce(run_at, clock_timestamp());
 begin
     perform rework.task_check(priority, max_attempts, metadata);
@@ -342,9 +344,10 @@ begin
             task_enqueue.metadata, task_enqueue.input_encoding, task_enqueue.input, task_enqueue.input_raw)
     on conflict (key) where t.key is not null do nothing
     returning t.id into task_id;
-    if task_id is null then
+    is_new := task_id is not null;
+    if not is_new then
         select t.id into task_id from rework.task t where t.key = task_enqueue.key;
-        return task_id;
+        return;
     end if;
     if due > clock_timestamp() then
         insert into rework.delayed (run_at, id, lane, rank)
@@ -354,7 +357,6 @@ begin
         values (lane_id, -coalesce(task_enqueue.priority, 0), task_id);
     end if;
     perform rework.ready_tell();
-    return task_id;
 end
 $$;
 
@@ -418,7 +420,7 @@ declare
     version record;
     attempts int;
     complete jsonb;
-    task_id bigint;
+    queued record;
     accepted_by jsonb;
     is_accepted boolean := false;
     accepts text;
@@ -453,7 +455,8 @@ begin
                 attempts := version.max_attempts;
                 -- A newer version has refused it.
                 accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
-            elsif rework.input_complete(schedule.operation, version.inputs, complete, true) is distinct from complete then
+            elsif complete is distinct from
+                  rework.input_complete(schedule.operation, version.inputs, complete, true) then
                 accepts := rework.inputs_digest(accepted_by);
             end if;
         exception when sqlstate 'RW003' then
@@ -469,12 +472,12 @@ begin
     elsif not is_accepted then
         raise exception '%', refusal using errcode = 'RW003';
     end if;
-    task_id := rework.task_enqueue(
+    queued := rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
         coalesce(priority, 0), run_at, key, coalesce(schedule.max_attempts, attempts), null, accepts);
-    if accepted_by @> '[{"type": "file"}]' then
-        perform rework.input_files_save(task_id, accepted_by, input);
+    if queued.is_new and accepted_by @> '[{"type": "file"}]' then
+        perform rework.input_files_save(queued.task_id, accepted_by, input);
     end if;
-    return task_id;
+    return queued.task_id;
 end
 $$;

@@ -96,7 +96,8 @@ begin
     update rework.task
        set status = 'queued', outcome = null, cause = null, error = null, location = null, backtrace = null,
            exit_code = null, signal = null, peak_memory = null, cpu_seconds = null, token = null, worker = null,
-           plugin_operation = null, run_at = least(run_at, clock_timestamp()), started = null, finished = null, progress = null, progress_message = null,
+           plugin_operation = null, run_at = least(run_at, clock_timestamp()), started = null, finished = null,
+           progress = null, progress_message = null,
            output_encoding = null, output = null, output_raw = null,
            max_attempts = greatest(max_attempts, attempt + 1)
      where task.id = t.id;

@@ -504,7 +504,11 @@ fn files_are_given_in_sql_as_elsewhere() {
             r#"'{"bytes": 3, "sha256": "00"}'::jsonb"#,
             "must be a string or",
         ),
-        (r#"'{"base64": "aMOp", "more": 1}'::jsonb"#, "is not base64"),
+        (
+            r#"'{"base64": "aMOp", "more": 1}'::jsonb"#,
+            "must be a string or",
+        ),
+        (r#"'{"base64": "aM\\nOp"}'::jsonb"#, "is not base64"),
     ] {
         let refusal = rework.database.psql_error(&schedule(file));
         assert!(refusal.contains(fault), "{refusal}");
@@ -515,6 +519,54 @@ fn files_are_given_in_sql_as_elsewhere() {
     let _monitor = rework.monitor(&["--all-domains"]);
     let task = rework.wait(&id, &["done", "failed"]);
     assert_eq!(task["output"]["a file.txt"]["bytes"], 3_000_000, "{task:#}");
+}
+
+/// What a key stands for keeps its own input, whatever comes with the key again.
+#[test]
+fn files_do_not_get_to_a_task_that_is_known_by_its_key() {
+    let rework = Rework::with_plugins(&[hello(), report()]);
+    let known = rework.schedule(&["noop", "--key", "k"]);
+    let again = rework
+        .database
+        .psql("select rework.schedule('word_frequencies', '{\"text\": \"abc\"}', key => 'k')");
+    let input = r#"{"text": "abc"}"#;
+    let through = rework.schedule(&["word_frequencies", "--key", "k", "--input", input]);
+    assert_eq!((&again, &through), (&known, &known));
+    let files = rework
+        .database
+        .psql("select count(*) from rework.task_file");
+    assert_eq!(files, "0");
+}
+
+/// While versions are deployed that do not agree on what is a file, a task runs where its input fits.
+#[test]
+fn a_text_is_no_stored_file_of_another_version() {
+    let rework = Rework::with_plugins(&[report()]);
+    rework.database.psql(
+        r#"insert into rework.plugin (hash, name, version, sdk, abi, rustc, target, panic, size)
+           select repeat('ab', 32), name, '9.0.0', sdk, abi, rustc, target, panic, size from rework.plugin;
+           insert into rework.plugin_operation (plugin, name, domain, inputs)
+           select (select max(id) from rework.plugin), name, domain,
+                  replace(inputs::text, '"file"', '"string"')::jsonb
+             from rework.plugin_operation;
+           insert into rework.deployment (operation, host, plugin_operation, path)
+           select operation, 'elsewhere', (select max(id) from rework.plugin_operation), path
+             from rework.deployment"#,
+    );
+    let input = r#"{"text": "abc"}"#;
+    let ids = [
+        rework.schedule(&["word_frequencies", "--input", input]),
+        rework.database.psql(&format!(
+            "select rework.schedule('word_frequencies', '{input}')"
+        )),
+    ];
+    let accepts = ids.map(|id| {
+        rework.database.psql(&format!(
+            "select l.accepts from rework.task t join rework.lane l on l.id = t.lane where t.id = {id}"
+        ))
+    });
+    assert_eq!(accepts[0], accepts[1]);
+    assert_ne!(accepts[0], "", "not every version takes it");
 }
 
 /// An expression means nothing to the database, also as a default.

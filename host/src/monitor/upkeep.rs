@@ -346,7 +346,7 @@ impl Supervisor {
             async move {
                 let promoted = store.cycle_promote().await;
                 if promoted.is_ok() {
-                    store.cycle_truncate().await?;
+                    store.cycle_tidy().await?;
                 }
                 promoted
             },

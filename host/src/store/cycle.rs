@@ -553,9 +553,16 @@ impl Store {
         Ok((row.count, row.next_seconds.map(Duration::from_secs_f64)))
     }
 
-    /// Truncates the half of the queue that is not current, if it has grown and is empty. Mere
-    /// housekeeping: it gives up at once when somebody is in the way.
-    pub async fn cycle_truncate(&self) -> Result<bool> {
+    /// Mere housekeeping. Truncates the half of the queue that is not current, if it has grown and is
+    /// empty, and gives up at once when somebody is in the way. Forgets aborts that were asked for in
+    /// the moment of the end: the report of that could not see them.
+    pub async fn cycle_tidy(&self) -> Result<bool> {
+        sqlx::query!(
+            "delete from rework.abort_request a using rework.task t
+              where t.id = a.task and t.status = 'done'"
+        )
+        .execute(&self.pool)
+        .await?;
         let truncated = sqlx::query_scalar!(r#"select rework.ready_truncate() as "truncated!""#)
             .fetch_one(&self.pool)
             .await?;

@@ -83,8 +83,9 @@ impl Store {
         operation: OperationId,
         task: &Enqueue,
     ) -> Result<TaskId> {
-        let id = sqlx::query_scalar!(
-            r#"select rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) as "id!""#,
+        let queued = sqlx::query!(
+            r#"select task_id as "id!", is_new as "is_new!"
+                 from rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
             operation.0,
             task.host.as_deref(),
             task.encoding(),
@@ -100,23 +101,13 @@ impl Store {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let id = TaskId(id);
+        let id = TaskId(queued.id);
         let files = task.contents();
-        if !files.is_empty() && self.file_count_in(connection, id).await? == 0 {
+        // One that is known by its key has an input of its own.
+        if queued.is_new && !files.is_empty() {
             self.file_save(connection, id, "input", &files).await?;
         }
         Ok(id)
-    }
-
-    /// Input files that a task has already: those of a known key are not replaced.
-    async fn file_count_in(&self, connection: &mut PgConnection, task: TaskId) -> Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from rework.task_file where task = $1 and direction = 'input'"#,
-            task.0
-        )
-        .fetch_one(connection)
-        .await?;
-        Ok(count)
     }
 
     /// Queues many tasks, in this order, in the caller's transaction; those without keys that follow
@@ -184,7 +175,7 @@ impl Store {
         count: u32,
     ) -> Result<Vec<i64>> {
         let ids = sqlx::query_scalar!(
-            r#"select rework.task_enqueue($1, null, null, null, null, null, 0, null, null, 1) as "id!"
+            r#"select (rework.task_enqueue($1, null, null, null, null, null, 0, null, null, 1)).task_id as "id!"
                  from generate_series(1, $2)"#,
             operation.0,
             count.cast_signed()

@@ -141,9 +141,10 @@ fn fault(url: &str) -> Option<String> {
     let authority = address.split('/').next().unwrap_or_default();
     let server = authority.rsplit('@').next().unwrap_or_default();
     let port = server.rsplit(']').next().unwrap_or_default();
-    if let Some((_, port)) = port.split_once(':')
-        && !(port.is_empty() || is_port(port))
-    {
+    let misread = port
+        .split_once(':')
+        .is_some_and(|(_, port)| !(port.is_empty() || is_port(port)));
+    if misread || address[authority.len()..].contains('@') {
         return Some(
             "what stands for its port is no number from 1 to 65535; in a password, `/` is written \
              as %2F, `?` as %3F and `@` as %40"
@@ -275,6 +276,14 @@ mod tests {
             ("postgres://h/x?pooler=transaction", Some("pooler")),
             (
                 "postgres://u:sekret/sekret@h/x",
+                Some("in a password, `/` is written as %2F"),
+            ),
+            (
+                "postgres://u:12/sekret@h/x",
+                Some("in a password, `/` is written as %2F"),
+            ),
+            (
+                "postgres://u:/sekret@h/x",
                 Some("in a password, `/` is written as %2F"),
             ),
             (
