@@ -300,6 +300,25 @@ fn an_error_is_one_line_whatever_was_typed() {
     assert_eq!(complaint.lines().count(), 2, "error and hint: {complaint}");
 }
 
+/// Where it may be what is missing, and nowhere else.
+#[test]
+fn who_leaves_out_the_database_is_told_where_it_belongs() {
+    let rework = Rework::new();
+    let without = |arguments: &[&str]| {
+        let output = rework.command(arguments).env_remove("REWORK_DB").output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    let hint = "hint: DB is the first argument";
+    assert!(without(&["list-tasks"]).contains(hint));
+    for arguments in [
+        &["check-plugin"][..],
+        &["completions"],
+        &["prepare", "embedded:/nowhere", "noop"],
+    ] {
+        assert!(!without(arguments).contains(hint), "{arguments:?}");
+    }
+}
+
 /// An empty listing says so where the name may be mistyped; only beside the data.
 #[test]
 fn a_name_that_nothing_has_is_noted_where_a_listing_is_empty() {

@@ -31,9 +31,12 @@ fn status<'a>(seen: &'a Value, name: &str) -> Vec<&'a str> {
 #[test]
 fn a_monitor_survives_its_terminal_if_it_was_started_so() {
     let rework = Rework::with_plugins(&[hello()]);
-    for (trap, survives) in [("", false), ("trap '' HUP; ", true)] {
+    for (start, survives) in [
+        ("exec env --default-signal=HUP", false),
+        ("trap '' HUP; exec", true),
+    ] {
         let direct = rework.command(&["monitor"]);
-        let script = format!("{trap}exec {} monitor", direct.get_program().display());
+        let script = format!("{start} {} monitor", direct.get_program().display());
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", &script]).current_dir(rework.directory());
         shell.envs(

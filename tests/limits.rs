@@ -134,7 +134,7 @@ fn a_task_is_not_charged_for_the_one_before() {
 fn a_timeout_counts_from_the_start() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
-    let input = json!({"mode": "hang", "seconds": 2.0}).to_string();
+    let input = json!({"mode": "hang", "seconds": 4.0}).to_string();
     rework.schedule(&["misbehave", "--input", &input]);
     let id = rework.schedule(&["hang_with_timeout"]);
     let task = rework.wait(&id, &["aborted"]);

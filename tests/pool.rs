@@ -206,6 +206,32 @@ fn a_worker_that_is_not_ready_in_time_is_killed_and_the_next_one_waits() {
     assert!(pause > 0.4, "the second came {pause} s after the first");
 }
 
+/// Which of a domain's plugins it was.
+#[test]
+fn the_plugin_that_ends_a_worker_while_it_loads_is_named() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    rework.ok(&[
+        "register-operations",
+        hello().to_str().unwrap(),
+        "--asdomain",
+        "misbehaving",
+    ]);
+    let mut command = rework.command(&["monitor", "--domain", "misbehaving"]);
+    command
+        .args(["--env", "MISBEHAVE_ON_LOAD"])
+        .env("MISBEHAVE_ON_LOAD", "exit");
+    let monitor = rework.monitor_by(command);
+    let ended = until("a dead one", || dead(&rework), |dead| !dead.is_empty());
+    let words = "libmisbehaving.so ended the process (exit 7) while loading";
+    assert_eq!(ended[0]["error"], words, "{:#}", ended[0]);
+    assert!(monitor.log().contains(words), "{}", monitor.log());
+    until(
+        "doctor to say so",
+        || rework.run(&["doctor"]).stdout,
+        |said| said.contains(words),
+    );
+}
+
 #[test]
 fn an_idle_monitor_costs_next_to_nothing() {
     let rework = Rework::with_plugins(&[hello()]);

@@ -347,7 +347,7 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     assert!(
         monitor
             .log()
-            .contains("has not heard what became of 1 task(s)"),
+            .contains("counts what it held (1 tasks) as lost"),
         "{}",
         monitor.log()
     );

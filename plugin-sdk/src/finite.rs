@@ -31,9 +31,7 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
         .map_err(|error| format!("cannot be written as JSON: {error}"))?;
     if has_null(&json) {
         check(value).map_err(|float| {
-            format!(
-                "holds {float}, which JSON cannot express: save null, text or raw bytes instead"
-            )
+            format!("holds {float}, which JSON cannot express: use null, text or raw bytes instead")
         })?;
     }
     Ok(json)

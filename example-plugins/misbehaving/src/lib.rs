@@ -113,11 +113,11 @@ fn hang_with_timeout() {
     thread::sleep(Duration::from_secs(3600));
 }
 
-/// Is told to end, after two seconds at the latest, and takes three more for it.
-#[operation(domain = "misbehaving", timeout = "2s")]
+/// Is told to end, after four seconds at the latest, and takes five more for it.
+#[operation(domain = "misbehaving", timeout = "4s")]
 fn end_late(task: &mut Task) {
     wait_for_cancel(task, Duration::from_secs(3600));
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(5));
 }
 
 /// Leaves a daemon behind, and is dead after a second.

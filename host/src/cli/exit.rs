@@ -12,8 +12,12 @@ use crate::{
     client::ClientError,
     monitor::{IdentityError, MonitorError},
 };
-use clap::error::ErrorKind;
+use anstyle::{AnsiColor, Style};
+use clap::error::{ContextKind, ErrorKind};
 use std::{ffi::OsString, io::Write, process::ExitCode};
+
+const RED: Style = AnsiColor::Red.on_default().bold();
+const CYAN: Style = AnsiColor::Cyan.on_default();
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -54,11 +58,10 @@ impl Failure {
 
     /// Prints it and answers the exit code.
     pub(super) fn report(self) -> ExitCode {
-        let red = anstyle::AnsiColor::Red.on_default().bold();
         // Nobody is left to tell that stderr is closed.
         let _ = writeln!(
             anstream::stderr(),
-            "{red}error:{red:#} {}",
+            "{RED}error:{RED:#} {}",
             one_line(&self.message)
         );
         self.hints.iter().for_each(|text| hint(text));
@@ -67,8 +70,7 @@ impl Failure {
 }
 
 fn hint(text: &str) {
-    let cyan = anstyle::AnsiColor::Cyan.on_default();
-    let _ = writeln!(anstream::stderr(), "{cyan}hint:{cyan:#} {}", one_line(text));
+    let _ = writeln!(anstream::stderr(), "{CYAN}hint:{CYAN:#} {}", one_line(text));
 }
 
 /// What `clap` says of a wrong command line, or was asked to say; the exit code.
@@ -81,10 +83,16 @@ pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
             Err(error) => Failure::from(error).report(),
         };
     }
-    let text = without_typed_breaks(error.render().ansi().to_string(), arguments);
+    let text = without_typed_breaks(error.render().to_string(), arguments);
     let text: Vec<String> = text.lines().map(presentable).collect();
-    let _ = anstream::stderr().write_all(format!("{}\n", text.join("\n")).as_bytes());
-    if error.kind() == ErrorKind::MissingRequiredArgument && std::env::var_os("REWORK_DB").is_none()
+    let text = text.join("\n");
+    let _ = match text.strip_prefix("error: ") {
+        Some(text) => writeln!(anstream::stderr(), "{RED}error:{RED:#} {text}"),
+        None => writeln!(anstream::stderr(), "{text}"),
+    };
+    let missing = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && missing.is_some_and(|missing| missing.contains("<DB>"))
     {
         hint("DB is the first argument; it may be left out if REWORK_DB names it");
     }
@@ -100,9 +108,8 @@ fn without_typed_breaks(mut message: String, arguments: &[OsString]) -> String {
                 continue;
             }
             let escaped = typed.replace('\n', "\\n").replace('\r', "\\r");
-            // Quotes, ours or clap's, or the escapes of a colour between those.
-            for (before, after) in [("'", "'"), ("`", "`"), ("m", "\x1b[")] {
-                let quoted = |text: &str| format!("{before}{text}{after}");
+            for quote in ['\'', '`'] {
+                let quoted = |text: &str| format!("{quote}{text}{quote}");
                 message = message.replace(&quoted(typed), &quoted(&escaped));
             }
         }

@@ -176,7 +176,7 @@ impl Client {
                 } else if file.reason.contains("the published plugin") {
                     "publish it again from the host that it comes from"
                 } else {
-                    "mend the file or remove it; the monitor looks again when it changes, and after a minute"
+                    "mend the file or remove it; the monitor looks again when it changes, and after a while"
                 };
                 Finding::problem(
                     "plugin",

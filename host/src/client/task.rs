@@ -255,7 +255,7 @@ impl Task {
     /// Its lines after line `after` (0: from the first), at most a thousand.
     pub async fn logs(&self, after: i64) -> Result<Vec<LogRow>> {
         let lines = self.client.log_lines(self.id, after, 1000).await?;
-        if lines.is_empty() {
+        if lines.is_empty() && after == 0 {
             // Perhaps there is no such task.
             self.state().await?;
         }

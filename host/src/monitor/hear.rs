@@ -36,7 +36,6 @@ impl Supervisor {
                 ..
             } => {
                 worker.started = Some(Utc::now());
-                worker.loading = None;
                 worker.memory = Some(resident_bytes);
                 worker.resident_before = resident_bytes;
                 worker.peak_before = peak_resident_bytes;
@@ -50,7 +49,7 @@ impl Supervisor {
                 let domain = worker.domain.clone();
                 self.pool(&domain).started();
             }
-            FromWorker::Loading(name) => worker.loading = Some(name),
+            FromWorker::Loading(name) => worker.loading = name,
             FromWorker::Refused(reason) => worker.refused = Some(reason),
             FromWorker::Finished(finished) => self.finished(id, *finished, descriptors),
             FromWorker::Panicking { slot, failure } => {

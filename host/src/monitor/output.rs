@@ -251,6 +251,8 @@ struct TaskLines {
     truncated: bool,
     closed: bool,
     lines: Vec<LogLine>,
+    /// The time of the last line that was taken, in microseconds.
+    written_until: i64,
 }
 
 impl Lines {
@@ -264,12 +266,13 @@ impl Lines {
             truncated: false,
             closed: false,
             lines: Vec::new(),
+            written_until: 0,
         };
         self.tasks.insert(task, fresh);
     }
 
     /// Keeps a line, or, past the limits, says once that it and the following are left out.
-    pub(super) fn keep(&mut self, task: TaskId, line: LogLine) {
+    pub(super) fn keep(&mut self, task: TaskId, mut line: LogLine) {
         let Some(of_task) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -278,6 +281,7 @@ impl Lines {
         }
         // A print is stamped when it is read, a record when it is made: what comes before a record is
         // no later.
+        line.0 = line.0.max(of_task.written_until);
         let later = of_task
             .lines
             .iter_mut()
@@ -315,6 +319,9 @@ impl Lines {
         }
         for (task, of_task) in &mut self.tasks {
             let lines = std::mem::take(&mut of_task.lines);
+            if let Some(last) = lines.last() {
+                of_task.written_until = last.0;
+            }
             let mut lines = lines.into_iter().peekable();
             while lines.peek().is_some() {
                 let part: Vec<LogLine> = lines.by_ref().take(CHUNK).collect();
@@ -381,20 +388,21 @@ mod tests {
         let task = TaskId(1);
         let mut lines = Lines::default();
         lines.open(task, 1, 0);
+        let line = |time| {
+            let [stream, level, text] = ["stdout", "info", "x"].map(str::to_owned);
+            LogLine(time, stream, level, None, text)
+        };
         for time in [10, 30, 40, 20, 50] {
-            lines.keep(
-                task,
-                LogLine(
-                    time,
-                    "stdout".to_owned(),
-                    "info".to_owned(),
-                    None,
-                    "x".to_owned(),
-                ),
-            );
+            lines.keep(task, line(time));
         }
         let times: Vec<i64> = lines.take()[0].lines.iter().map(|line| line.0).collect();
         assert_eq!(times, [10, 20, 20, 20, 50]);
+        lines.keep(task, line(40));
+        assert_eq!(
+            lines.take()[0].lines[0].0,
+            50,
+            "nor than what is written already"
+        );
     }
 
     #[test]

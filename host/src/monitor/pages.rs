@@ -132,8 +132,8 @@ impl Abandoned {
     }
 }
 
-/// Removes the directories that have been abandoned for longer than this: of monitors whose rows are
-/// gone nobody asks any more.
+/// Removes the directories that have been abandoned for longer than this: the next monitor of the same
+/// database has asked long ago, if there is one.
 fn sweep(parent: &Path, forgotten: Duration) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for abandoned in entries.filter_map(|entry| Abandoned::find(parent, &entry.path())) {

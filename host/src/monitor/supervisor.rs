@@ -80,8 +80,8 @@ pub enum MonitorError {
     Lost(MonitorId),
     /// It was interrupted twice, and the database did not hear in time what became of its tasks.
     #[error(
-        "monitor {monitor} has ended, but the database has not heard what became of {tasks} task(s): \
-         the next monitor of this host counts them as lost"
+        "monitor {monitor} has ended, but the database has not heard all that it had to say; the next \
+         monitor counts what it held ({tasks} tasks) as lost"
     )]
     Unheard {
         /// The monitor.

@@ -35,8 +35,8 @@ pub enum ToWorker {
 /// From worker to monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// It begins to load the plugin of this name.
-    Loading(String),
+    /// It begins to load the plugin of this name; `None`: it has loaded all of them.
+    Loading(Option<String>),
     /// Every plugin is loaded.
     Ready {
         /// [`WIRE_VERSION`] of the worker.

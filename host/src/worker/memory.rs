@@ -46,7 +46,7 @@ mod tests {
         let before = resident_bytes();
         let used = std::hint::black_box(vec![1_u8; 32 << 20]);
         assert!(resident_bytes() > before + (24 << 20));
-        assert!(peak_resident_bytes() >= resident_bytes() / 2);
+        assert!(peak_resident_bytes() > before + (24 << 20));
         assert!(data_bytes().unwrap() > 32 << 20);
         drop(used);
     }

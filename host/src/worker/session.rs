@@ -74,7 +74,7 @@ fn live() -> Result<(), WireError> {
     let mut loaded = HashMap::new();
     for (file, copy) in plugins.iter().zip(&copies) {
         // What is loaded may end this process without a word.
-        sender.send(FromWorker::Loading(file.name.clone()), Vec::new())?;
+        sender.send(FromWorker::Loading(Some(file.name.clone())), Vec::new())?;
         match plugin::load(copy, Path::new(&file.name)) {
             Ok(plugin) => drop(loaded.insert(file.hash.clone(), plugin)),
             Err(error) => {
@@ -82,6 +82,7 @@ fn live() -> Result<(), WireError> {
             }
         }
     }
+    sender.send(FromWorker::Loading(None), Vec::new())?;
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
     crash::install(&marker, &capture, &plugins)?;
