@@ -361,6 +361,75 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     assert_eq!(task["cause"], "monitor lost", "{task:#}");
 }
 
+/// What could not be written about a worker is not written beside what has become of it since.
+#[test]
+fn a_worker_that_dies_while_it_is_being_written_down_is_written_once() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&[
+        "--domain",
+        "misbehaving",
+        "--maxruns",
+        "1",
+        "--maxworkers",
+        "1",
+    ]);
+    let first = rework.misbehave("ok");
+    rework.wait(&first, &["done"]);
+    let pid_of_idle = || {
+        let rows = rework.json(&["list-workers"]);
+        let mut rows = rows.as_array().unwrap().iter();
+        let idle = rows.find(|row| row["state"] == "idle")?;
+        idle["pid"].as_i64()
+    };
+    let pid = until("its successor", pid_of_idle, Option::is_some).unwrap();
+    let pid = i32::try_from(pid).unwrap();
+    let mut locker = std::process::Command::new("psql")
+        .arg(rework.database.url())
+        .args([
+            "-c",
+            "begin; lock table rework.worker in exclusive mode; select pg_sleep(60)",
+        ])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let here = "from pg_stat_activity where datname = current_database()";
+    let blocked =
+        format!("{here} and wait_event_type = 'Lock' and query like '%into rework.worker%'");
+    let sleeping = format!("{here} and wait_event = 'PgSleep'");
+    let count = |what: &str| rework.database.psql(&format!("select count(*) {what}"));
+    until("the lock", || count(&sleeping), |count| count == "1");
+    // Long enough to be seen running.
+    let input = r#"{"mode": "hang", "seconds": 0.5}"#;
+    let id = rework.schedule(&["misbehave", "--input", input]);
+    until("a write to wait", || count(&blocked), |count| count == "1");
+    // The worker that it is about ends meanwhile, with its task.
+    until(
+        "another one in its place",
+        || rework::descendants::of(monitor.pid()),
+        |workers| !workers.is_empty() && workers.iter().all(|worker| worker.as_raw() != pid),
+    );
+    rework
+        .database
+        .psql(&format!("select pg_terminate_backend(pid) {blocked}"));
+    rework
+        .database
+        .psql(&format!("select pg_terminate_backend(pid) {sleeping}"));
+    locker.wait().unwrap();
+    until(
+        "both to be written down as dead",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.worker where cause = 'maxruns'")
+        },
+        |count| count == "2",
+    );
+    rework.wait(&id, &["done"]);
+    assert!(!monitor.log().contains("second time"), "{}", monitor.log());
+    assert_eq!(monitor.interrupt(), Some(0));
+}
+
 /// Figures are written when they change, not every second.
 #[test]
 fn an_idle_installation_writes_next_to_nothing() {

@@ -1,7 +1,7 @@
 //! The workers as the database knows them: their numbers, what they use, how they ended, and what
 //! operators ask of them.
 
-use super::{event::Event, process, supervisor::Supervisor};
+use super::{cycle::within_limit, event::Event, process, supervisor::Supervisor};
 use crate::{
     descendants::Processes,
     model::{WorkerId, worker::WorkerCause},
@@ -93,7 +93,8 @@ impl Supervisor {
         let (store, host, monitor) = (self.store.clone(), self.options.host.clone(), self.monitor);
         self.ask(
             async move {
-                let saved = store.worker_save(&host, monitor, &rows).await;
+                let save = store.worker_save(&host, monitor, &rows);
+                let saved = within_limit(&store, save).await;
                 (saved, rows)
             },
             |(saved, rows)| Event::WorkersSaved(saved, rows),
@@ -105,8 +106,11 @@ impl Supervisor {
         let Err(error) = saved else { return };
         self.upkeep.lost(&error);
         for mut row in rows {
+            let is_superseded = self.dead_workers.iter().any(|dead| dead.id == row.id);
             if let Some(worker) = self.workers.get_mut(&row.id) {
                 worker.dirty = true;
+            } else if is_superseded {
+                // It has died while this was being written, and that will be written.
             } else if !error.is_bad_data() {
                 self.dead_workers.push(row);
             } else if row.error.take().is_some() {
