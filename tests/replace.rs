@@ -76,6 +76,35 @@ fn whatever_happens_to_the_file_the_registered_version_runs_on() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+/// Not even for a moment: what is looked at is what is loaded.
+#[test]
+fn nothing_that_is_put_in_the_place_of_a_copy_ever_runs() {
+    let rework = Rework::new();
+    let file = place(&hello_version(1), &rework.directory().join("plugin.so"));
+    rework.ok(&["register-operations", file.to_str().unwrap()]);
+    let copy = cached(&rework);
+    let _monitor = rework.monitor(&["--maxruns", "1", "--maxworkers", "2"]);
+    rework
+        .database
+        .psql("select count(rework.schedule('my_first_task', '1')) from generate_series(1, 60)");
+    until(
+        "all of them to be done, whatever is put there",
+        || {
+            place(&hello_version(2), &copy);
+            rework
+                .database
+                .psql("select count(*) from rework.task where outcome = 'done'")
+        },
+        |count| count == "60",
+    );
+    let lines = "select count(*) from rework.log_line where line = ";
+    let ran = |words: &str| rework.database.psql(&format!("{lines} '{words}'"));
+    assert_eq!(
+        (ran("I am runn-01"), ran("I am runn-02")),
+        ("60".into(), "0".into())
+    );
+}
+
 /// What its owner puts in the place of a copy is not what was registered.
 #[test]
 fn a_copy_that_was_replaced_under_a_monitor_is_not_loaded() {

@@ -123,6 +123,7 @@ impl Supervisor {
                 id,
                 domain,
                 plugins: &plugins,
+                cache: &self.cache,
                 pages: self.pages.directory(),
                 environment: &self.environment,
                 user: self.worker_user.as_ref(),

@@ -121,11 +121,10 @@ impl Supply {
     /// Whether a plugin can be run.
     pub(super) fn availability(&self, cache: &Cache, row: &CatalogRow) -> Availability {
         let hash = &row.hash;
-        if let Some(path) = self.usable(cache, hash) {
+        if self.usable(cache, hash).is_some() {
             let (_, name) = row.path.rsplit_once('/').unwrap_or(("", &row.path));
             return Availability::Ready(PluginFile {
                 hash: hash.clone(),
-                path,
                 name: name.to_owned(),
             });
         }

@@ -115,6 +115,7 @@ pub(super) struct Spawn<'a> {
     pub(super) id: WorkerId,
     pub(super) domain: &'a str,
     pub(super) plugins: &'a PluginSet,
+    pub(super) cache: &'a Cache,
     pub(super) pages: &'a std::path::Path,
     pub(super) environment: &'a [(String, String)],
     pub(super) user: Option<&'a Identity>,
@@ -125,10 +126,7 @@ pub(super) struct Spawn<'a> {
 impl Worker {
     /// Starts a worker and the local tasks that carry what it says into the monitor's loop.
     pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self, WireError> {
-        let plugins = match spawn.user {
-            Some(_) => opened(spawn.plugins)?,
-            None => Vec::new(),
-        };
+        let plugins = opened(spawn.plugins, spawn.cache)?;
         let page_path = spawn.pages.join(format!("{}.page", spawn.id));
         let page = Page::create(&page_path)?;
         let (ours, theirs) = wire::socket_pair()?;
@@ -173,7 +171,6 @@ impl Worker {
             version: wire::WIRE_VERSION,
             plugins: spawn.plugins.to_vec(),
             nonce: nonce.clone(),
-            by_descriptor: spawn.user.is_some(),
             no_network: spawn.no_network,
         };
         let now = Instant::now();
@@ -506,18 +503,21 @@ impl Drop for Worker {
     }
 }
 
-/// The plugins, for a process that cannot reach their files.
-fn opened(plugins: &PluginSet) -> Result<Vec<OwnedFd>, WireError> {
+/// The plugins as they were looked at: whatever becomes of their files, and also for a process that
+/// cannot reach those.
+fn opened(plugins: &PluginSet, cache: &Cache) -> Result<Vec<OwnedFd>, WireError> {
     let failed = |source| WireError::System {
         doing: "open the plugins for a worker",
         source,
     };
     if plugins.len() > wire::MAX_DESCRIPTORS {
-        return Err(failed(std::io::Error::other("there are too many")));
+        let most = wire::MAX_DESCRIPTORS;
+        let many = format!("a domain has {most} plugins at most");
+        return Err(failed(std::io::Error::other(many)));
     }
     plugins
         .iter()
-        .map(|plugin| Ok(Cache::open_for_others(&plugin.path).map_err(failed)?.into()))
+        .map(|plugin| Ok(cache.open(&plugin.hash).map_err(failed)?.into()))
         .collect()
 }
 

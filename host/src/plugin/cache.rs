@@ -111,7 +111,7 @@ impl Cache {
     /// The content is read once, and again only when the file has changed since.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.place(hash);
-        let mut file = File::open(&path).ok()?;
+        let mut file = Self::open_for_others(&path).ok()?;
         let stamp = FileStamp::from(&file.metadata().ok()?);
         if self.verified().get(hash) == Some(&stamp) {
             return Some(path);
@@ -127,6 +127,17 @@ impl Cache {
         // Whoever has mapped it keeps what he has.
         let _ = fs::remove_file(&path);
         None
+    }
+
+    /// Opens a copy that was found, if it is still the file that it was then: who loads it by this
+    /// descriptor loads what was looked at.
+    pub fn open(&self, hash: &str) -> io::Result<File> {
+        let file = File::open(self.place(hash))?;
+        let now = FileStamp::from(&file.metadata()?);
+        if self.verified().get(hash) != Some(&now) {
+            return Err(io::Error::other("somebody has changed the cached copy"));
+        }
+        Ok(file)
     }
 
     /// Whether a copy that was found is still the file that it was then.
@@ -226,7 +237,7 @@ impl Incoming {
         }
         let path = cache.place(&hash);
         file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o500))
+            .set_permissions(fs::Permissions::from_mode(0o555))
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed)?;
         // A rename: whoever looks sees all of it or nothing, also when two do this at once.
@@ -370,9 +381,9 @@ mod tests {
         let file = directory.path().join("x.so");
         fs::write(&file, b"first").unwrap();
         let Cached { hash, path } = cache.receive(&file).unwrap().keep().unwrap();
-        assert!(cache.is_unchanged(&hash));
+        assert!(cache.is_unchanged(&hash) && cache.open(&hash).is_ok());
         damage(&path, b"fiRst");
-        assert!(!cache.is_unchanged(&hash));
+        assert!(!cache.is_unchanged(&hash) && cache.open(&hash).is_err());
         assert_eq!(cache.find(&hash), None);
         // Its file is still what it was.
         let again = cache.receive(&file).unwrap().keep().unwrap();

@@ -18,9 +18,6 @@ pub enum ToWorker {
         plugins: Vec<PluginFile>,
         /// Separates what tasks print in the output pipes; see [`crate::wire::marker`].
         nonce: String,
-        /// The plugins come as descriptors with this frame, in their order: this worker runs as
-        /// another user, who cannot reach the cache.
-        by_descriptor: bool,
         /// Whether to deny TCP to the plugins.
         no_network: bool,
     },
@@ -90,8 +87,6 @@ pub enum FromWorker {
 pub struct PluginFile {
     /// SHA-256 of the content, in hexadecimal.
     pub hash: String,
-    /// Where the cache holds it.
-    pub path: std::path::PathBuf,
     /// The name of the file that was registered, for people.
     pub name: String,
 }

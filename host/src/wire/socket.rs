@@ -23,7 +23,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// At most so many descriptors travel with one frame.
-pub const MAX_DESCRIPTORS: usize = 64;
+pub const MAX_DESCRIPTORS: usize = 253;
 
 /// A connected pair, closed when this process executes another program.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
@@ -92,11 +92,8 @@ impl Inbox {
 
 fn descriptors_to_worker(message: &mut ToWorker) -> usize {
     match message {
-        ToWorker::Hello {
-            plugins,
-            by_descriptor: true,
-            ..
-        } => plugins.len(),
+        // Each comes as a descriptor, in this order.
+        ToWorker::Hello { plugins, .. } => plugins.len(),
         other => shared(other.payloads()),
     }
 }

@@ -51,7 +51,6 @@ fn live() -> Result<(), WireError> {
             version,
             plugins,
             nonce,
-            by_descriptor,
             no_network,
         },
         descriptors,
@@ -66,11 +65,7 @@ fn live() -> Result<(), WireError> {
     if no_network && let Err(error) = network::give_up() {
         return sender.send(FromWorker::Refused(with_source(&error)), Vec::new());
     }
-    let copies = if by_descriptor {
-        keep_open(&descriptors)?
-    } else {
-        plugins.iter().map(|plugin| plugin.path.clone()).collect()
-    };
+    let copies = keep_open(descriptors)?;
     let mut loaded = HashMap::new();
     for (file, copy) in plugins.iter().zip(&copies) {
         // What is loaded may end this process without a word.
@@ -130,9 +125,9 @@ fn live() -> Result<(), WireError> {
 }
 
 /// Paths of plugins that came as descriptors. They stay open: a backtrace opens the path once more.
-fn keep_open(descriptors: &[OwnedFd]) -> Result<Vec<PathBuf>, WireError> {
+fn keep_open(descriptors: Vec<OwnedFd>) -> Result<Vec<PathBuf>, WireError> {
     descriptors
-        .iter()
+        .into_iter()
         .map(|descriptor| {
             let kept = high(descriptor)?.into_raw_fd();
             Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
