@@ -69,6 +69,25 @@ fn the_first_reason_to_end_a_task_stays_the_reason() {
     }
 }
 
+/// However it ends when it has been told to.
+#[test]
+fn a_task_that_dies_of_its_end_has_timed_out_all_the_same() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--kill-grace", "30s"]);
+    let ids = ["exit", "crash"].map(|how| {
+        let input = format!("{{\"how\": \"{how}\"}}");
+        rework.schedule(&["die_when_told", "--input", &input])
+    });
+    for id in ids {
+        let task = rework.wait(&id, &["aborted"]);
+        assert_eq!(
+            (&task["cause"], &task["error"]),
+            (&"timeout".into(), &"ran longer than 1s".into()),
+            "{task:#}"
+        );
+    }
+}
+
 #[test]
 fn aborts_and_claims_race_and_no_task_is_lost() {
     let rework = Rework::with_plugins(&[hello()]);

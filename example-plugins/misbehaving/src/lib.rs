@@ -120,6 +120,16 @@ fn end_late(task: &mut Task) {
     thread::sleep(Duration::from_secs(5));
 }
 
+/// Ends its process when it is told to end, which is after a second.
+#[operation(domain = "misbehaving", timeout = "1s")]
+fn die_when_told(task: &mut Task, how: String) {
+    wait_for_cancel(task, Duration::from_secs(3600));
+    match how.as_str() {
+        "exit" => std::process::exit(3),
+        _ => crashes::segfault(),
+    }
+}
+
 /// Leaves a daemon behind, and is dead after a second.
 #[operation(domain = "misbehaving", timeout = "1s")]
 fn daemon_with_timeout() -> Result<()> {

@@ -108,7 +108,10 @@ impl Supervisor {
         worker.see_begun(Instant::now());
         let killed = match worker.life {
             Life::Killed(cause) => Some(cause),
-            Life::Starting | Life::Ready | Life::Draining(_) => None,
+            // However it has died: it had been asked to end.
+            Life::Starting | Life::Ready | Life::Draining(_) => {
+                worker.kill_at.map(|(_, cause)| cause)
+            }
         };
         let mut fault = None;
         for (_, handed) in std::mem::take(&mut worker.handed).into_values() {
