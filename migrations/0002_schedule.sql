@@ -112,8 +112,9 @@ begin
     if jsonb_typeof(value) = 'string' then
         return convert_to(value #>> '{}', 'UTF8');
     elsif jsonb_typeof(value) = 'object' and jsonb_typeof(value->'base64') = 'string' then
-        -- (The server would take line breaks.)
-        if value - 'base64' = '{}' and value->>'base64' !~ '\s' then
+        -- (The server alone would take line breaks, more after the end, and bits that mean nothing.)
+        if value - 'base64' = '{}' and value->>'base64' ~
+           '^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$' then
             return decode(value->>'base64', 'base64');
         end if;
     end if;
@@ -149,7 +150,8 @@ begin
             if given = 'object' and jsonb_typeof(value->'base64') = 'string' then
                 if value - 'base64' = '{}' then return 'is not base64'; end if;
             end if;
-            return format('must be a string or {"base64": "…"}, not %s', given_kind);
+            return case given when 'object' then 'must be a string or {"base64": "…"}'
+                              else format('must be a string or {"base64": "…"}, not %s', given_kind) end;
         when 'datetime' then
             if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then return format('is not a datetime: `%s`', said); end if;
@@ -193,9 +195,9 @@ begin
     complete := coalesce(nullif(input, 'null'), '{}');
     for field in select key from jsonb_object_keys(complete) key loop
         if not exists (select from jsonb_array_elements(specs) s where s->>'name' = field) then
-            raise exception 'unknown input `%` of `%`', field, operation_name
-                using errcode = 'RW003', hint = format('its inputs are: %s',
-                    coalesce((select string_agg(s->>'name', ', ') from jsonb_array_elements(specs) s), 'none'));
+            raise exception 'unknown input `%` of `%` (known: %)', field, operation_name,
+                    coalesce((select string_agg(s->>'name', ', ') from jsonb_array_elements(specs) s), 'none')
+                using errcode = 'RW003';
         end if;
     end loop;
     for spec in select * from jsonb_array_elements(specs) loop

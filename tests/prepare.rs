@@ -172,6 +172,35 @@ fn a_file_in_a_schedule_is_shown_by_its_hash() {
     );
 }
 
+/// A run is for those that can run it: nobody else queues it for later.
+#[test]
+fn a_monitor_without_the_plugin_fires_nothing() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let rule = ["--rule", "* * * * * *", "--every-second"];
+    let ok = ["--input", r#"{"mode": "ok"}"#];
+    rework.ok(&[&["prepare", "misbehave"], &rule[..], &ok].concat());
+    let _elsewhere = rework.monitor(&["--all-domains", "--host", "elsewhere"]);
+    rework.ok(&[
+        "register-operations",
+        hello().to_str().unwrap(),
+        "--host",
+        "elsewhere",
+    ]);
+    rework.ok(&[&["prepare", "noop"], &rule[..]].concat());
+    let of = |name: &str| {
+        let count = format!("select count(*) from rework.task_view where operation = '{name}'");
+        rework.database.psql(&count)
+    };
+    until(
+        "two runs there",
+        || of("noop").parse::<i64>().unwrap(),
+        |count| *count >= 2,
+    );
+    assert_eq!(of("misbehave"), "0");
+    let _here = rework.monitor(&["--domain", "misbehaving"]);
+    until("a run here", || of("misbehave"), |count| count != "0");
+}
+
 #[test]
 fn the_plan_is_in_order() {
     let rework = prepared();

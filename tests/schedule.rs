@@ -509,6 +509,8 @@ fn files_are_given_in_sql_as_elsewhere() {
             "must be a string or",
         ),
         (r#"'{"base64": "aM\\nOp"}'::jsonb"#, "is not base64"),
+        (r#"'{"base64": "aGk=aGk="}'::jsonb"#, "is not base64"),
+        (r#"'{"base64": "aGl="}'::jsonb"#, "is not base64"),
     ] {
         let refusal = rework.database.psql_error(&schedule(file));
         assert!(refusal.contains(fault), "{refusal}");

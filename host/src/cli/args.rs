@@ -439,10 +439,10 @@ pub(super) struct ListTasksArgs {
     #[arg(long)]
     pub(super) operation: Option<String>,
     /// At most so many
-    #[arg(long, default_value_t = 250, value_parser = whole::<i64>(0..=i64::MAX))]
+    #[arg(long, default_value_t = 250, value_parser = whole::<i64>(0..=1 << 53))]
     pub(super) limit: i64,
     /// Only before this task, for the next page
-    #[arg(long, value_name = "ID", value_parser = whole::<i64>(0..=i64::MAX))]
+    #[arg(long, value_name = "ID", value_parser = whole::<i64>(0..=1 << 53))]
     pub(super) before: Option<i64>,
     /// Also print the backtraces of panics
     #[arg(long)]
@@ -487,7 +487,7 @@ pub(super) struct LogTaskArgs {
     #[arg(long)]
     pub(super) watch: bool,
     /// Only lines after this one
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<i64>(0..=i64::MAX))]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<i64>(0..=1 << 53))]
     pub(super) fromid: i64,
     /// Only lines of at least this level: error, warn, info, debug, trace
     #[arg(long, value_parser = level)]
@@ -555,7 +555,7 @@ pub(super) struct PrepareArgs {
     /// The operation's name
     pub(super) name: String,
     /// Cron: second, minute, hour, day of the month, month, day of the week; or without the second
-    #[arg(long, value_parser = rule)]
+    #[arg(long, allow_hyphen_values = true, value_parser = rule)]
     pub(super) rule: String,
     /// The input: an object of fields, or any JSON for an operation that declares none
     #[arg(long, value_name = "JSON", value_parser = json)]

@@ -197,8 +197,9 @@ fn content_of(value: &Value) -> Result<Vec<u8>, String> {
             let text = fields.get("base64").and_then(Value::as_str);
             let text = text.ok_or("must be a string or {\"base64\": \"…\"}")?;
             base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
-                .map_err(|error| format!("is not base64: {error}"))
+                .map_err(|_| "is not base64".to_owned())
         }
+        Value::Object(_) => Err("must be a string or {\"base64\": \"…\"}".to_owned()),
         other => Err(format!(
             "must be a string or {{\"base64\": \"…\"}}, not {}",
             kind(other)

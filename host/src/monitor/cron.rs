@@ -176,8 +176,9 @@ impl Supervisor {
             self.cron.asking = true;
             self.cron.reload_at = now + RELOAD_EVERY;
             let (store, domains) = (self.store.clone(), self.options.domains.clone());
+            let host = self.options.host.clone();
             self.ask(
-                async move { store.sched_plans(&domains).await },
+                async move { store.sched_plans(&host, &domains).await },
                 Event::Schedules,
             );
         }

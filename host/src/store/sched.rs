@@ -273,14 +273,22 @@ impl Store {
 
     /// What a monitor needs to know of the schedules of these domains (none given: of all), but for
     /// those that are paused.
-    pub async fn sched_plans(&self, domains: &[String]) -> Result<Vec<SchedulePlan>> {
+    pub async fn sched_plans(&self, host: &str, domains: &[String]) -> Result<Vec<SchedulePlan>> {
         let rows = sqlx::query_as!(
             SchedulePlan,
             "select s.id, s.rule, s.timezone, s.catch_up, s.since, s.last_run
                from rework.sched s
                join rework.operation o on o.id = s.operation
-              where not s.paused and (cardinality($1::text[]) = 0 or o.domain = any($1))",
-            domains
+              where not s.paused and (cardinality($1::text[]) = 0 or o.domain = any($1))
+                and (exists (select from rework.deployment d
+                              where d.operation = s.operation and d.retired is null
+                                and d.host = $2 and (s.host is null or s.host = $2))
+                     -- Nobody has it: that is to be found out, and shown.
+                     or not exists (select from rework.deployment d
+                                     where d.operation = s.operation and d.retired is null
+                                       and (s.host is null or d.host = s.host)))",
+            domains,
+            host
         )
         .fetch_all(&self.pool)
         .await?;
