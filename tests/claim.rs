@@ -236,7 +236,7 @@ fn large_inputs_are_fetched_when_a_worker_has_room() {
     rework.database.psql(
         "create table given as select rework.operation_resolve('echo', null, null) as id;
          insert into rework.task_file (task, direction, name, size, sha256)
-         select rework.task_enqueue(id, null, 'raw', null, null, null, 0, null, null, 1),
+         select (rework.task_enqueue(id, null, 'raw', null, null, null, 0, null, null, 1)).task_id,
                 'input', '', 8 * 1048576, '' from given, generate_series(1, 60);
          insert into rework.task_file_chunk
          select f.id, n, decode(repeat('ab', 1048576), 'hex')
