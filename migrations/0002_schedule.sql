@@ -427,7 +427,6 @@ declare
     is_accepted boolean := false;
     accepts text;
     refusal text;
-    hint text;
 begin
     if run_at not between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then
         raise exception 'run_at must be in the years 1 to 9999, not %', run_at using errcode = 'RW003';
@@ -465,13 +464,11 @@ begin
             if is_accepted then
                 accepts := rework.inputs_digest(accepted_by);
             elsif refusal is null then
-                get stacked diagnostics refusal = message_text, hint = pg_exception_hint;
+                get stacked diagnostics refusal = message_text;
             end if;
         end;
     end loop;
-    if not is_accepted and hint <> '' then
-        raise exception '%', refusal using errcode = 'RW003', hint = hint;
-    elsif not is_accepted then
+    if not is_accepted then
         raise exception '%', refusal using errcode = 'RW003';
     end if;
     queued := rework.task_enqueue(

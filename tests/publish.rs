@@ -133,13 +133,13 @@ fn what_cannot_be_published_is_not_registered_either() {
     assert_eq!(rework.ok(&["list-plugins"]), "");
 }
 
-/// However long an upload takes, it holds nobody up.
+/// However long an upload takes, it holds up nobody with another plugin.
 #[test]
 fn a_slow_upload_waits_alone() {
     let rework = Rework::new();
     rework.database.psql(
         "create function is_slow() returns trigger language plpgsql
-             as $$ begin perform pg_sleep(6); return new; end $$;
+             as $$ begin perform pg_sleep(12); return new; end $$;
          create trigger t before insert on rework.plugin_content_chunk
              for each row execute function is_slow()",
     );

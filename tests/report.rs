@@ -347,7 +347,7 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     assert!(
         monitor
             .log()
-            .contains("counts what it held (1 tasks) as lost"),
+            .contains("counts what it held (tasks: 1) as lost"),
         "{}",
         monitor.log()
     );
@@ -374,11 +374,11 @@ fn a_worker_that_dies_while_it_is_being_written_down_is_written_once() {
         "1",
     ]);
     let first = rework.misbehave("ok");
-    rework.wait(&first, &["done"]);
+    let first = rework.wait(&first, &["done"])["worker"].clone();
     let pid_of_idle = || {
         let rows = rework.json(&["list-workers"]);
         let mut rows = rows.as_array().unwrap().iter();
-        let idle = rows.find(|row| row["state"] == "idle")?;
+        let idle = rows.find(|row| row["state"] == "idle" && row["id"] != first)?;
         idle["pid"].as_i64()
     };
     let pid = until("its successor", pid_of_idle, Option::is_some).unwrap();

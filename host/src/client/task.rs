@@ -256,7 +256,7 @@ impl Task {
     pub async fn logs(&self, after: i64) -> Result<Vec<LogRow>> {
         let lines = self.client.log_lines(self.id, after, 1000).await?;
         if lines.is_empty() && after == 0 {
-            // Perhaps there is no such task.
+            // Perhaps there is no such task; who has seen a line knows that there is.
             self.state().await?;
         }
         Ok(lines)

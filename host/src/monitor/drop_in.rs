@@ -16,6 +16,7 @@
 //! rollback the file, which still is the newer version, changes nothing until it is replaced.
 
 use super::{
+    cycle::within_limit,
     event::Event,
     examiner::{PluginEvent, Purpose},
     scan::{NOT_TEXT, Scan, Stamp, is_looked_at, is_text, scan},
@@ -448,9 +449,8 @@ impl Supervisor {
             async move {
                 // One connection may wait for the registrations of others, the rest has other work.
                 let _turn = turn.acquire().await;
-                store
-                    .drop_in_register(monitor, &plugin, &host, &name, is_new)
-                    .await
+                let register = store.drop_in_register(monitor, &plugin, &host, &name, is_new);
+                within_limit(&store, register).await
             },
             move |outcome| PluginEvent::Registered(path, outcome),
         );
@@ -512,8 +512,12 @@ impl Supervisor {
         }
         let (store, host) = (self.store.clone(), self.options.host.clone());
         let name = path.to_string_lossy().into_owned();
+        let turn = Rc::clone(&self.drop_in.turn);
         self.ask_plugins(
-            async move { store.drop_in_gone(&host, &name).await },
+            async move {
+                let _turn = turn.acquire().await;
+                within_limit(&store, store.drop_in_gone(&host, &name)).await
+            },
             move |retired| PluginEvent::Gone(path, retired),
         );
     }

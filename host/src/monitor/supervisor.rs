@@ -81,7 +81,7 @@ pub enum MonitorError {
     /// It was interrupted twice, and the database did not hear in time what became of its tasks.
     #[error(
         "monitor {monitor} has ended, but the database has not heard all that it had to say; the next \
-         monitor counts what it held ({tasks} tasks) as lost"
+         monitor counts what it held (tasks: {tasks}) as lost"
     )]
     Unheard {
         /// The monitor.

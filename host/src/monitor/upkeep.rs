@@ -345,8 +345,11 @@ impl Supervisor {
         self.ask(
             async move {
                 let promoted = store.cycle_promote().await;
-                if promoted.is_ok() {
-                    store.cycle_tidy().await?;
+                if promoted.is_ok()
+                    && let Err(error) = store.cycle_tidy().await
+                {
+                    // Next time.
+                    tracing::debug!("could not tidy up: {error}");
                 }
                 promoted
             },

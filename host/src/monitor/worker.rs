@@ -503,8 +503,8 @@ impl Drop for Worker {
     }
 }
 
-/// The plugins as they were looked at: whatever becomes of their files, and also for a process that
-/// cannot reach those.
+/// The plugins that were looked at, whatever is put in their places, and also for a process that cannot
+/// reach those.
 fn opened(plugins: &PluginSet, cache: &Cache) -> Result<Vec<OwnedFd>, WireError> {
     let failed = |source| WireError::System {
         doing: "open the plugins for a worker",

@@ -111,7 +111,7 @@ impl Cache {
     /// The content is read once, and again only when the file has changed since.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.place(hash);
-        let mut file = Self::open_for_others(&path).ok()?;
+        let mut file = File::open(&path).ok()?;
         let stamp = FileStamp::from(&file.metadata().ok()?);
         if self.verified().get(hash) == Some(&stamp) {
             return Some(path);
@@ -120,6 +120,8 @@ impl Cache {
         permissions::check_one(&self.directory).ok()?;
         let found = hash_while(&mut file, |_| Ok(())).ok()?;
         if found == hash {
+            let _ = let_others_read(&file);
+            let stamp = FileStamp::from(&file.metadata().ok()?);
             self.verified().insert(hash.to_owned(), stamp);
             return Some(path);
         }
@@ -130,7 +132,7 @@ impl Cache {
     }
 
     /// Opens a copy that was found, if it is still the file that it was then: who loads it by this
-    /// descriptor loads what was looked at.
+    /// descriptor loads that file, whatever is put in its place.
     pub fn open(&self, hash: &str) -> io::Result<File> {
         let file = File::open(self.place(hash))?;
         let now = FileStamp::from(&file.metadata()?);
@@ -150,10 +152,7 @@ impl Cache {
     /// the descriptor once more, so the copy itself must be readable.
     pub fn open_for_others(path: &Path) -> io::Result<File> {
         let file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        if mode & 0o055 != 0o055 {
-            file.set_permissions(fs::Permissions::from_mode(0o555))?;
-        }
+        let_others_read(&file)?;
         Ok(file)
     }
 
@@ -248,6 +247,14 @@ impl Incoming {
         }
         Ok(Cached { hash, path })
     }
+}
+
+/// Lets those read a copy who are handed it; the directory is closed to all others.
+fn let_others_read(file: &File) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o055 == 0o055 {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(0o555))
 }
 
 fn cannot_copy(file: &Path, error: &io::Error) -> PluginError {

@@ -558,8 +558,12 @@ impl Store {
     /// the moment of the end: the report of that could not see them.
     pub async fn cycle_tidy(&self) -> Result<bool> {
         sqlx::query!(
-            "delete from rework.abort_request a using rework.task t
-              where t.id = a.task and t.status = 'done'"
+            "delete from rework.abort_request
+              where task in (select a.task
+                               from rework.abort_request a
+                               join rework.task t on t.id = a.task
+                              where t.status = 'done'
+                                for update of a skip locked)"
         )
         .execute(&self.pool)
         .await?;

@@ -144,10 +144,11 @@ fn fault(url: &str) -> Option<String> {
     let misread = port
         .split_once(':')
         .is_some_and(|(_, port)| !(port.is_empty() || is_port(port)));
+    // Of a database there is hardly an `@` in the name; it is written as %40.
     if misread || address[authority.len()..].contains('@') {
         return Some(
-            "what stands for its port is no number from 1 to 65535; in a password, `/` is written \
-             as %2F, `?` as %3F and `@` as %40"
+            "its port must be a number from 1 to 65535, and there must be no `@` after it; in a \
+             password, `/` is written as %2F, `?` as %3F and `@` as %40"
                 .to_owned(),
         );
     }
@@ -294,7 +295,7 @@ mod tests {
                 "postgres://u@h?se=kret@h/x",
                 Some("unknown or unsuitable parameter"),
             ),
-            ("postgres://h:port/x", Some("port is no number")),
+            ("postgres://h:port/x", Some("its port must be a number")),
             ("postgres://u:sekr#t@h/x", Some("%23")),
             ("postgres://u:sek%zzret@h/x", Some("%25")),
             ("postgres://u:sekret@h/x%2", Some("%25")),

@@ -111,7 +111,9 @@ impl Store {
                 set state = excluded.state, task = excluded.task, runs = excluded.runs,
                     memory = coalesce(excluded.memory, w.memory), cpu = excluded.cpu,
                     started = excluded.started, finished = excluded.finished,
-                    cause = excluded.cause, error = excluded.error",
+                    cause = excluded.cause, error = excluded.error
+              -- A write that nobody waits for any more may come after the last one.
+              where w.state <> 'dead'",
             host,
             monitor.0,
             &column(workers, |w| w.id.0),
