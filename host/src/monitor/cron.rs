@@ -34,6 +34,8 @@ struct Planned {
     catch_up: CatchUp,
     /// Runs up to here are done with.
     done_until: DateTime<Utc>,
+    /// Why the last run queued no task; said once.
+    refused: Option<String>,
 }
 
 impl Planned {
@@ -118,6 +120,7 @@ impl Cron {
                             said,
                             catch_up,
                             done_until,
+                            refused: None,
                         }
                     }
                     Err(error) => {
@@ -217,11 +220,20 @@ impl Supervisor {
         match fired {
             Ok(ScheduledFire::Queued(task)) => {
                 tracing::debug!(task.id = %task, "schedule {schedule} queued task {task}");
+                if let Some(plan) = self.cron.planned.get_mut(&schedule) {
+                    plan.refused = None;
+                }
                 self.look = true;
             }
             Ok(ScheduledFire::Elsewhere) => {}
             Ok(ScheduledFire::Refused(fault)) => {
-                tracing::error!("schedule {schedule} could not queue its task: {fault}");
+                let fault = fault.to_string();
+                if let Some(plan) = self.cron.planned.get_mut(&schedule)
+                    && plan.refused.as_ref() != Some(&fault)
+                {
+                    tracing::error!("schedule {schedule} could not queue its task: {fault}");
+                    plan.refused = Some(fault);
+                }
             }
             Err(error) => {
                 // Not done: it is tried again.

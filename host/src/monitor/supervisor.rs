@@ -315,7 +315,15 @@ impl Supervisor {
         if self.phase == Phase::Lost {
             return Err(MonitorError::Lost(self.monitor));
         }
-        if !self.is_settled() {
+        let is_heard = self.is_settled()
+            && match self.store.monitor_end(self.monitor).await {
+                Err(error) if error.is_disconnect() => false,
+                ended => {
+                    ended?;
+                    true
+                }
+            };
+        if !is_heard {
             // Its claims stay, and what tells its successor that it is gone.
             self.pages.leave();
             return Err(MonitorError::Unheard {
@@ -323,7 +331,6 @@ impl Supervisor {
                 tasks: self.tasks.len(),
             });
         }
-        self.store.monitor_end(self.monitor).await?;
         tracing::info!(monitor.id = %self.monitor, "monitor {} has ended", self.monitor);
         Ok(())
     }
@@ -405,7 +412,14 @@ impl Supervisor {
         // What could not be said is found out by the next monitor, as after a crash.
         let unheard = match self.phase {
             Phase::Forced(deadline) => self.upkeep.is_away() || Instant::now() >= deadline,
-            Phase::Working | Phase::Draining(_) | Phase::Lost => false,
+            // Nothing would be lost by not waiting for a database that is away.
+            Phase::Draining(deadline) => {
+                self.upkeep.is_away()
+                    && self.tasks.is_empty()
+                    && self.outbox.is_empty()
+                    && Instant::now() >= deadline + LAST_WORDS
+            }
+            Phase::Working | Phase::Lost => false,
         };
         self.phase != Phase::Working && self.workers.is_empty() && (unheard || self.is_settled())
     }
