@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{duration::human, word::printable},
+    model::{duration::human, word::printable_path},
     plugin::{self, Cache, Demands, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
@@ -35,7 +35,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
     for warning in warnings {
         output::note(&format!(
             "warning: {} {warning}",
-            printable(&args.plugin.to_string_lossy())
+            printable_path(&args.plugin)
         ));
     }
     show(&args.plugin, &inspection)
@@ -61,11 +61,7 @@ fn show(file: &Path, inspection: &Inspection) -> Result<()> {
     for (what, value) in [
         (
             "file",
-            format!(
-                "{} ({} bytes)",
-                printable(&file.to_string_lossy()),
-                inspection.size
-            ),
+            format!("{} ({} bytes)", printable_path(file), inspection.size),
         ),
         ("sha256", inspection.hash.clone()),
         (

@@ -1,5 +1,7 @@
 //! Names of hosts, domains and operations: one word each.
 
+use std::path::Path;
+
 /// A text that is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAWord {
@@ -40,6 +42,11 @@ pub fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// A path in the same way.
+pub fn printable_path(path: &Path) -> String {
+    printable(&path.to_string_lossy())
 }
 
 /// Whether a character does more to a terminal than appear there: controls, and what turns the

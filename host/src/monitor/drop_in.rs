@@ -23,7 +23,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    model::{plugin::short_hash, word::printable},
+    model::{plugin::short_hash, word::printable_path},
     plugin::{Examined, Verdict},
     store::{DropInOutcome, StoreError},
     wire,
@@ -239,10 +239,7 @@ impl Supervisor {
                 file.tried = now;
             }
             if !is_text(&path) {
-                self.refuse_file(
-                    &path,
-                    format!("{}: {NOT_TEXT}", printable(&path.to_string_lossy())),
-                );
+                self.refuse_file(&path, format!("{}: {NOT_TEXT}", printable_path(&path)));
                 continue;
             }
             if !self.examine(&path, &path, Purpose::DropIn(path.clone())) {
@@ -353,7 +350,7 @@ impl Supervisor {
         }
         for (directory, reason) in self.drop_in.take(scan, now) {
             let words = reason.map(|reason| {
-                let directory = printable(&directory.to_string_lossy());
+                let directory = printable_path(&directory);
                 format!("drop-in directory {directory} {reason}")
             });
             if let Some(words) = &words {
@@ -483,7 +480,7 @@ impl Supervisor {
         }
         file.hash = Some(outcome.hash.clone());
         file.refused = None;
-        let path = printable(&path.to_string_lossy());
+        let path = printable_path(path);
         let hash = short_hash(&outcome.hash);
         let Some(registered) = &outcome.registered else {
             tracing::info!("{path} ({hash}) was rolled back: it stays so until the file changes");
@@ -549,7 +546,7 @@ impl Supervisor {
         if had_content || retired > 0 {
             tracing::info!(
                 "{} is gone: retired {} operations, their tasks and schedules stay",
-                printable(&path.to_string_lossy()),
+                printable_path(path),
                 retired
             );
         }

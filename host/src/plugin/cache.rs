@@ -144,8 +144,7 @@ impl Cache {
 
     /// Whether a copy that was found is still the file that it was then.
     pub fn is_unchanged(&self, hash: &str) -> bool {
-        let now = fs::metadata(self.place(hash)).map(|metadata| FileStamp::from(&metadata));
-        now.is_ok_and(|now| self.verified().get(hash) == Some(&now))
+        self.open(hash).is_ok()
     }
 
     /// Opens a copy for a process of another user, who cannot reach the directory. That user opens

@@ -1,6 +1,6 @@
 //! Why a plugin is refused, each in one line that names the file and what to do.
 
-use crate::model::word::printable;
+use crate::model::word::printable_path;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -53,7 +53,7 @@ impl fmt::Display for PluginError {
         } else {
             " "
         };
-        let path = printable(&self.path.to_string_lossy());
+        let path = printable_path(&self.path);
         write!(f, "{path}{space}{}", self.reason)
     }
 }

@@ -53,15 +53,23 @@ impl Store {
             packed.save(&mut transaction, plugin_id).await?;
         }
         lock_deployments(&mut transaction).await?;
-        let elsewhere = deployed_elsewhere(&mut transaction, plugin, placement).await?;
+        let live = live_deployments(&mut transaction, plugin, host).await?;
+        let mut replaced: Vec<String> = live
+            .iter()
+            .filter(|one| one.hash != plugin.hash)
+            .map(|one| title(&one.plugin, &one.version, &one.hash))
+            .collect();
+        replaced.sort();
+        replaced.dedup();
+        let elsewhere: Vec<Live> = live.into_iter().filter(|one| one.path != *path).collect();
         let foreign = elsewhere.iter().filter(|one| one.plugin != plugin.name);
-        let foreign: Vec<&Elsewhere> = foreign.collect();
+        let foreign: Vec<&Live> = foreign.collect();
         if !foreign.is_empty() && !placement.replace {
             return Err(comes_from_another(&foreign, host));
         }
         let mut registered = Registered {
             taken_over: foreign.iter().map(|one| one.taken_over()).collect(),
-            replaced: versions_before(&mut transaction, plugin, &placement.host).await?,
+            replaced,
             ..Registered::default()
         };
         let mut kept = Vec::new();
@@ -124,95 +132,66 @@ impl Store {
     }
 }
 
-/// An operation that a host has from a file at another path.
-struct Elsewhere {
+/// An operation that a host has, and from where.
+struct Live {
     domain: String,
     name: String,
     path: String,
     plugin: String,
+    version: String,
+    hash: String,
 }
 
-impl Elsewhere {
+impl Live {
     fn taken_over(&self) -> String {
         let Self {
             domain,
             name,
             path,
             plugin,
+            ..
         } = self;
         format!("operation {domain}/{name} came from {path} (plugin `{plugin}`) until now")
     }
 }
 
-/// Which operations of a plugin the host has from elsewhere.
-async fn deployed_elsewhere(
+/// What a host has of a plugin's operations now.
+async fn live_deployments(
     connection: &mut PgConnection,
     plugin: &NewPlugin,
-    placement: &Placement,
-) -> Result<Vec<Elsewhere>> {
+    host: &str,
+) -> Result<Vec<Live>> {
     let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
         plugin.operations.iter().map(word).cloned().collect()
     };
     let (domains, names) = (of(|one| &one.domain), of(|one| &one.name));
     let rows = sqlx::query_as!(
-        Elsewhere,
-        "select o.domain, o.name, d.path, p.name as plugin
+        Live,
+        "select o.domain, o.name, d.path, p.name as plugin, p.version, p.hash
            from unnest($1::text[], $2::text[]) as wanted (domain, name)
            join rework.operation o on o.domain = wanted.domain and o.name = wanted.name
            join rework.deployment d on d.operation = o.id and d.retired is null
            join rework.plugin_operation v on v.id = d.plugin_operation
            join rework.plugin p on p.id = v.plugin
-          where d.host = $3 and d.path <> $4
+          where d.host = $3
           order by o.domain, o.name",
         &domains,
         &names,
-        placement.host,
-        placement.path
+        host
     )
     .fetch_all(connection)
     .await?;
     Ok(rows)
 }
 
-/// Which other versions a host has a plugin's operations from.
-async fn versions_before(
-    connection: &mut PgConnection,
-    plugin: &NewPlugin,
-    host: &str,
-) -> Result<Vec<String>> {
-    let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
-        plugin.operations.iter().map(word).cloned().collect()
-    };
-    let (domains, names) = (of(|one| &one.domain), of(|one| &one.name));
-    let rows = sqlx::query!(
-        "select distinct p.name, p.version, p.hash
-           from unnest($1::text[], $2::text[]) as wanted (domain, name)
-           join rework.operation o on o.domain = wanted.domain and o.name = wanted.name
-           join rework.deployment d on d.operation = o.id and d.retired is null
-           join rework.plugin_operation v on v.id = d.plugin_operation
-           join rework.plugin p on p.id = v.plugin
-          where d.host = $3 and p.hash <> $4
-          order by p.name, p.version, p.hash",
-        &domains,
-        &names,
-        host,
-        plugin.hash
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows
-        .iter()
-        .map(|row| title(&row.name, &row.version, &row.hash))
-        .collect())
-}
-
 /// Another plugin is not taken the place of by accident.
-fn comes_from_another(foreign: &[&Elsewhere], host: &str) -> StoreError {
-    let Elsewhere {
+fn comes_from_another(foreign: &[&Live], host: &str) -> StoreError {
+    let Live {
         domain,
         name,
         path,
         plugin,
+        ..
     } = foreign[0];
     let others = match foreign.len() - 1 {
         0 => String::new(),
