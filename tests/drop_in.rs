@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -420,6 +420,37 @@ fn what_was_refused_for_its_permissions_is_looked_at_when_they_change() {
             let mut lines = listing.lines();
             lines.any(|line| line.contains("hello 0.2.0") && line.ends_with("current"))
         },
+    );
+}
+
+/// So that it is told of a change at once; the scan alone would make it right a second later.
+#[test]
+fn directories_are_watched_also_those_that_come_later() {
+    let rework = Rework::new();
+    let dir = plugin_dir(&rework);
+    let monitor = rework.monitor(&["--all-domains", "--plugin-dir", dir.to_str().unwrap()]);
+    let later = dir.join("later");
+    let is_watched = |directory: &PathBuf| {
+        let number = format!("ino:{:x} ", fs::metadata(directory).unwrap().ino());
+        let open = fs::read_dir(format!("/proc/{}/fdinfo", monitor.pid())).unwrap();
+        open.flatten()
+            .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+            .any(|about| {
+                about
+                    .lines()
+                    .any(|line| line.starts_with("inotify ") && line.contains(&number))
+            })
+    };
+    until(
+        "the directory to be watched",
+        || is_watched(&dir),
+        |yes| *yes,
+    );
+    fs::create_dir(&later).unwrap();
+    until(
+        "the later one to be watched",
+        || is_watched(&later),
+        |yes| *yes,
     );
 }
 
