@@ -45,6 +45,41 @@ fn cluster() -> &'static Cluster {
     cluster
 }
 
+/// The database that every test with the schema copies: copying takes a few milliseconds, running the
+/// migrations for each test took hundreds. Made by the first test that needs it, with `init-db`.
+fn template() -> &'static str {
+    static TEMPLATE: OnceLock<String> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        drop_abandoned();
+        let template = Database::create("template", "template1");
+        let made = Command::new(env!("CARGO_BIN_EXE_rework"))
+            .args(["init-db", &template.url()])
+            .output()
+            .expect("the binary runs");
+        assert!(made.status.success(), "{made:?}");
+        // It stays until the next run drops it: a static is never dropped.
+        std::mem::ManuallyDrop::new(template).name.clone()
+    })
+}
+
+/// Drops the databases of test processes that have ended without doing so.
+fn drop_abandoned() {
+    let url = cluster().url();
+    let names = run_psql(
+        &url,
+        r"select datname from pg_database where datname ~ '^(test|template)_[0-9]+_[0-9]+$'",
+    );
+    for name in names.expect("the cluster is ours").lines() {
+        let pid = name.split('_').nth(1).expect("the pattern has three parts");
+        if !std::path::Path::new("/proc").join(pid).exists() {
+            let _ = run_psql(
+                &url,
+                &format!("drop database if exists {name} with (force)"),
+            );
+        }
+    }
+}
+
 /// A database; dropped at the end of its test.
 #[derive(Debug)]
 pub(crate) struct Database {
@@ -54,10 +89,21 @@ pub(crate) struct Database {
 impl Database {
     /// A new one, without any schema.
     pub(crate) fn empty() -> Self {
+        Self::create("test", "template1")
+    }
+
+    /// A new one with the schema, as `init-db` makes it.
+    pub(crate) fn with_schema() -> Self {
+        Self::create("test", template())
+    }
+
+    /// A new one, `<kind>_<pid of this process>_<number>`, as a copy of another.
+    fn create(kind: &str, template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("test_{}_{number}", std::process::id());
-        run_psql(&cluster().url(), &format!("create database {name}")).expect("there is room");
+        let name = format!("{kind}_{}_{number}", std::process::id());
+        let create = format!("create database {name} template {template}");
+        run_psql(&cluster().url(), &create).expect("there is room");
         Self { name }
     }
 

@@ -30,15 +30,17 @@ pub(crate) struct Output {
 impl Rework {
     /// With the schema.
     pub(crate) fn new() -> Self {
-        let rework = Self::without_schema();
-        rework.ok(&["init-db"]);
-        rework
+        Self::over(Database::with_schema())
     }
 
     /// Without it.
     pub(crate) fn without_schema() -> Self {
+        Self::over(Database::empty())
+    }
+
+    fn over(database: Database) -> Self {
         Self {
-            database: Database::empty(),
+            database,
             state: tempfile::tempdir().expect("a directory"),
         }
     }
