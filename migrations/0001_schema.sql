@@ -309,6 +309,7 @@ create table rework.worker (
     host       text not null,
     pid        int,
     domain     text not null,
+    plugin     text,                               -- hash of the plugin that it loads
     monitor    bigint not null,
     state      text not null default 'unstarted',
     task       bigint,

@@ -32,6 +32,7 @@ mod report;
 mod run;
 mod schedule;
 mod secrets;
+mod share;
 mod states;
 mod version;
 mod wait;

@@ -85,6 +85,8 @@ impl Puppet<'_> {
             last_rank: i16::MAX,
             pool: 0,
             quota: 10,
+            turn: 0,
+            most: 10,
         };
         assert_eq!(self.say(Vec::new(), Vec::new(), vec![scan]).await, [task]);
         Token::new(self.monitor, self.cycle)

@@ -2,6 +2,7 @@
 
 mod database;
 mod fake;
+mod linked;
 mod plugins;
 mod rework;
 mod sdk;
@@ -10,6 +11,7 @@ mod wait;
 
 pub(crate) use database::Database;
 pub(crate) use fake::{Fake, about, compile, patched};
+pub(crate) use linked::linked;
 pub(crate) use plugins::{hello, misbehaving, misbehaving_aborts, report, standalone};
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};

@@ -373,7 +373,7 @@ pub(super) struct MonitorArgs {
     /// key of minisign, or the file that holds it
     #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
     pub(super) require_signature: Option<TrustedKey>,
-    /// Never more workers per domain than this
+    /// Never more workers per domain than this, over all of its plugins
     #[arg(long, default_value_t = 2, value_parser = whole::<u16>(1..=65_535))]
     pub(super) maxworkers: u16,
     /// Never fewer

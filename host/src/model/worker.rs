@@ -18,7 +18,9 @@ pub enum WorkerCause {
     MaxMem,
     /// It was not ready in time.
     StartTimeout,
-    /// Another version of its plugins took over.
+    /// A worker of another plugin of its domain was needed in its place.
+    MadeRoom,
+    /// Another version of its plugin took over.
     Upgrade,
     /// Its monitor was told to end.
     MonitorExit,
@@ -35,6 +37,7 @@ impl WorkerCause {
             Self::Shutdown => "shutdown",
             Self::Killed => "killed",
             Self::Idle => "idle",
+            Self::MadeRoom => "made room",
             Self::MaxRuns => "maxruns",
             Self::MaxMem => "maxmem",
             Self::StartTimeout => "start timeout",
@@ -51,9 +54,12 @@ impl WorkerCause {
             Self::Shutdown | Self::Killed => Cause::WorkerKilled,
             Self::MonitorExit => Cause::MonitorExit,
             Self::MonitorLost => Cause::MonitorLost,
-            Self::Idle | Self::MaxRuns | Self::MaxMem | Self::StartTimeout | Self::Upgrade => {
-                Cause::Crash
-            }
+            Self::Idle
+            | Self::MadeRoom
+            | Self::MaxRuns
+            | Self::MaxMem
+            | Self::StartTimeout
+            | Self::Upgrade => Cause::Crash,
             Self::Task(cause) => cause,
         }
     }

@@ -1,14 +1,11 @@
-//! What this host may run: operations by id, and per domain the lanes to claim from and the
-//! plugins to load.
+//! What this host may run: operations by id, and per domain the plugins that offer them, with the
+//! lanes to claim from.
 
 use crate::{model::OperationId, store::CatalogRow, wire::PluginFile};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
-
-/// The plugins that the workers of a domain load, by hash.
-pub(super) type PluginSet = Arc<Vec<PluginFile>>;
 
 /// Whether a plugin can be run.
 #[derive(Debug, Clone)]
@@ -25,20 +22,23 @@ pub(super) enum Availability {
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     operations: HashMap<OperationId, Arc<CatalogRow>>,
-    /// Of each version that is in use.
-    files: HashMap<String, PluginFile>,
+    /// Of each version that is in use, by hash.
+    files: HashMap<String, Arc<PluginFile>>,
     domains: BTreeMap<String, Domain>,
     /// Plugins that cannot be used, with the reason, so that each is said once.
     refused: BTreeMap<String, String>,
 }
 
-/// One domain.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Domain {
-    /// Where its tasks wait.
+/// The plugins that a domain has on this host, by hash.
+pub(super) type Domain = BTreeMap<String, Offer>;
+
+/// What a plugin offers in one domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// What a worker for it loads.
+    pub(super) file: Arc<PluginFile>,
+    /// Where tasks of its operations wait; none of those that are paused.
     pub(super) lanes: Vec<i32>,
-    /// What its workers load.
-    pub(super) plugins: PluginSet,
 }
 
 impl Catalog {
@@ -51,17 +51,17 @@ impl Catalog {
         availability: impl Fn(&CatalogRow) -> Availability,
     ) -> Vec<String> {
         let mut news = Vec::new();
-        let mut files: BTreeMap<String, Availability> = BTreeMap::new();
+        let mut found: BTreeMap<String, Availability> = BTreeMap::new();
         let mut refused = BTreeMap::new();
-        let mut sets: BTreeMap<String, BTreeSet<PluginFileByHash>> = BTreeMap::new();
-        let mut domains: BTreeMap<String, Domain> = BTreeMap::new();
         let before = std::mem::take(&mut self.operations);
         let files_before = std::mem::take(&mut self.files);
+        self.domains.clear();
         for row in rows {
-            let found = files
+            let found = found
                 .entry(row.hash.clone())
                 .or_insert_with(|| availability(&row));
-            let (row, found) = match found {
+            match found {
+                Availability::Ready(file) => self.add(row, file.clone()),
                 Availability::Awaited => {
                     let Some(before) = before.get(&row.operation) else {
                         continue;
@@ -73,45 +73,36 @@ impl Catalog {
                         paused: row.paused,
                         ..(**before).clone()
                     };
-                    (row, Ok(file.clone()))
+                    self.add(row, (**file).clone());
                 }
-                Availability::Ready(file) => (row, Ok(file.clone())),
-                Availability::Refused(reason) => (row, Err(reason.clone())),
-            };
-            match found {
-                Ok(file) => {
-                    self.files.insert(file.hash.clone(), file.clone());
-                    sets.entry(row.domain.clone())
-                        .or_default()
-                        .insert(PluginFileByHash(file));
-                    let domain = domains.entry(row.domain.clone()).or_default();
-                    if !row.paused {
-                        domain.lanes.extend(&row.lanes);
-                    }
-                    self.operations.insert(row.operation, Arc::new(row));
-                }
-                Err(reason) => {
-                    if self.refused.get(&row.hash) != Some(&reason)
+                Availability::Refused(reason) => {
+                    if self.refused.get(&row.hash) != Some(reason)
                         && !refused.contains_key(&row.hash)
                     {
                         news.push(reason.clone());
                     }
-                    refused.insert(row.hash.clone(), reason);
+                    refused.insert(row.hash, reason.clone());
                 }
             }
         }
-        for (name, set) in sets {
-            let domain = domains.entry(name.clone()).or_default();
-            let plugins: Vec<PluginFile> = set.into_iter().map(|file| file.0).collect();
-            // The same set stays the same allocation: workers compare by pointer.
-            domain.plugins = match self.domains.get(&name) {
-                Some(before) if *before.plugins == plugins => Arc::clone(&before.plugins),
-                _ => Arc::new(plugins),
-            };
-        }
-        self.domains = domains;
         self.refused = refused;
         news
+    }
+
+    fn add(&mut self, row: CatalogRow, file: PluginFile) {
+        let file = self
+            .files
+            .entry(file.hash.clone())
+            .or_insert_with(|| Arc::new(file));
+        let domain = self.domains.entry(row.domain.clone()).or_default();
+        let offer = domain.entry(file.hash.clone()).or_insert_with(|| Offer {
+            file: Arc::clone(file),
+            lanes: Vec::new(),
+        });
+        if !row.paused {
+            offer.lanes.extend(&row.lanes);
+        }
+        self.operations.insert(row.operation, Arc::new(row));
     }
 
     /// An operation that this host may run.
@@ -129,19 +120,11 @@ impl Catalog {
     pub(super) fn domains(&self) -> &BTreeMap<String, Domain> {
         &self.domains
     }
-}
 
-#[derive(Debug, PartialEq, Eq)]
-struct PluginFileByHash(PluginFile);
-
-impl Ord for PluginFileByHash {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.hash.cmp(&other.0.hash)
-    }
-}
-
-impl PartialOrd for PluginFileByHash {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+    /// Whether a domain still has this plugin.
+    pub(super) fn offers(&self, domain: &str, plugin: &str) -> bool {
+        self.domains
+            .get(domain)
+            .is_some_and(|domain| domain.contains_key(plugin))
     }
 }

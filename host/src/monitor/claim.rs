@@ -6,7 +6,7 @@
 
 use crate::store::{Claimed, Scan};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -22,15 +22,48 @@ const RANKS_PER_LANE: usize = 16;
 /// Before any rank and id.
 const FRONT: (i16, i64) = (i16::MIN, 0);
 
-/// A pool that can take tasks, and the lanes that feed it.
+/// A pool that can take tasks.
 #[derive(Debug, Clone)]
 pub(super) struct Appetite {
     /// Its number.
     pub(super) pool: i32,
+    /// The domain that it belongs to.
+    pub(super) domain: String,
     /// How many tasks it can take.
     pub(super) quota: i32,
-    /// Its lanes.
+    /// Of which plugins; where tasks are equally urgent, those of the first come first.
+    pub(super) wants: Vec<Want>,
+}
+
+/// What a pool can take of one plugin.
+#[derive(Debug, Clone)]
+pub(super) struct Want {
+    /// Hash of the plugin.
+    pub(super) plugin: String,
+    /// Where its tasks wait.
     pub(super) lanes: Vec<i32>,
+    /// How many of them the pool can take.
+    pub(super) most: i32,
+}
+
+/// How many tasks a look has brought for each want of each appetite.
+pub(super) fn found(appetites: &[Appetite], claimed: &[Claimed]) -> Vec<Vec<usize>> {
+    let mut found: Vec<Vec<usize>> = appetites
+        .iter()
+        .map(|appetite| vec![0; appetite.wants.len()])
+        .collect();
+    let mut places = HashMap::new();
+    for (appetite, each) in appetites.iter().enumerate() {
+        for (want, each) in each.wants.iter().enumerate() {
+            places.extend(each.lanes.iter().map(|lane| (*lane, (appetite, want))));
+        }
+    }
+    for task in claimed {
+        if let Some(&(appetite, want)) = places.get(&task.lane) {
+            found[appetite][want] += 1;
+        }
+    }
+    found
 }
 
 /// Remembers how far each lane has been read.
@@ -52,13 +85,20 @@ impl Positions {
         let mut scans = Vec::new();
         for appetite in appetites {
             let Appetite { pool, quota, .. } = *appetite;
-            for &lane in &appetite.lanes {
+            let wants = (0..).zip(&appetite.wants);
+            let lanes = wants.flat_map(|(turn, want)| {
+                let most = want.most;
+                want.lanes.iter().map(move |lane| (*lane, turn, most))
+            });
+            for (lane, turn, most) in lanes {
                 let scan = |after, last_rank| Scan {
                     lane,
                     after,
                     last_rank,
                     pool,
                     quota,
+                    turn,
+                    most,
                 };
                 if from_front {
                     scans.push(scan(FRONT, i16::MAX));
@@ -133,6 +173,39 @@ mod tests {
     use super::*;
     use crate::model::{OperationId, TaskId};
 
+    fn one_of(lane: i32) -> Appetite {
+        Appetite {
+            pool: 0,
+            domain: "d".into(),
+            quota: 10,
+            wants: vec![want(vec![lane])],
+        }
+    }
+
+    fn want(lanes: Vec<i32>) -> Want {
+        Want {
+            plugin: "p".into(),
+            lanes,
+            most: 10,
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_counted_for_whom_it_was_looked_for() {
+        let appetites = [
+            Appetite {
+                wants: vec![want(vec![1, 2]), want(vec![3])],
+                ..one_of(0)
+            },
+            one_of(4),
+        ];
+        let claimed: Vec<Claimed> = [1, 2, 2, 4].map(|lane| claimed(lane, 0, 1)).into();
+        assert_eq!(found(&appetites, &claimed), [vec![3, 0], vec![1]]);
+        let scans = Positions::default().scans(&appetites, Instant::now());
+        let turns: Vec<_> = scans.iter().map(|scan| (scan.lane, scan.turn)).collect();
+        assert_eq!(turns, [(1, 0), (2, 0), (3, 1), (4, 0)]);
+    }
+
     fn claimed(lane: i32, rank: i16, id: i64) -> Claimed {
         Claimed {
             task: TaskId(id),
@@ -153,11 +226,7 @@ mod tests {
     #[test]
     fn goes_on_where_the_last_look_ended_and_returns_to_the_front() {
         let mut positions = Positions::default();
-        let appetites = [Appetite {
-            pool: 0,
-            quota: 10,
-            lanes: vec![7],
-        }];
+        let appetites = [one_of(7)];
         let start = Instant::now();
         let scans = positions.scans(&appetites, start);
         assert_eq!(scans.len(), 1);
@@ -173,11 +242,7 @@ mod tests {
             .collect();
         assert_eq!(after, [((-5, 12), -5), ((0, 41), 0)]);
 
-        let fresh = [Appetite {
-            pool: 0,
-            quota: 10,
-            lanes: vec![8],
-        }];
+        let fresh = [one_of(8)];
         let scans = positions.scans(&fresh, start + Duration::from_millis(70));
         assert_eq!(
             scans[0].after, FRONT,
@@ -212,22 +277,14 @@ mod tests {
         assert_eq!(positions.read_to.keys().collect::<Vec<_>>(), [&(8, 0)]);
         // Then the lane is read from the front again.
         positions.front = Some((later, Duration::from_secs(1)));
-        let appetites = [Appetite {
-            pool: 0,
-            quota: 10,
-            lanes: vec![7],
-        }];
+        let appetites = [one_of(7)];
         assert_eq!(positions.scans(&appetites, later)[0].after, FRONT);
     }
 
     #[test]
     fn a_slow_look_from_the_front_is_not_put_off_for_more_than_a_second() {
         let mut positions = Positions::default();
-        let appetites = [Appetite {
-            pool: 0,
-            quota: 10,
-            lanes: vec![7],
-        }];
+        let appetites = [one_of(7)];
         let start = Instant::now();
         positions.scans(&appetites, start);
         positions.learn(&[], start + Duration::from_secs(30));

@@ -2,7 +2,7 @@
 //! back what is to be run next.
 
 use super::{
-    claim::Appetite,
+    claim::{self, Appetite},
     event::Event,
     report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
@@ -52,21 +52,27 @@ impl Supervisor {
             // The workers first: whoever sees a task running finds the worker that runs it.
             return;
         }
-        let appetites = self.appetites();
-        let wants = self.look && !appetites.is_empty();
-        if self.outbox.is_empty() && self.lines.is_empty() && !wants {
+        if std::mem::take(&mut self.look) {
+            // Those that have no room now look when they have.
+            for pool in self.pools.values_mut() {
+                pool.look = true;
+            }
+        }
+        let appetites = self.appetites(now);
+        if self.outbox.is_empty() && self.lines.is_empty() && appetites.is_empty() {
             return;
         }
         self.cycle_number += 1;
         let (ended, marks, logs) = self.what_to_say();
-        let scans = if wants {
-            self.positions.scans(&appetites, now)
-        } else {
+        let scans = if appetites.is_empty() {
             Vec::new()
+        } else {
+            self.positions.scans(&appetites, now)
         };
-        if wants {
-            self.look = false;
+        for appetite in &appetites {
+            self.pool(&appetite.domain).look = false;
         }
+        self.looking_for = appetites;
         let cycle = Cycle {
             monitor: self.monitor,
             number: self.cycle_number,
@@ -100,25 +106,18 @@ impl Supervisor {
         (ended, marks, logs)
     }
 
-    fn appetites(&self) -> Vec<Appetite> {
+    /// What can be taken by the pools that there may be something for. A pool that has no reason to
+    /// look is left alone: an idle domain costs a busy one nothing.
+    fn appetites(&self, now: Instant) -> Vec<Appetite> {
         if self.phase != Phase::Working {
             return Vec::new();
         }
-        self.catalog
-            .domains()
-            .iter()
-            .enumerate()
+        let domains = (0..).zip(self.catalog.domains());
+        domains
             .filter_map(|(number, (name, domain))| {
-                let pool = self.pools.get(name)?;
-                if pool.spawn_not_before.is_some() && self.census(name).alive() == 0 {
-                    return None;
-                }
-                let quota = pool.appetite(self.census(name), &self.options.pool);
-                (quota > 0 && !domain.lanes.is_empty()).then(|| Appetite {
-                    pool: number as i32,
-                    quota: quota as i32,
-                    lanes: domain.lanes.clone(),
-                })
+                let pool = self.pools.get(name).filter(|pool| pool.look)?;
+                let members = self.members(name, now);
+                pool.appetite(number, name, domain, &members, &self.options.pool, now)
             })
             .collect()
     }
@@ -188,23 +187,7 @@ impl Supervisor {
                     self.upkeep.breathe(now);
                 }
                 self.outbox.put_back(waiting, unmarked, Vec::new());
-                // More where that came from, or a backlog that went to others in between.
-                let quota: i64 = cycle
-                    .scans
-                    .iter()
-                    .map(|scan| (scan.pool, i64::from(scan.quota)))
-                    .collect::<std::collections::BTreeMap<_, _>>()
-                    .into_values()
-                    .sum();
-                let full = !cycle.scans.is_empty() && result.claimed.len() as i64 >= quota;
-                if !cycle.scans.is_empty() {
-                    self.upkeep.looked(full, !result.claimed.is_empty(), now);
-                    // What stands before the remembered positions is found from the front.
-                    if let Some(at) = self.positions.next_front().filter(|_| !full) {
-                        self.upkeep.look_at(at.max(now));
-                    }
-                }
-                self.look |= full || self.upkeep.is_busy();
+                self.looked(&result.claimed, now);
                 for claimed in result.claimed {
                     self.claimed(claimed, token);
                 }
@@ -223,6 +206,26 @@ impl Supervisor {
                 } else {
                     self.unstorable(cycle, &report::chain(&error));
                 }
+            }
+        }
+    }
+
+    /// A look came back. What it means is said to each pool on its own: one that is idle must not make
+    /// the monitor forget that another one has a backlog.
+    fn looked(&mut self, claimed: &[Claimed], now: Instant) {
+        let appetites = std::mem::take(&mut self.looking_for);
+        let mut found_the_rest = false;
+        let mut is_any_empty = false;
+        for (appetite, found) in appetites.iter().zip(claim::found(&appetites, claimed)) {
+            let is_full = self.pool(&appetite.domain).looked(appetite, &found);
+            is_any_empty |= !is_full;
+            found_the_rest |= !is_full && found.iter().sum::<usize>() > 0;
+        }
+        if is_any_empty {
+            self.upkeep.looked(found_the_rest, now);
+            // What stands before the remembered positions is found from the front.
+            if let Some(at) = self.positions.next_front() {
+                self.upkeep.look_at(at.max(now));
             }
         }
     }
@@ -310,9 +313,9 @@ impl Supervisor {
         };
         self.lines.open(task, claimed.attempt, claimed.log_lines);
         let rank = claimed.rank;
-        let domain = operation.domain.clone();
+        let share = self.pool(&operation.domain).share(&operation.hash);
+        share.push(rank, task, Instant::now());
         self.tasks.insert(task, held(claimed, token, operation));
-        self.pool(&domain).push(rank, task, Instant::now());
     }
 
     /// Fetches what a claim did not bring along. This happens when a worker has room for the task,

@@ -151,13 +151,8 @@ impl Supervisor {
         }
         let end = worker_end(&worker, &exit, killed, fault);
         if worker.started.is_none() && killed.is_none() {
-            let domain = worker.domain.clone();
-            tracing::error!(
-                worker.id = %id,
-                "worker {id} of domain {domain} did not start: {}",
-                end.1.as_deref().unwrap_or("it ended")
-            );
-            self.pool(&domain).failed_to_start(Instant::now());
+            let reason = end.1.as_deref().unwrap_or("it ended");
+            self.start_failed(&worker.domain, &worker.plugin, reason);
         }
         worker.shown_task = None;
         self.dead_workers.push(worker.save(Some(end)));
@@ -184,7 +179,7 @@ fn worker_end(
     killed: Option<WorkerCause>,
     fault: Option<(Cause, Option<String>)>,
 ) -> (WorkerCause, Option<String>) {
-    let loading = worker.loading.as_deref();
+    let loading = worker.is_loading.then_some(worker.plugin.name.as_str());
     if let Some(cause) = killed {
         let hung = || loading.map(|name| format!("{name} did not finish loading"));
         return (cause, fault.and_then(|(_, error)| error).or_else(hung));

@@ -1,16 +1,20 @@
-//! Tasks to workers: hands over what waits, spawns what is missing, sends home what is not needed.
+//! Tasks to workers: hands over what waits, takes back what has to wait again, gives back what no
+//! worker has time for.
 
 use super::{
-    pool::{Census, Pool, PoolOptions},
-    report::{self, Held, Place},
+    pool::{Member, Pool, PoolOptions},
+    report::{Held, Place},
     supervisor::{Phase, Supervisor},
-    worker::{Life, Spawn, Worker},
+    worker::{Life, Worker},
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     wire::{Bytes, Capture, Payload, Run, ToWorker},
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A task that runs for longer than this no longer has others waiting behind it.
 const TRAPPED_AFTER: Duration = Duration::from_millis(20);
@@ -19,8 +23,7 @@ const TRAPPED_AFTER: Duration = Duration::from_millis(20);
 const OVERDUE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Hands waiting tasks to workers, spawns those that are missing, sends home those that are
-    /// not needed.
+    /// Sees to it that there are the workers that are needed, and hands them what waits.
     pub(super) fn feed(&mut self, now: Instant) {
         for worker in self.workers.values_mut() {
             worker.see_begun(now);
@@ -33,9 +36,8 @@ impl Supervisor {
                 self.release_waiting(&domain);
                 continue;
             }
-            self.retire_outdated(&domain);
-            self.spawn_missing(&domain, now);
-            self.hand_over(&domain);
+            self.staff(&domain, now);
+            self.hand_over(&domain, now);
             self.shrink(&domain, now);
         }
         match self.phase {
@@ -45,125 +47,27 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn census(&self, domain: &str) -> Census {
-        let window = self.pools.get(domain).map_or(1, Pool::window) as usize;
-        let mut census = Census::default();
-        for worker in self
-            .workers
-            .values()
-            .filter(|worker| worker.domain == domain)
-        {
-            match worker.life {
-                Life::Starting if worker.handed.is_empty() => census.starting += 1,
-                Life::Ready if worker.handed.is_empty() => census.idle += 1,
-                Life::Starting | Life::Ready => census.busy += 1,
-                Life::Draining(_) | Life::Killed(_) => continue,
-            }
-            census.room += room(worker, window, &self.options.pool);
-        }
-        census
-    }
-
-    /// Workers with other plugins than the domain now has end after what they have begun.
-    fn retire_outdated(&mut self, domain: &str) {
-        let wanted = self
-            .catalog
-            .domains()
-            .get(domain)
-            .map(|domain| domain.plugins.clone());
-        let mut revoked = Vec::new();
-        for worker in self
-            .workers
-            .values_mut()
-            .filter(|worker| worker.domain == domain)
-        {
-            let outdated = wanted
-                .as_ref()
-                .is_none_or(|plugins| !std::sync::Arc::ptr_eq(plugins, &worker.plugins));
-            if outdated && matches!(worker.life, Life::Starting | Life::Ready) {
-                revoked.extend(worker.revoke_all());
-                worker.drain(WorkerCause::Upgrade);
-            }
-        }
-        for handed in revoked {
-            self.wait_again(handed.task, handed.rank);
-        }
-    }
-
-    fn spawn_missing(&mut self, domain: &str, now: Instant) {
-        let Some(plugins) = self
-            .catalog
-            .domains()
-            .get(domain)
-            .map(|domain| domain.plugins.clone())
-        else {
-            return;
-        };
-        let pool = &self.pools[domain];
-        if pool.spawn_not_before.is_some_and(|time| now < time) {
-            return;
-        }
-        let missing = pool.to_spawn(self.census(domain), &self.options.pool);
-        let touched = plugins
-            .iter()
-            .filter(|_| missing > 0)
-            .find(|plugin| !self.cache.is_unchanged(&plugin.hash));
-        if let Some(plugin) = touched {
-            // The copy is looked at before anybody loads it.
-            if self.supply.has_to_look(&plugin.hash, now) {
-                self.refresh_catalog();
-            }
-            return;
-        }
-        for _ in 0..missing {
-            let Some(id) = self.worker_ids.pop_front() else {
-                break;
-            };
-            let spawn = Spawn {
-                id,
-                domain,
-                plugins: &plugins,
-                cache: &self.cache,
-                pages: self.pages.directory(),
-                environment: &self.environment,
-                user: self.worker_user.as_ref(),
-                no_network: self.options.no_network,
-                events: &self.events,
-            };
-            match Worker::spawn(&spawn) {
-                Ok(mut worker) => {
-                    worker.enter(self.cgroup.as_ref());
-                    tracing::debug!(worker.id = %id, "spawned worker {id} of domain {domain}");
-                    self.workers.insert(id, worker);
-                }
-                Err(error) => {
-                    let why = report::chain(&error);
-                    tracing::error!("could not start a worker of domain {domain}: {why}");
-                    self.pool(domain).failed_to_start(now);
-                    break;
-                }
-            }
-        }
-    }
-
     pub(super) fn pool(&mut self, domain: &str) -> &mut Pool {
         self.pools.entry(domain.to_owned()).or_default()
     }
 
-    fn hand_over(&mut self, domain: &str) {
-        while self.pools[domain].waiting() > 0 {
-            let window = self.pools[domain].window() as usize;
-            // One that idles; one that is about to be ready; one that has room.
-            let candidate = self
-                .workers
-                .values()
-                .filter(|worker| {
-                    worker.domain == domain && room(worker, window, &self.options.pool) > 0
-                })
-                .min_by_key(|worker| (!worker.is_ready(), worker.handed.len()))
-                .map(|worker| worker.id);
-            let Some(worker) = candidate else { return };
-            let Some((rank, task)) = self.pool(domain).first() else {
+    fn hand_over(&mut self, domain: &str, now: Instant) {
+        let wanted = self.pools[domain].wanted();
+        if wanted.is_empty() {
+            return;
+        }
+        let mut members = self.members(domain, now);
+        for plugin in wanted {
+            self.hand_over_of(domain, &plugin, &mut members, now);
+        }
+    }
+
+    /// Hands waiting tasks of one plugin to its workers.
+    fn hand_over_of(&mut self, domain: &str, plugin: &str, members: &mut [Member], now: Instant) {
+        loop {
+            let candidate = self.pools[domain].candidate(plugin, members, &self.options.pool);
+            let Some(candidate) = candidate else { return };
+            let Some((rank, task)) = self.pool(domain).share(plugin).first() else {
                 return;
             };
             let is_incomplete = self.tasks.get(&task).is_some_and(Held::is_incomplete);
@@ -171,11 +75,14 @@ impl Supervisor {
                 // It is the next one, and those behind it wait their turn.
                 return;
             }
-            self.pool(domain).remove(rank, task);
+            let share = self.pool(domain).share(plugin);
+            share.remove(rank, task);
             if is_incomplete {
                 self.fetch(task);
             } else {
-                self.hand_task(worker, task, rank);
+                share.last_handed = Some(now);
+                self.hand_task(members[candidate].id, task, rank);
+                members[candidate].given();
             }
         }
     }
@@ -185,14 +92,10 @@ impl Supervisor {
             return;
         };
         let worker = self.workers.get_mut(&worker).expect("the candidate lives");
-        let has_loaded = |file: &crate::wire::PluginFile| file.hash == held.operation.hash;
-        if !worker.plugins.iter().any(has_loaded) {
-            // It was claimed for another version than this worker runs.
-            return self.release(task);
-        }
         let Some(slot) = worker.hand(task, rank) else {
-            let domain = worker.domain.clone();
-            self.pool(&domain).push(rank, task, Instant::now());
+            let operation = Arc::clone(&held.operation);
+            let share = self.pool(&operation.domain).share(&operation.hash);
+            share.push(rank, task, Instant::now());
             return;
         };
         held.place = Place::Handed(worker.id);
@@ -242,23 +145,24 @@ impl Supervisor {
             return self.release(task);
         }
         held.place = Place::Waiting;
-        let domain = held.operation.domain.clone();
-        self.pool(&domain).push(rank, task, Instant::now());
+        let operation = Arc::clone(&held.operation);
+        let share = self.pool(&operation.domain).share(&operation.hash);
+        share.push(rank, task, Instant::now());
     }
 
     /// Tasks that wait here and were claimed for another version of their operation are given back,
     /// so that they are claimed for the one that will run them: its limits, its outputs and the
     /// version that their rows name belong together.
     pub(super) fn release_outdated(&mut self) {
-        let outdated: Vec<(TaskId, String, i16)> = self
+        let outdated: Vec<TaskId> = self
             .tasks
             .iter()
             .filter(|(_, held)| held.place == Place::Waiting)
             .filter(|(_, held)| self.catalog.is_outdated(&held.operation))
-            .map(|(task, held)| (*task, held.operation.domain.clone(), held.claimed.rank))
+            .map(|(task, _)| *task)
             .collect();
-        for (task, domain, rank) in outdated {
-            if self.pool(&domain).remove(rank, task) {
+        for task in outdated {
+            if self.stop_waiting(task) {
                 self.release(task);
             }
         }
@@ -266,9 +170,21 @@ impl Supervisor {
 
     /// Gives back what waits here: nobody will run it.
     fn release_waiting(&mut self, domain: &str) {
-        for (_, task) in self.pool(domain).drain() {
+        let shares = self.pool(domain).shares();
+        let waiting: Vec<TaskId> = shares.flat_map(|(_, share)| share.drain()).collect();
+        for task in waiting {
             self.release(task);
         }
+    }
+
+    /// A waiting task waits no longer for a worker; false: it did not wait.
+    pub(super) fn stop_waiting(&mut self, task: TaskId) -> bool {
+        let Some(held) = self.tasks.get(&task) else {
+            return false;
+        };
+        let (operation, rank) = (Arc::clone(&held.operation), held.claimed.rank);
+        let share = self.pool(&operation.domain).share(&operation.hash);
+        share.remove(rank, task)
     }
 
     /// Gives a task back to the queue, as if nobody had claimed it.
@@ -288,18 +204,15 @@ impl Supervisor {
             let operation = catalog.operation(held.claimed.operation);
             operation.is_some_and(|operation| operation.paused)
         };
-        let paused: Vec<(TaskId, Place, String, i16)> = self
+        let paused: Vec<(TaskId, Place)> = self
             .tasks
             .iter()
             .filter(|(_, held)| is_paused(held))
-            .map(|(task, held)| {
-                let domain = held.operation.domain.clone();
-                (*task, held.place, domain, held.claimed.rank)
-            })
+            .map(|(task, held)| (*task, held.place))
             .collect();
-        for (task, place, domain, rank) in paused {
+        for (task, place) in paused {
             let is_free = match place {
-                Place::Waiting => self.pool(&domain).remove(rank, task),
+                Place::Waiting => self.stop_waiting(task),
                 Place::Handed(worker) => self.workers.get_mut(&worker).is_some_and(|worker| {
                     let slot = worker.slot_of(task);
                     slot.is_some_and(|slot| worker.revoke(slot).is_some())
@@ -314,40 +227,12 @@ impl Supervisor {
 
     /// Tasks that no worker here had time for are given back.
     pub(super) fn release_overdue(&mut self, now: Instant) {
-        let overdue: Vec<(String, Vec<(i16, TaskId)>)> = self
-            .pools
-            .iter()
-            .map(|(domain, pool)| (domain.clone(), pool.overdue(OVERDUE, now)))
+        let shares = self.pools.values_mut().flat_map(Pool::shares);
+        let overdue: Vec<TaskId> = shares
+            .flat_map(|(_, share)| share.take_overdue(OVERDUE, now))
             .collect();
-        for (domain, tasks) in overdue {
-            for (rank, task) in tasks {
-                self.pool(&domain).remove(rank, task);
-                self.release(task);
-            }
-        }
-    }
-
-    fn shrink(&mut self, domain: &str, now: Instant) {
-        let census = self.census(domain);
-        let linger = self.options.pool.linger;
-        let pool = &self.pools[domain];
-        if !pool.is_surplus(census, &self.options.pool)
-            || pool
-                .last_shrink
-                .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
-        {
-            return;
-        }
-        let surplus = self
-            .workers
-            .values_mut()
-            .filter(|worker| {
-                worker.domain == domain && worker.is_ready() && worker.handed.is_empty()
-            })
-            .find(|worker| now.duration_since(worker.idle_since) >= linger);
-        if let Some(worker) = surplus {
-            worker.drain(WorkerCause::Idle);
-            self.pool(domain).last_shrink = Some(now);
+        for task in overdue {
+            self.release(task);
         }
     }
 
@@ -368,7 +253,7 @@ impl Supervisor {
 
 /// How many more tasks a worker can be given now: none behind one that turns out to be slow, or after
 /// which it may have to end, for it could begin them before it hears of that.
-fn room(worker: &Worker, window: usize, options: &PoolOptions) -> usize {
+pub(super) fn room(worker: &Worker, window: usize, options: &PoolOptions) -> usize {
     let window = if options.max_mem > 0 { 1 } else { window };
     let runs_left = match options.max_runs {
         0 => usize::MAX,
@@ -413,7 +298,6 @@ fn run_message(slot: u32, held: &mut Held) -> Run {
         slot,
         task: claimed.task.0,
         attempt: claimed.attempt.cast_unsigned(),
-        plugin: operation.hash.clone(),
         operation: operation.name.clone(),
         declared_domain: operation.declared_domain.clone(),
         domain: operation.domain.clone(),

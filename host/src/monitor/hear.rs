@@ -17,6 +17,7 @@ use crate::{
 use chrono::Utc;
 use std::{
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -41,15 +42,17 @@ impl Supervisor {
                 worker.peak_before = peak_resident_bytes;
                 worker.dirty = true;
                 worker.idle_since = Instant::now();
+                worker.since = Instant::now();
                 let took = worker.spawned.elapsed();
                 if worker.life == Life::Starting {
                     worker.life = Life::Ready;
                 }
                 tracing::debug!(worker.id = %id, "worker {id} is ready after {took:?}");
-                let domain = worker.domain.clone();
-                self.pool(&domain).started();
+                let (domain, plugin) = (worker.domain.clone(), Arc::clone(&worker.plugin));
+                self.has_started(&domain, &plugin, took);
             }
-            FromWorker::Loading(name) => worker.loading = name,
+            FromWorker::Loading => worker.is_loading = true,
+            FromWorker::Loaded => worker.is_loading = false,
             FromWorker::Refused(reason) => worker.refused = Some(reason),
             FromWorker::Finished(finished) => self.finished(id, *finished, descriptors),
             FromWorker::Panicking { slot, failure } => {
@@ -140,7 +143,7 @@ impl Supervisor {
             Vec::new()
         };
         let lingering = worker.has_pipe_of(handed.task);
-        let domain = worker.domain.clone();
+        let (domain, plugin) = (worker.domain.clone(), Arc::clone(&worker.plugin));
         for handed in revoked {
             self.wait_again(handed.task, handed.rank);
         }
@@ -149,9 +152,8 @@ impl Supervisor {
         let micros = (finished.finished_us - finished.started_us)
             .max(0)
             .cast_unsigned();
-        self.pool(&domain).took(Duration::from_micros(micros));
-        // There is room again.
-        self.look |= self.upkeep.is_busy();
+        let share = self.pool(&domain).share(&plugin.hash);
+        share.took(Duration::from_micros(micros));
         let Some(held) = self.tasks.get_mut(&handed.task) else {
             return;
         };

@@ -12,21 +12,23 @@ use crate::{
     store::StoreError,
 };
 use chrono::Utc;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 impl Supervisor {
     /// Tasks that have run for too long, workers that take too long to start, and those that were
     /// given a last chance to end by themselves.
     pub(super) fn enforce_limits(&mut self, now: Instant) {
+        let mut late = Vec::new();
         for worker in self.workers.values_mut() {
             if worker.life == Life::Starting
                 && now.duration_since(worker.spawned) > self.options.pool.start_timeout
             {
-                tracing::error!(worker.id = %worker.id, "worker {} was not ready in time", worker.id);
                 worker.kill(WorkerCause::StartTimeout);
                 // Now, for the killed are not counted, and the next one would be spawned at once.
-                let pool = self.pools.entry(worker.domain.clone()).or_default();
-                pool.failed_to_start(now);
+                late.push((worker.domain.clone(), Arc::clone(&worker.plugin)));
                 continue;
             }
             if let Some((at, cause)) = worker.kill_at
@@ -74,6 +76,11 @@ impl Supervisor {
                     now,
                 );
             }
+        }
+        let limit = human(self.options.pool.start_timeout);
+        for (domain, plugin) in late {
+            let reason = format!("a worker was not ready within {limit}");
+            self.start_failed(&domain, &plugin, &reason);
         }
     }
 
@@ -163,8 +170,7 @@ impl Supervisor {
                 Place::Ending => {}
                 Place::Fetching => self.abort_unbegun(task),
                 Place::Waiting => {
-                    let (domain, rank) = (held.operation.domain.clone(), held.claimed.rank);
-                    self.pool(&domain).remove(rank, task);
+                    self.stop_waiting(task);
                     self.abort_unbegun(task);
                 }
                 Place::Handed(id) => {

@@ -27,6 +27,8 @@ mod recover;
 mod report;
 mod roster;
 mod scan;
+mod share;
+mod staff;
 mod supervisor;
 mod supply;
 mod upkeep;

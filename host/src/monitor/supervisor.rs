@@ -3,7 +3,7 @@
 use super::{
     catalog::Catalog,
     cgroup::Delegated,
-    claim::Positions,
+    claim::{Appetite, Positions},
     cron::Cron,
     drop_in::DropIn,
     event::Event,
@@ -183,10 +183,12 @@ pub(super) struct Supervisor {
     pub(super) outbox: Outbox,
     /// The cycle that the database is working on.
     pub(super) in_flight: Option<Cycle>,
+    /// What that cycle looks for.
+    pub(super) looking_for: Vec<Appetite>,
     pub(super) cycle_number: u64,
     /// So many things are said in cycles of their own, for the database has refused one of them.
     pub(super) said_alone: usize,
-    /// There may be something to claim.
+    /// There may be something to claim for any of the pools; each then remembers it for itself.
     pub(super) look: bool,
     pub(super) upkeep: Upkeep,
     pub(super) cron: Cron,
@@ -256,6 +258,7 @@ impl Supervisor {
             lines: Lines::default(),
             outbox: Outbox::default(),
             in_flight: None,
+            looking_for: Vec::new(),
             cycle_number: 0,
             said_alone: 0,
             look: true,

@@ -4,6 +4,7 @@
 use super::{
     event::Event,
     heartbeat,
+    pool::Pool,
     supervisor::{Phase, Supervisor},
 };
 use crate::{
@@ -20,8 +21,9 @@ use std::{
 const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(50)];
 /// And then so often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Three full claims in a row: there is a backlog, nobody needs to wake us.
-const BUSY_AFTER: u32 = 3;
+/// While one domain has a backlog nobody is told to wake us, so the queues of the others are looked
+/// into so often.
+const LOOK_WHILE_AWAKE: Duration = Duration::from_millis(50);
 /// After its start a monitor first removes what is old, and then so often.
 const VACUUM_SOON: Duration = Duration::from_secs(1);
 const VACUUM_EVERY: Duration = Duration::from_secs(600);
@@ -37,7 +39,6 @@ pub(super) struct Upkeep {
     pub(super) next_figures: Instant,
     pub(super) next_reconcile: Instant,
     next_promotion: Instant,
-    full_looks: u32,
     /// What the database believes: whoever enqueues must wake us.
     asleep: bool,
     saying_sleep: bool,
@@ -75,7 +76,6 @@ impl Upkeep {
             next_figures: now + Duration::from_secs(2),
             next_reconcile: now + Duration::from_secs(30),
             next_promotion: now,
-            full_looks: 0,
             asleep: false,
             saying_sleep: false,
             aborts_due: false,
@@ -145,14 +145,13 @@ impl Upkeep {
         self.retry_at.is_some_and(|at| now < at)
     }
 
-    /// Learns from a look at the queue whether there is a backlog.
-    pub(super) fn looked(&mut self, full: bool, found: bool, now: Instant) {
-        self.full_looks = if full { self.full_looks + 1 } else { 0 };
+    /// A look at a queue has found all that there was: something, or nothing. It is looked at once more
+    /// soon, for what came while it was.
+    pub(super) fn looked(&mut self, found: bool, now: Instant) {
         if found || self.second_look.is_none() && self.third_look.is_none() {
             self.second_look = found.then(|| now + SECOND_LOOKS[0]);
             self.third_look = found.then(|| now + SECOND_LOOKS[1]);
         }
-        self.next_look = now + LOOK_EVERY;
     }
 
     /// There may be something to find then.
@@ -169,11 +168,6 @@ impl Upkeep {
     pub(super) fn is_away(&self) -> bool {
         self.away
     }
-
-    /// Whether there is a backlog, so that every bit of room is worth a look.
-    pub(super) fn is_busy(&self) -> bool {
-        self.full_looks >= BUSY_AFTER
-    }
 }
 
 impl Supervisor {
@@ -186,10 +180,18 @@ impl Supervisor {
                 self.look = true;
             }
         }
+        let is_any_busy = self.pools.values().any(Pool::is_busy);
+        let is_any_idle = self.pools.values().any(|pool| !pool.is_busy());
+        let look_every = if is_any_busy && is_any_idle {
+            LOOK_WHILE_AWAKE
+        } else {
+            LOOK_EVERY
+        };
         if now >= upkeep.next_look {
-            upkeep.next_look = now + LOOK_EVERY;
+            upkeep.next_look = now + look_every;
             self.look = true;
         }
+        upkeep.next_look = upkeep.next_look.min(now + look_every);
         self.enforce_limits(now);
         self.enforce_usage(now);
         self.say_sleep();
@@ -291,19 +293,21 @@ impl Supervisor {
         for refusal in self.catalog.update(rows, availability) {
             tracing::error!("a registered plugin cannot be used: {refusal}");
         }
-        let domains: Vec<String> = self.catalog.domains().keys().cloned().collect();
-        for domain in domains {
-            self.pool(&domain);
-        }
         self.release_paused();
         self.release_outdated();
+        for domain in self.catalog.domains().keys() {
+            self.pools.entry(domain.clone()).or_default();
+        }
+        for (domain, pool) in &mut self.pools {
+            pool.offer(self.catalog.domains().get(domain));
+        }
         self.look |= before != lanes_of(self);
     }
 
     /// Tells the database whether whoever enqueues must wake us. Unconditional notifications would
     /// serialise commits, so while there is a backlog we say that we are awake.
     fn say_sleep(&mut self) {
-        let asleep = !self.upkeep.is_busy();
+        let asleep = !self.pools.values().any(Pool::is_busy);
         if self.upkeep.saying_sleep || asleep == self.upkeep.asleep || self.phase != Phase::Working
         {
             return;
@@ -417,6 +421,7 @@ fn lanes_of(supervisor: &Supervisor) -> Vec<i32> {
         .catalog
         .domains()
         .values()
-        .flat_map(|domain| domain.lanes.iter().copied())
+        .flat_map(|domain| domain.values())
+        .flat_map(|offer| offer.lanes.iter().copied())
         .collect()
 }

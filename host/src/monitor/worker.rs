@@ -2,7 +2,6 @@
 //! that it was handed.
 
 use super::{
-    catalog::PluginSet,
     cgroup::{Delegated, WorkerCgroup},
     event::Event,
     identity::Identity,
@@ -15,7 +14,9 @@ use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::WorkerSave,
-    wire::{self, AsyncReader, Crash, Page, SlotState, ToWorker, WireError, marker::Stream},
+    wire::{
+        self, AsyncReader, Crash, Page, PluginFile, SlotState, ToWorker, WireError, marker::Stream,
+    },
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
@@ -23,6 +24,7 @@ use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -33,7 +35,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// What a worker is doing with its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
-    /// Loading its plugins.
+    /// Loading its plugin.
     Starting,
     /// Runs what it is handed.
     Ready,
@@ -60,7 +62,7 @@ pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) pid: Pid,
     pub(super) domain: String,
-    pub(super) plugins: PluginSet,
+    pub(super) plugin: Arc<PluginFile>,
     pub(super) page: Page,
     page_path: PathBuf,
     to_worker: mpsc::UnboundedSender<(ToWorker, Vec<OwnedFd>)>,
@@ -73,6 +75,8 @@ pub(super) struct Worker {
     next_handed: u64,
     pub(super) created: DateTime<Utc>,
     pub(super) spawned: Instant,
+    /// When it was ready; until then, when it was spawned.
+    pub(super) since: Instant,
     pub(super) started: Option<DateTime<Utc>>,
     pub(super) idle_since: Instant,
     pub(super) runs: u64,
@@ -83,8 +87,8 @@ pub(super) struct Worker {
     pub(super) shown_task: Option<TaskId>,
     /// Whether the database has to be told something.
     pub(super) dirty: bool,
-    /// The plugin that it loads.
-    pub(super) loading: Option<String>,
+    /// Whether it is loading its plugin.
+    pub(super) is_loading: bool,
     /// Why a load was refused.
     pub(super) refused: Option<String>,
     /// The last panic of the running task, and when it was heard of; perhaps it has been caught.
@@ -92,7 +96,7 @@ pub(super) struct Worker {
     pub(super) hung: bool,
     pub(super) exit: Option<(process::Exit, Instant)>,
     /// When it was told to end.
-    said_goodbye: Option<Instant>,
+    pub(super) said_goodbye: Option<Instant>,
     /// The task that it runs, if that has limits.
     pub(super) watched: Option<Watched>,
     /// Resident memory after the last task, or after its start.
@@ -114,7 +118,7 @@ const PEAK_BLUR: u64 = 2 << 20;
 pub(super) struct Spawn<'a> {
     pub(super) id: WorkerId,
     pub(super) domain: &'a str,
-    pub(super) plugins: &'a PluginSet,
+    pub(super) plugin: &'a Arc<PluginFile>,
     pub(super) cache: &'a Cache,
     pub(super) pages: &'a std::path::Path,
     pub(super) environment: &'a [(String, String)],
@@ -126,7 +130,7 @@ pub(super) struct Spawn<'a> {
 impl Worker {
     /// Starts a worker and the local tasks that carry what it says into the monitor's loop.
     pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self, WireError> {
-        let plugins = opened(spawn.plugins, spawn.cache)?;
+        let plugin = opened(spawn.plugin, spawn.cache)?;
         let page_path = spawn.pages.join(format!("{}.page", spawn.id));
         let page = Page::create(&page_path)?;
         let (ours, theirs) = wire::socket_pair()?;
@@ -169,7 +173,7 @@ impl Worker {
         })?;
         let hello = ToWorker::Hello {
             version: wire::WIRE_VERSION,
-            plugins: spawn.plugins.to_vec(),
+            plugin: (**spawn.plugin).clone(),
             nonce: nonce.clone(),
             no_network: spawn.no_network,
         };
@@ -178,7 +182,7 @@ impl Worker {
             id,
             pid: spawned.pid,
             domain: spawn.domain.to_owned(),
-            plugins: spawn.plugins.clone(),
+            plugin: Arc::clone(spawn.plugin),
             page,
             page_path,
             to_worker,
@@ -190,6 +194,7 @@ impl Worker {
             next_handed: 0,
             created: Utc::now(),
             spawned: now,
+            since: now,
             started: None,
             idle_since: now,
             runs: 0,
@@ -198,7 +203,7 @@ impl Worker {
             cpu_sample: None,
             shown_task: None,
             dirty: true,
-            loading: None,
+            is_loading: false,
             refused: None,
             panic: None,
             hung: false,
@@ -211,7 +216,7 @@ impl Worker {
             cgroup: None,
             kill_at: None,
         };
-        worker.send_with(hello, plugins);
+        worker.send_with(hello, vec![plugin]);
         worker.add_pipe(spawned.stdout, Stream::Stdout, None, spawn.events)?;
         worker.add_pipe(spawned.stderr, Stream::Stderr, None, spawn.events)?;
         Ok(worker)
@@ -372,11 +377,6 @@ impl Worker {
             .find(|(_, handed)| handed.begun.is_some())
     }
 
-    /// Whether it may be given tasks.
-    pub(super) fn is_ready(&self) -> bool {
-        self.life == Life::Ready
-    }
-
     /// Kills it with all that it started; its death comes back from the kernel. If its task has been
     /// asked to end already, that stays the cause.
     pub(super) fn kill(&mut self, cause: WorkerCause) {
@@ -480,6 +480,7 @@ impl Worker {
             id: self.id,
             pid: self.pid.as_raw(),
             domain: self.domain.clone(),
+            plugin: self.plugin.hash.clone(),
             state,
             task: self
                 .shown_task
@@ -503,22 +504,14 @@ impl Drop for Worker {
     }
 }
 
-/// The plugins that were looked at, whatever is put in their places, and also for a process that cannot
-/// reach those.
-fn opened(plugins: &PluginSet, cache: &Cache) -> Result<Vec<OwnedFd>, WireError> {
-    let failed = |source| WireError::System {
-        doing: "open the plugins for a worker",
+/// The plugin that was looked at, whatever is put in its place, and also for a process that cannot
+/// reach that.
+fn opened(plugin: &PluginFile, cache: &Cache) -> Result<OwnedFd, WireError> {
+    let copy = cache.open(&plugin.hash);
+    copy.map(OwnedFd::from).map_err(|source| WireError::System {
+        doing: "open the plugin for a worker",
         source,
-    };
-    if plugins.len() > wire::MAX_DESCRIPTORS {
-        let most = wire::MAX_DESCRIPTORS;
-        let many = format!("a domain has {most} plugins at most");
-        return Err(failed(std::io::Error::other(many)));
-    }
-    plugins
-        .iter()
-        .map(|plugin| Ok(cache.open(&plugin.hash).map_err(failed)?.into()))
-        .collect()
+    })
 }
 
 /// Carries what a worker says into the monitor's loop, until it hangs up.

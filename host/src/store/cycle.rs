@@ -170,6 +170,11 @@ pub struct Scan {
     pub pool: i32,
     /// How many the pool can take, over all of its lanes.
     pub quota: i32,
+    /// The pool's plugin that the lane belongs to, by its turn: where tasks are equally urgent, those
+    /// of lower turns are taken first.
+    pub turn: i32,
+    /// How many tasks the pool can take of that turn.
+    pub most: i32,
 }
 
 /// What a cycle did.
@@ -366,22 +371,25 @@ impl Store {
                 delete from rework.claim where monitor = $32 and cycle = any($33::bigint[])
             ), found as materialized (
                 -- Locked inside each lane: locking after the merge costs a factor of four.
-                select s.pool, s.quota, r.*
+                select s.pool, s.quota, s.turn, s.most, r.*
                   from unnest($34::int[], $35::smallint[], $36::bigint[], $37::smallint[], $38::int[],
-                              $39::int[])
-                         as s (lane, after_rank, after_id, last_rank, pool, quota),
+                              $39::int[], $44::int[], $45::int[])
+                         as s (lane, after_rank, after_id, last_rank, pool, quota, turn, most),
                        lateral (select half, lane, rank, id
                                   from rework.ready
                                  where ready.lane = s.lane
                                    and (ready.rank, ready.id) > (s.after_rank, s.after_id)
                                    and ready.rank <= s.last_rank
                                  order by ready.lane, ready.rank, ready.id
-                                 limit s.quota
+                                 limit s.most
                                    for update skip locked) r
             ), chosen as materialized (
                 select half, lane, rank, id
-                  from (select *, row_number() over (partition by pool order by rank, id) as place
-                          from found) ranked
+                  from (select *, row_number() over (partition by pool order by rank, turn, id) as place
+                          from (select *, row_number() over (partition by pool, turn order by rank, id)
+                                              as place_in_turn
+                                  from found) in_turn
+                         where place_in_turn <= most) ranked
                  where place <= quota
             ), taken as materialized (
                 delete from rework.ready r
@@ -488,6 +496,8 @@ impl Store {
             token.0,
             &column(ended, |e| e.progress) as &[Option<f32>],
             &column(ended, |e| e.progress_message.as_deref()) as &[Option<&str>],
+            &column(scans, |s| s.turn),
+            &column(scans, |s| s.most),
         )
         .fetch_all(&self.pool)
         .await?;

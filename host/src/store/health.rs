@@ -33,7 +33,7 @@ pub struct DomainHealth {
     pub paused: bool,
 }
 
-/// A domain whose workers die before they are ready.
+/// A plugin of a domain whose workers die before they are ready.
 #[derive(Debug, Clone)]
 pub struct StartHealth {
     /// The domain.
@@ -45,25 +45,32 @@ pub struct StartHealth {
 }
 
 impl Store {
-    /// Domains of which the last three workers on a host, within an hour, died before they were
+    /// Plugins of which the last three workers of a domain on a host, within an hour, died before they were
     /// ready.
     pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
         let rows = sqlx::query_as!(
             StartHealth,
             r#"select domain, host,
                       (array_agg(coalesce(error, cause, '') order by place))[1] as "error!"
-                 from (select w.*, row_number() over (partition by domain, host order by id desc) as place
+                 from (select w.*, row_number() over (partition by domain, host, plugin order by id desc) as place
                          from rework.worker w
                         where created > clock_timestamp() - interval '1 hour'
+                          -- What has been replaced or withdrawn is nobody's concern any more.
+                          and exists (select
+                                        from rework.plugin g
+                                        join rework.plugin_operation p on p.plugin = g.id
+                                        join rework.deployment d on d.plugin_operation = p.id
+                                       where g.hash = w.plugin and d.host = w.host
+                                         and d.retired is null)
                           -- Not those that still try, or that we ended for a reason of our own.
                           and (started is not null
                                or state = 'dead'
                                   and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
-                                                    'upgrade', 'idle'))) latest
+                                                    'upgrade', 'idle', 'made room'))) latest
                 where place <= 3
-                group by domain, host
+                group by domain, host, plugin
                having count(*) = 3 and bool_and(state = 'dead' and started is null)
-                order by domain, host"#
+                order by domain, host, plugin"#
         )
         .fetch_all(&self.pool)
         .await?;

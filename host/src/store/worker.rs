@@ -53,6 +53,8 @@ pub struct WorkerSave {
     pub pid: i32,
     /// What it runs tasks of.
     pub domain: String,
+    /// SHA-256 of its plugin.
+    pub plugin: String,
     /// `unstarted`, `idle`, `running` or `dead`.
     pub state: &'static str,
     /// What it runs.
@@ -100,11 +102,11 @@ impl Store {
         }
         sqlx::query!(
             "insert into rework.worker as w
-                 (host, monitor, id, pid, domain, state, task, runs, memory, cpu,
+                 (host, monitor, id, pid, domain, plugin, state, task, runs, memory, cpu,
                   created, started, finished, cause, error)
              overriding system value
              select $1, $2, s.*
-               from unnest($3::bigint[], $4::int[], $5::text[], $6::text[], $7::bigint[],
+               from unnest($3::bigint[], $4::int[], $5::text[], $16::text[], $6::text[], $7::bigint[],
                            $8::bigint[], $9::bigint[], $10::float8[], $11::timestamptz[],
                            $12::timestamptz[], $13::timestamptz[], $14::text[], $15::text[]) as s
              on conflict (id) do update
@@ -129,6 +131,7 @@ impl Store {
             &column(workers, |w| w.finished) as &[Option<DateTime<Utc>>],
             &column(workers, |w| w.cause.map(str::to_owned)) as &[Option<String>],
             &column(workers, |w| w.error.clone()) as &[Option<String>],
+            &column(workers, |w| w.plugin.clone()),
         )
         .execute(&self.pool)
         .await?;

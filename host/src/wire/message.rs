@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,11 +14,11 @@ pub enum ToWorker {
     Hello {
         /// [`WIRE_VERSION`] of the monitor.
         version: u32,
-        /// The plugins to load, each a file of the content-addressed cache.
-        plugins: Vec<PluginFile>,
+        /// The plugin to load, a file of the content-addressed cache. Its descriptor comes with the frame.
+        plugin: PluginFile,
         /// Separates what tasks print in the output pipes; see [`crate::wire::marker`].
         nonce: String,
-        /// Whether to deny TCP to the plugins.
+        /// Whether to deny TCP to the plugin.
         no_network: bool,
     },
     /// Run this task after those already sent.
@@ -32,9 +32,11 @@ pub enum ToWorker {
 /// From worker to monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// It begins to load the plugin of this name; `None`: it has loaded all of them.
-    Loading(Option<String>),
-    /// Every plugin is loaded.
+    /// It begins to load its plugin, which may end the process without a word.
+    Loading,
+    /// Its plugin is loaded.
+    Loaded,
+    /// It waits for tasks.
     Ready {
         /// [`WIRE_VERSION`] of the worker.
         version: u32,
@@ -43,7 +45,7 @@ pub enum FromWorker {
         /// The most that it has had, and what its parent had when it was forked.
         peak_resident_bytes: u64,
     },
-    /// A plugin cannot be used; the worker exits.
+    /// Its plugin cannot be used; the worker exits.
     Refused(String),
     /// The task of a slot has ended, and both pipes hold its end marker.
     Finished(Box<Finished>),
@@ -100,8 +102,6 @@ pub struct Run {
     pub task: i64,
     /// From 1.
     pub attempt: u32,
-    /// Hash of the plugin that offers the operation.
-    pub plugin: String,
     /// The operation's name inside the plugin.
     pub operation: String,
     /// The domain the *plugin's author* declared: with `operation`, the key into its registry.
@@ -221,7 +221,8 @@ impl FromWorker {
                     .collect()
             }
             Self::Schedule { raw_input, .. } => raw_input.iter_mut().collect(),
-            Self::Loading(_)
+            Self::Loading
+            | Self::Loaded
             | Self::Ready { .. }
             | Self::Refused(_)
             | Self::Panicking { .. }

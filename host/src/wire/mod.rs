@@ -16,8 +16,8 @@ pub use message::{
 };
 pub use page::{Page, SlotState};
 pub use socket::{
-    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, MAX_DESCRIPTORS, async_socket, high,
-    socket_pair, watched,
+    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, high, socket_pair,
+    watched,
 };
 
 /// What can go wrong between monitor and worker.

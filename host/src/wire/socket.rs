@@ -23,7 +23,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// At most so many descriptors travel with one frame.
-pub const MAX_DESCRIPTORS: usize = 253;
+const MAX_DESCRIPTORS: usize = 253;
 
 /// A connected pair, closed when this process executes another program.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
@@ -92,8 +92,8 @@ impl Inbox {
 
 fn descriptors_to_worker(message: &mut ToWorker) -> usize {
     match message {
-        // Each comes as a descriptor, in this order.
-        ToWorker::Hello { plugins, .. } => plugins.len(),
+        // The file of the plugin.
+        ToWorker::Hello { .. } => 1,
         other => shared(other.payloads()),
     }
 }
@@ -337,7 +337,6 @@ mod tests {
             slot: 1,
             task: 2,
             attempt: 1,
-            plugin: String::new(),
             operation: "f".into(),
             declared_domain: "d".into(),
             domain: "d".into(),

@@ -59,15 +59,15 @@ static PREPARED: OnceLock<Prepared> = OnceLock::new();
 /// Where the record goes: a private duplicate of the pipe of stderr.
 static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
 
-/// Installs the handler. Called on the main thread, after the plugins have been loaded.
+/// Installs the handler. Called on the main thread, after the plugin has been loaded.
 pub(super) fn install(
     marker: &Marker,
     capture: &Capture,
-    plugins: &[PluginFile],
+    plugin: &PluginFile,
 ) -> Result<(), WireError> {
     let prepared = Prepared {
         intro: marker.crash_intro(),
-        modules: modules(plugins),
+        modules: modules(plugin),
         worker: Pid::this().as_raw(),
         stack_end: stack_end(),
     };
@@ -123,7 +123,7 @@ fn stack_end() -> u64 {
 }
 
 /// The files that are mapped here, by the names that people know them by; see proc_pid_maps(5).
-fn modules(plugins: &[PluginFile]) -> Vec<Module> {
+fn modules(plugin: &PluginFile) -> Vec<Module> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let mut found: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for line in maps.lines() {
@@ -138,10 +138,10 @@ fn modules(plugins: &[PluginFile]) -> Vec<Module> {
         *bounds = (bounds.0.min(start), bounds.1.max(end));
     }
     let named = |path: &str| {
-        let plugin = plugins.iter().find(|plugin| path.contains(&plugin.hash));
-        let name = match plugin {
-            Some(plugin) => plugin.name.as_str(),
-            None => path.rsplit('/').next().unwrap_or(path),
+        let name = if path.contains(&plugin.hash) {
+            plugin.name.as_str()
+        } else {
+            path.rsplit('/').next().unwrap_or(path)
         };
         // One line, and short enough to be written at once.
         name.chars()
@@ -331,7 +331,10 @@ mod tests {
         let here = this_program_is_among_the_mapped_files as *const () as u64;
         let exe = std::env::current_exe().unwrap();
         let exe = exe.file_name().unwrap().to_str().unwrap();
-        let modules = modules(&[]);
+        let modules = modules(&PluginFile {
+            hash: "of no file that is mapped here".to_owned(),
+            name: String::new(),
+        });
         let module = modules
             .iter()
             .find(|module| (module.start..module.end).contains(&here));

@@ -1,4 +1,4 @@
-//! A worker: the process that loads the plugins of one domain and runs one task at a time. Its
+//! A worker: the process that loads one plugin of a domain and runs one task at a time. Its
 //! parent, a monitor, tells it what; it has no database, no credentials, and no async runtime.
 
 mod capture;

@@ -18,14 +18,14 @@ use nix::sys::{
 };
 use rework_plugin::abi::{ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW};
 use serde_json::json;
-use std::{collections::HashMap, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// Runs a task, unless the monitor has taken it back. Answers how it ended, and whether it left
 /// children behind.
 pub(super) fn run(
     task: Run,
     descriptors: &mut Vec<OwnedFd>,
-    plugins: &HashMap<String, Loaded>,
+    plugin: &Loaded,
     context: &'static Worker,
     page: &Page,
     capture: &mut Capture,
@@ -37,7 +37,7 @@ pub(super) fn run(
         ..
     } = task;
     let id = task.task;
-    let (plugin, operation) = (task.plugin.clone(), task.operation.clone());
+    let operation = task.operation.clone();
     let domain = task.declared_domain.clone();
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
@@ -49,13 +49,7 @@ pub(super) fn run(
     capture.begin(id, attempt, stdio)?;
     let limited = Limited::begin(limits);
     let started_us = Utc::now().timestamp_micros();
-    let invoked = match plugins.get(&plugin) {
-        Some(plugin) => plugin::invoke(plugin, &domain, &operation, context),
-        None => Err(plugin::PluginError::new(
-            "the worker",
-            "has not loaded the task's plugin",
-        )),
-    };
+    let invoked = plugin::invoke(plugin, &domain, &operation, context);
     drop(limited);
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();

@@ -15,7 +15,6 @@ use crate::{
     },
 };
 use std::{
-    collections::HashMap,
     os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -49,7 +48,7 @@ fn live() -> Result<(), WireError> {
     let Some((
         ToWorker::Hello {
             version,
-            plugins,
+            plugin,
             nonce,
             no_network,
         },
@@ -65,22 +64,21 @@ fn live() -> Result<(), WireError> {
     if no_network && let Err(error) = network::give_up() {
         return sender.send(FromWorker::Refused(with_source(&error)), Vec::new());
     }
-    let copies = keep_open(descriptors)?;
-    let mut loaded = HashMap::new();
-    for (file, copy) in plugins.iter().zip(&copies) {
-        // What is loaded may end this process without a word.
-        sender.send(FromWorker::Loading(Some(file.name.clone())), Vec::new())?;
-        match plugin::load(copy, Path::new(&file.name)) {
-            Ok(plugin) => drop(loaded.insert(file.hash.clone(), plugin)),
-            Err(error) => {
-                return sender.send(FromWorker::Refused(error.to_string()), Vec::new());
-            }
-        }
-    }
-    sender.send(FromWorker::Loading(None), Vec::new())?;
+    let copy = descriptors
+        .into_iter()
+        .next()
+        .ok_or(WireError::Descriptor("missing"))?;
+    let copy = keep_open(copy)?;
+    // What is loaded may end this process without a word.
+    sender.send(FromWorker::Loading, Vec::new())?;
+    let loaded = match plugin::load(&copy, Path::new(&plugin.name)) {
+        Ok(loaded) => loaded,
+        Err(error) => return sender.send(FromWorker::Refused(error.to_string()), Vec::new()),
+    };
+    sender.send(FromWorker::Loaded, Vec::new())?;
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
-    crash::install(&marker, &capture, &plugins)?;
+    crash::install(&marker, &capture, &plugin)?;
     let context = context::install(socket, page, capture.log_writer());
     lean::Program::find().let_go();
     let ready = FromWorker::Ready {
@@ -124,15 +122,10 @@ fn live() -> Result<(), WireError> {
     Ok(())
 }
 
-/// Paths of plugins that came as descriptors. They stay open: a backtrace opens the path once more.
-fn keep_open(descriptors: Vec<OwnedFd>) -> Result<Vec<PathBuf>, WireError> {
-    descriptors
-        .into_iter()
-        .map(|descriptor| {
-            let kept = high(descriptor)?.into_raw_fd();
-            Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
-        })
-        .collect()
+/// The path of a plugin that came as a descriptor. It stays open: a backtrace opens the path once more.
+fn keep_open(descriptor: OwnedFd) -> Result<PathBuf, WireError> {
+    let kept = high(descriptor)?.into_raw_fd();
+    Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
 }
 
 fn with_source(error: &WireError) -> String {
