@@ -167,7 +167,8 @@ create table rework.task (
     constraint task_cause_iff_not_well check ((cause is null) = (outcome is null or outcome = 'done')),
     constraint task_attempts check (attempt >= 0 and max_attempts >= 1)
 ) with (fillfactor = 50);
-create unique index task_key on rework.task (key) where key is not null;
+-- A key counts for its operation alone, as long as the task's row exists.
+create unique index task_key on rework.task (operation, key) where key is not null;
 create index task_operation on rework.task (operation, id);
 
 -- The half of the ready table that follows the clock. Nobody has to agree on anything: claims read
@@ -177,16 +178,17 @@ language sql volatile
 as $$ select (extract(epoch from clock_timestamp())::bigint / 10 % 2)::smallint $$;
 
 -- The queue proper: what may be claimed now. `rank` is the negated priority, so that one ascending
--- index serves the order in which tasks run.
+-- index serves the order in which tasks run. That index is the primary key, so that the table has a
+-- replica identity: without one Postgres refuses every delete while a publication of all tables exists.
 create table rework.ready (
     half smallint not null default rework.ready_half(),
     lane int not null,
     rank smallint not null,
-    id   bigint not null
+    id   bigint not null,
+    constraint ready_order primary key (lane, rank, id, half)
 ) partition by list (half);
 create table rework.ready_0 partition of rework.ready for values in (0);
 create table rework.ready_1 partition of rework.ready for values in (1);
-create index ready_order on rework.ready (lane, rank, id);
 
 -- Tasks for later, retries included, in the order in which they fall due.
 create table rework.delayed (
@@ -301,8 +303,22 @@ create table rework.monitor (
     started   timestamptz not null default clock_timestamp(),
     last_seen timestamptz not null default clock_timestamp(),
     lease     interval not null default interval '15 seconds',
-    asleep    boolean not null default false       -- whoever enqueues must wake it
+    asleep    boolean not null default false,      -- whoever enqueues must wake it
+    trouble   text                                 -- which of its writes the database refuses; null: none
 ) with (fillfactor = 50);
+
+-- Whether a monitor that was last seen then is alive, for listings and checks that look once. A time in
+-- the future says as little as one in the past: the server's clock may have been set back since. (Who
+-- buries a monitor does not ask this: it watches whether the row still changes.)
+create function rework.is_alive(last_seen timestamptz, lease interval) returns boolean
+language sql volatile
+as $$ select last_seen between clock_timestamp() - lease and clock_timestamp() + lease $$;
+
+-- When each host last had a monitor, for those that have none now.
+create table rework.host (
+    name      text primary key,
+    last_seen timestamptz not null default clock_timestamp()
+);
 
 create table rework.worker (
     id         bigint generated always as identity primary key,

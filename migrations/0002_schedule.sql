@@ -262,6 +262,22 @@ returns text
 language sql immutable
 as $$ select md5(coalesce(inputs::text, '')) $$;
 
+-- Notifies those who listen, unless the caller's transaction may be one that will be prepared: Postgres
+-- refuses to prepare a transaction that has notified. Where the server allows prepared transactions at
+-- all, only sessions that commit by themselves notify (the programs' own; they set `rework.notifies`), and
+-- monitors and clients look more often.
+create function rework.tell(channel text, payload text)
+returns void
+language plpgsql volatile
+as $$
+begin
+    if current_setting('max_prepared_transactions') = '0'
+       or current_setting('rework.notifies', true) = 'on' then
+        perform pg_notify(channel, payload);
+    end if;
+end
+$$;
+
 -- The lane of an operation, a pinned host and inputs; made if there is none.
 create function rework.lane_make(operation int, host text, accepts text)
 returns int
@@ -279,10 +295,44 @@ begin
         exit when lane_id is not null;
         insert into rework.lane (operation, host, accepts)
         values (lane_make.operation, lane_make.host, lane_make.accepts) on conflict do nothing;
-        perform pg_notify('rework_catalog', '');
+        perform rework.tell('rework_catalog', '');
     end loop;
     return lane_id;
 end
+$$;
+
+-- The hosts that may take a task of a lane: those that have the operation, are the one it is pinned to, and
+-- accept its inputs (as `operation_catalog` of the programs decides). Whether a monitor that lives there
+-- serves the domain, whether any monitor lives there, and when there last was one (null: never).
+create function rework.lane_hosts(
+    operation int, pinned text, accepts text,
+    out host text, out is_served boolean, out is_alive boolean, out last_seen timestamptz)
+returns setof record
+language sql volatile
+as $$
+    select d.host,
+           exists (select from rework.monitor m
+                    where m.host = d.host and rework.is_alive(m.last_seen, m.lease)
+                      and (cardinality(m.domains) = 0 or o.domain = any(m.domains))),
+           exists (select from rework.monitor m
+                    where m.host = d.host and rework.is_alive(m.last_seen, m.lease)),
+           (select max(seen.last_seen)
+              from (select h.last_seen from rework.host h where h.name = d.host
+                    union all
+                    select m.last_seen from rework.monitor m where m.host = d.host) seen)
+      from rework.deployment d
+      join rework.operation o on o.id = d.operation
+      join rework.plugin_operation p on p.id = d.plugin_operation
+     where d.operation = lane_hosts.operation
+       and d.retired is null
+       and (lane_hosts.pinned is null or d.host = lane_hosts.pinned)
+       and (lane_hosts.accepts is null
+            or rework.inputs_digest(p.inputs) = lane_hosts.accepts
+            or not exists (select from rework.deployment other
+                             join rework.plugin_operation q on q.id = other.plugin_operation
+                            where other.operation = d.operation and other.retired is null
+                              and rework.inputs_digest(q.inputs) = lane_hosts.accepts))
+     order by d.host
 $$;
 
 -- Refuses what no task can have.
@@ -313,23 +363,26 @@ language plpgsql volatile
 as $$
 begin
     if exists (select from rework.monitor where asleep) then
-        perform pg_notify('rework_ready', '');
+        perform rework.tell('rework_ready', '');
     end if;
 end
 $$;
 
 -- Queues a task of a known operation, its input already checked; answers the task, and whether it is a
--- new one, not one that was known by the key.
+-- new one, not one that was known by the key. What is known by a key has the same input: the fields but
+-- for those that mean something else at each call (`relative`: moments given as expressions); of raw
+-- bytes and files, what is in the row (the caller compares what is beside it).
 create function rework.task_enqueue(
     operation int, host text, input_encoding text, input jsonb, input_raw bytea, metadata jsonb,
     priority int, run_at timestamptz, key text, max_attempts int, schedule bigint default null,
-    accepts text default null, out task_id bigint, out is_new boolean)
+    accepts text default null, relative text[] default '{}', out task_id bigint, out is_new boolean)
 language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
     lane_id int;
     due timestamptz := coalesce(run_at, clock_timestamp());
+    known record;
 begin
     perform rework.task_check(priority, max_attempts, metadata);
     select l.id into lane_id from rework.lane l
@@ -339,18 +392,34 @@ begin
     if lane_id is null then
         lane_id := rework.lane_make(operation, host, accepts);
     end if;
-    insert into rework.task as t (operation, lane, host, priority, run_at, max_attempts, key, schedule,
-                                  metadata, input_encoding, input, input_raw)
-    values (task_enqueue.operation, lane_id, task_enqueue.host, coalesce(task_enqueue.priority, 0), due,
-            coalesce(task_enqueue.max_attempts, 1), task_enqueue.key, task_enqueue.schedule,
-            task_enqueue.metadata, task_enqueue.input_encoding, task_enqueue.input, task_enqueue.input_raw)
-    on conflict (key) where t.key is not null do nothing
-    returning t.id into task_id;
-    is_new := task_id is not null;
-    if not is_new then
-        select t.id into task_id from rework.task t where t.key = task_enqueue.key;
+    loop
+        insert into rework.task as t (operation, lane, host, priority, run_at, max_attempts, key, schedule,
+                                      metadata, input_encoding, input, input_raw)
+        values (task_enqueue.operation, lane_id, task_enqueue.host, coalesce(task_enqueue.priority, 0), due,
+                coalesce(task_enqueue.max_attempts, 1), task_enqueue.key, task_enqueue.schedule,
+                task_enqueue.metadata, task_enqueue.input_encoding, task_enqueue.input,
+                task_enqueue.input_raw)
+        on conflict (operation, key) where t.key is not null do nothing
+        returning t.id into task_id;
+        is_new := task_id is not null;
+        exit when is_new;
+        select t.id, t.input_encoding, t.input, t.input_raw into known
+          from rework.task t
+         where t.operation = task_enqueue.operation and t.key = task_enqueue.key;
+        -- It may have been deleted in between; then this one is new.
+        continue when not found;
+        if known.input_encoding is distinct from task_enqueue.input_encoding
+           or known.input_raw is distinct from task_enqueue.input_raw
+           or (case when jsonb_typeof(known.input) = 'object' and jsonb_typeof(task_enqueue.input) = 'object'
+                    then known.input - relative <> task_enqueue.input - relative
+                    else known.input is distinct from task_enqueue.input end) then
+            raise exception 'task % has the key `%` already, with another input', known.id, key
+                using errcode = 'RW003',
+                      hint = format('`rework get-input %s` shows it; another task needs another key', known.id);
+        end if;
+        task_id := known.id;
         return;
-    end if;
+    end loop;
     if due > clock_timestamp() then
         insert into rework.delayed (run_at, id, lane, rank)
         values (due, task_id, lane_id, -coalesce(task_enqueue.priority, 0));
@@ -408,12 +477,12 @@ end
 $$;
 
 -- Queues a task; the same rules and messages as `rework schedule`. Where versions with different inputs
--- are deployed, for one that accepts it.
-create function rework.schedule(
+-- are deployed, for one that accepts it. Answers the task, and whether it is a new one: while a task of
+-- the operation with the same key exists, it is that one.
+create function rework.schedule_task(
     operation text, input jsonb default null, domain text default null, host text default null,
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
-    key text default null, max_attempts int default null)
-returns bigint
+    key text default null, max_attempts int default null, out id bigint, out is_new boolean)
 language plpgsql volatile
 as $$
 #variable_conflict use_column
@@ -444,20 +513,20 @@ begin
           from rework.deployment d
           join rework.plugin_operation p on p.id = d.plugin_operation
          where d.operation = operation_id and d.retired is null
-           and (schedule.host is null or d.host = schedule.host)
+           and (schedule_task.host is null or d.host = schedule_task.host)
          group by p.inputs
          order by max(d.registered) desc
     loop
         begin
             if not is_accepted then
-                complete := rework.input_complete(schedule.operation, version.inputs, input);
+                complete := rework.input_complete(schedule_task.operation, version.inputs, input);
                 is_accepted := true;
                 accepted_by := version.inputs;
                 attempts := version.max_attempts;
                 -- A newer version has refused it.
                 accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
             elsif complete is distinct from
-                  rework.input_complete(schedule.operation, version.inputs, complete, true) then
+                  rework.input_complete(schedule_task.operation, version.inputs, complete, true) then
                 accepts := rework.inputs_digest(accepted_by);
             end if;
         exception when sqlstate 'RW003' then
@@ -473,10 +542,25 @@ begin
     end if;
     queued := rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
-        coalesce(priority, 0), run_at, key, coalesce(schedule.max_attempts, attempts), null, accepts);
+        coalesce(priority, 0), run_at, key, coalesce(schedule_task.max_attempts, attempts), null, accepts);
     if queued.is_new and accepted_by @> '[{"type": "file"}]' then
         perform rework.input_files_save(queued.task_id, accepted_by, input);
     end if;
-    return queued.task_id;
+    id := queued.task_id;
+    is_new := queued.is_new;
+end
+$$;
+
+-- As schedule_task(); answers the task alone.
+create function rework.schedule(
+    operation text, input jsonb default null, domain text default null, host text default null,
+    metadata jsonb default null, priority int default null, run_at timestamptz default null,
+    key text default null, max_attempts int default null)
+returns bigint
+language plpgsql volatile
+as $$
+begin
+    return (rework.schedule_task(operation, input, domain, host, metadata, priority, run_at, key,
+                                 max_attempts)).id;
 end
 $$;

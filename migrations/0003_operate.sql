@@ -11,10 +11,13 @@ as $$
 declare
     payload text;
 begin
-    if cardinality(ids) > 0 and exists (select from rework.waiter where until > clock_timestamp()) then
+    if cardinality(ids) > 0 and exists (
+        -- (Nobody waits longer than a minute ahead: of such a row only the clock has been set back.)
+        select from rework.waiter
+         where until between clock_timestamp() and clock_timestamp() + interval '1 minute') then
         payload := array_to_string(ids, ',');
         -- A payload has less than 8000 bytes; an empty one says: look at all that you wait for.
-        perform pg_notify('rework_task', case when length(payload) < 8000 then payload else '' end);
+        perform rework.tell('rework_task', case when length(payload) < 8000 then payload else '' end);
     end if;
 end
 $$;
@@ -66,7 +69,7 @@ begin
         return 'aborted';
     end if;
     insert into rework.abort_request (task, message) values (id, message) on conflict do nothing;
-    perform pg_notify('rework_abort', id::text);
+    perform rework.tell('rework_abort', id::text);
     return 'aborting';
 end
 $$;
@@ -101,8 +104,9 @@ begin
            output_encoding = null, output = null, output_raw = null,
            max_attempts = greatest(max_attempts, attempt + 1)
      where task.id = t.id;
-    insert into rework.ready (lane, rank, id) values (t.lane, -t.priority, t.id);
-    perform pg_notify('rework_ready', '');
+    -- The row of an earlier life may still be there; it serves as well.
+    insert into rework.ready (lane, rank, id) values (t.lane, -t.priority, t.id) on conflict do nothing;
+    perform rework.tell('rework_ready', '');
     return t.attempt + 1;
 end
 $$;
@@ -249,7 +253,7 @@ begin
     update rework.worker
        set asked = case worker.asked when 'kill' then 'kill' else worker_ask.asked end
      where worker.id = worker_ask.id;
-    perform pg_notify('rework_worker', id::text);
+    perform rework.tell('rework_worker', id::text);
 end
 $$;
 

@@ -77,7 +77,21 @@ fn workers_that_never_start_are_a_problem() {
         command.env("MISBEHAVE_ON_LOAD", how);
         let monitor = rework.monitor_by(command);
         let doctor = || rework.run(&["doctor"]).stdout;
-        until("the problem", doctor, |said| said.contains(problem));
+        let id = rework.misbehave("ok");
+        let waiting =
+            "problem waiting: 1 task of `misbehave` misbehaving waits: on testhost workers of";
+        let is_told = |said: &String| said.contains(problem) && said.contains(waiting);
+        until("the problem", doctor, is_told);
+        for _ in 0..20 {
+            let said = doctor();
+            assert!(
+                is_told(&said),
+                "whatever the monitor does at the moment: {said}"
+            );
+        }
+        let waits = rework.task(&id)["waits"].to_string();
+        assert!(waits.contains("die before they are ready"), "{waits}");
+        rework.ok(&["abort-task", &id]);
         assert_eq!(monitor.interrupt(), Some(0));
         // That they were ended by us is not the problem.
         assert!(doctor().contains(problem));

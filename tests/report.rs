@@ -1,8 +1,8 @@
 //! Report: what became of a task, exactly once, also when things go wrong on the way.
 
-use crate::harness::{Rework, hello, misbehaving, standalone, until};
+use crate::harness::{Rework, hello, misbehaving, standalone, until, until_within};
 use nix::sys::signal::Signal;
-use std::fs;
+use std::{fs, time::Duration};
 
 #[test]
 fn an_error_fails_the_task_with_its_place() {
@@ -288,7 +288,13 @@ fn the_tasks_of_a_lost_host_follow_the_delivery_rule() {
     ));
     assert_eq!(rework.json(&["list-monitors"])[0]["stale"], true);
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    let task = rework.wait(&once, &["aborted"]);
+    // It is watched for a whole lease.
+    let task = until_within(
+        Duration::from_secs(60),
+        "the lost monitor to be buried",
+        || rework.task(&once),
+        |task| task["state"] == "aborted",
+    );
     assert_eq!(task["cause"], "monitor lost");
     assert_eq!(task["error"], "the monitor on host elsewhere was lost");
     let task = rework.wait(&again, &["done", "aborted"]);
@@ -347,7 +353,7 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     assert!(
         monitor
             .log()
-            .contains("counts what it held (tasks: 1) as lost"),
+            .contains("has not taken all that it had to say (results: 1); that is kept in "),
         "{}",
         monitor.log()
     );
@@ -358,7 +364,10 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     assert_eq!(rework.task(&id)["state"], "running");
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
     let task = rework.wait(&id, &["aborted"]);
-    assert_eq!(task["cause"], "monitor lost", "{task:#}");
+    assert_eq!(
+        task["cause"], "monitor exit",
+        "it is known how it ended: {task:#}"
+    );
 }
 
 /// What could not be written about a worker is not written beside what has become of it since.
@@ -599,7 +608,8 @@ fn a_path_in_the_database_is_not_what_a_recovery_removes() {
         precious.display()
     ));
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
-    until(
+    until_within(
+        Duration::from_secs(60),
         "the lost monitor to be buried",
         || {
             rework

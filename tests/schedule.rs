@@ -198,7 +198,7 @@ fn options_are_kept_with_the_task() {
     assert_eq!(task["metadata"], json!({"user": "Babar"}));
     assert_eq!(task["max_attempts"], 2);
     assert_eq!(task["run_at"], "2100-01-01T09:00:00Z");
-    let again = rework.schedule(&["my_first_task", "--input", "2", "--key", "once"]);
+    let again = rework.schedule(&["my_first_task", "--input", "1", "--key", "once"]);
     assert_eq!(again, id, "while the task exists, the key answers it");
 }
 
@@ -523,21 +523,21 @@ fn files_are_given_in_sql_as_elsewhere() {
     assert_eq!(task["output"]["a file.txt"]["bytes"], 3_000_000, "{task:#}");
 }
 
-/// What a key stands for keeps its own input, whatever comes with the key again.
+/// What a key stands for keeps its own files.
 #[test]
-fn files_do_not_get_to_a_task_that_is_known_by_its_key() {
+fn files_are_stored_once_for_a_task_that_is_known_by_its_key() {
     let rework = Rework::with_plugins(&[hello(), report()]);
-    let known = rework.schedule(&["noop", "--key", "k"]);
-    let again = rework
-        .database
-        .psql("select rework.schedule('word_frequencies', '{\"text\": \"abc\"}', key => 'k')");
     let input = r#"{"text": "abc"}"#;
+    let known = rework.schedule(&["word_frequencies", "--key", "k", "--input", input]);
+    let again = rework.database.psql(&format!(
+        "select rework.schedule('word_frequencies', '{input}', key => 'k')"
+    ));
     let through = rework.schedule(&["word_frequencies", "--key", "k", "--input", input]);
     assert_eq!((&again, &through), (&known, &known));
     let files = rework
         .database
         .psql("select count(*) from rework.task_file");
-    assert_eq!(files, "0");
+    assert_eq!(files, "1");
 }
 
 /// While versions are deployed that do not agree on what is a file, a task runs where its input fits.
@@ -643,7 +643,7 @@ fn many_are_queued_in_order_all_or_none() {
         assert_eq!(tasks[8].raw_input().await.unwrap().unwrap().len(), 100_000);
         assert_eq!(tasks[10].row().await.unwrap().domain, "maths");
         let again = client
-            .schedule_many([double(1).key("eight"), double(2)])
+            .schedule_many([double(8).key("eight"), double(2)])
             .await
             .unwrap();
         assert_eq!(

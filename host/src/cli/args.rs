@@ -64,6 +64,9 @@ pub(super) enum Command {
     CheckPlugin(CheckArgs),
     /// Withdraw an operation from a host; its tasks and logs stay
     UnregisterOperation(UnregisterArgs),
+    /// Withdraw all operations from a host that is gone; tasks and logs stay. Exit code 1: nothing is
+    /// registered for it
+    UnregisterHost(UnregisterHostArgs),
     /// List operations and the hosts that offer them
     ListOperations(ListOperationsArgs),
     /// Queue a task
@@ -260,6 +263,18 @@ pub(super) struct UnregisterArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct UnregisterHostArgs {
+    /// The database
+    pub(super) db: String,
+    /// The host
+    #[arg(value_parser = word)]
+    pub(super) host: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) no_confirm: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ListOperationsArgs {
     /// The database
     pub(super) db: String,
@@ -315,7 +330,8 @@ pub(super) struct ScheduleArgs {
         value_parser = parse_duration
     )]
     pub(super) delay: Option<Duration>,
-    /// While a task with this key exists, answer that one
+    /// While a task of this operation with this key exists (until it is deleted, by default a day after its
+    /// end), answer that one; with another input it is refused
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares

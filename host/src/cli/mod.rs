@@ -51,6 +51,7 @@ fn run(command: Command) -> Result<()> {
         Command::RegisterOperations(args) => block_on(operations::register(args)),
         Command::CheckPlugin(args) => check::check(&args),
         Command::UnregisterOperation(args) => block_on(operations::unregister(args)),
+        Command::UnregisterHost(args) => block_on(operations::unregister_host(args)),
         Command::ListOperations(args) => block_on(operations::list(args)),
         Command::Schedule(args) => block_on(schedule::schedule(args)),
         Command::Monitor(args) => monitor::monitor(args),

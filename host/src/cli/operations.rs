@@ -1,12 +1,15 @@
 //! Operations: register, withdraw, list.
 
 use super::{
-    args::{ListOperationsArgs, RegisterArgs, UnregisterArgs},
+    args::{ListOperationsArgs, RegisterArgs, UnregisterArgs, UnregisterHostArgs},
     database::confirmed,
     exit::{Failure, Result},
     format, output,
 };
-use crate::client::{Client, RegistrationOptions};
+use crate::{
+    client::{Client, RegistrationOptions},
+    store::Retired,
+};
 
 pub(super) async fn register(args: RegisterArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
@@ -59,11 +62,50 @@ pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
     if found.is_empty() {
         return output::line("Nothing to unregister");
     }
+    retire(&found, args.no_confirm, async || {
+        Ok(client.unregister(&found).await?)
+    })
+    .await
+}
+
+pub(super) async fn unregister_host(args: UnregisterHostArgs) -> Result<()> {
+    let client = Client::connect(&args.db).await?;
+    let host = &args.host;
+    let found = client.host_deployments(host).await?;
+    if found.is_empty() {
+        return Err(
+            Failure::new(format!("nothing is registered for host `{host}`"))
+                .hint("see `rework list-operations`"),
+        );
+    }
+    let monitors = client.monitors().await?;
+    for monitor in monitors
+        .iter()
+        .filter(|monitor| monitor.host == *host && !monitor.stale)
+    {
+        output::note(&format!(
+            "warning: monitor {} runs on {host} and will have nothing to do; what lies in its drop-in \
+             directories is registered again when it changes",
+            monitor.id
+        ));
+    }
+    retire(&found, args.no_confirm, async || {
+        Ok(client.unregister_host(host, &found).await?)
+    })
+    .await
+}
+
+/// Asks, retires, and says what is retired.
+async fn retire(
+    found: &[Retired],
+    no_confirm: bool,
+    retire: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
     let rows: Vec<String> = found
         .iter()
         .map(|row| format!("{} {} {} {}", row.name, row.domain, row.path, row.host))
         .collect();
-    if !args.no_confirm {
+    if !no_confirm {
         for row in &rows {
             output::note(row);
         }
@@ -71,7 +113,7 @@ pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
             return Err(Failure::new("nothing was removed"));
         }
     }
-    client.unregister(&found).await?;
+    retire().await?;
     for row in rows {
         output::line(&format!("delete {row}"))?;
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, Payload, Task},
-    model::task::TaskState,
+    model::{TaskId, task::TaskState},
 };
 use serde_json::Value;
 use std::path::PathBuf;
@@ -41,6 +41,7 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     if let Some(delay) = args.delay {
         schedule = schedule.delay(delay);
     }
+    let has_key = args.key.is_some();
     if let Some(key) = args.key {
         schedule = schedule.key(key);
     }
@@ -48,6 +49,12 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
         schedule = schedule.max_attempts(attempts);
     }
     let task = schedule.await?;
+    if has_key && !task.is_new() {
+        output::note(&format!("task {} was known by its key", task.id()));
+    }
+    if task.is_new() {
+        note_waits(&client, task.id()).await?;
+    }
     if !args.wait {
         return output::line(&task.id().to_string());
     }
@@ -71,6 +78,14 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
         Err(error @ ClientError::Timeout { .. }) => Err(Failure::from(error).hint(goes_on)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Says so if it waits for a host that has no monitor, while others have one.
+async fn note_waits(client: &Client, task: TaskId) -> Result<()> {
+    if let Some(waits) = client.waits_for_host(task).await? {
+        output::note(&format!("note: task {task} waits for {waits}"));
+    }
+    Ok(())
 }
 
 /// `task 7 failed: error: not an integer`

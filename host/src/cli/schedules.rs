@@ -44,7 +44,13 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     if args.every_second {
         prepare = prepare.every_second();
     }
-    output::line(&prepare.await?.to_string())
+    let id = prepare.await?;
+    if let Some(waits) = client.schedule_waits_for_host(id).await? {
+        output::note(&format!(
+            "note: the tasks of schedule {id} wait for {waits}"
+        ));
+    }
+    output::line(&id.to_string())
 }
 
 pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {

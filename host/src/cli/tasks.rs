@@ -87,6 +87,7 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
                 &value.to_string(),
                 &format!("rework get-{name} {}", args.id),
             ),
+            ("waits", Value::String(what)) => format!("for {what}"),
             (_, Value::String(text)) => text,
             (_, other) => other.to_string(),
         };
@@ -132,6 +133,7 @@ fn document(report: &TaskReport) -> Value {
         ("plugin_hash".to_owned(), json!(detail.plugin_hash)),
         ("attempts".to_owned(), json!(attempts(report))),
         ("last_lines".to_owned(), json!(report.last_lines)),
+        ("waits".to_owned(), json!(report.waits)),
     ]);
     document
 }

@@ -1,7 +1,11 @@
 //! Is everything well? One finding per thing that can be wrong, with what to do about it.
 
-use super::{Client, ScheduleReport, error::Result};
-use crate::store::{DomainHealth, StartHealth};
+use super::{
+    Client, ScheduleReport,
+    error::Result,
+    waiting::{no_starts, remedy, unserved},
+};
+use crate::store::{GoneHost, ScheduleRow, StartHealth, WaitingLane};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -13,7 +17,8 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `worker`, `plugin`, `schedule`, `pause`.
+    /// What was looked at: `server`, `schema`, `clock`, `write`, `monitor`, `host`, `waiting`, `worker`,
+    /// `plugin`, `schedule`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
     pub ok: bool,
@@ -60,7 +65,9 @@ impl Client {
                 return Ok(findings);
             }
         }
+        findings.push(self.write_finding().await);
         findings.extend(self.monitor_findings().await?);
+        findings.extend(self.host_findings().await?);
         findings.extend(self.waiting_findings().await?);
         findings.extend(self.start_findings().await?);
         findings.extend(self.plugin_findings().await?);
@@ -126,6 +133,14 @@ impl Client {
                         "it died or has no connection; a monitor anywhere will clean up after it"
                             .to_owned(),
                     )
+                } else if let Some(trouble) = &monitor.trouble {
+                    Finding::problem(
+                        "monitor",
+                        format!("the database refuses what {words} writes, {trouble}"),
+                        "its running tasks go on, and their results are kept until they are taken; \
+                         the line `write` and the server's log tell more"
+                            .to_owned(),
+                    )
                 } else {
                     Finding::ok("monitor", format!("{words} is alive"))
                 }
@@ -133,12 +148,71 @@ impl Client {
             .collect())
     }
 
+    /// Tries what monitors do, and takes it back.
+    async fn write_finding(&self) -> Finding {
+        match self.store().health_write().await {
+            Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
+            Err(error) => Finding::problem(
+                "write",
+                format!(
+                    "the database refuses what is written about tasks: {}",
+                    crate::causes::chain(&error)
+                ),
+                "no task is claimed, and no end of one is reported, until it does: see to the rights \
+                 of the role, to triggers, constraints and publications of schema rework, to the \
+                 disk, and whether the server is a standby"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    async fn host_findings(&self) -> Result<Vec<Finding>> {
+        let gone = self.store().health_gone_hosts().await?;
+        let finding = |gone: GoneHost| {
+            let GoneHost {
+                host,
+                operations,
+                only_here,
+                last_seen,
+            } = gone;
+            let since = last_seen.map_or_else(
+                || format!("host {host} has never had a monitor"),
+                |seen| {
+                    let seen = crate::model::time::human(seen);
+                    format!("host {host} has had no monitor since {seen}")
+                },
+            );
+            let count = match operations {
+                1 => "1 operation is".to_owned(),
+                count => format!("{count} operations are"),
+            };
+            let words = format!("{since}; {count} registered for it");
+            let hint = format!(
+                "start `rework monitor` there, or, if it is gone for good, `rework unregister-host {host}`"
+            );
+            match only_here {
+                Some(name) => Finding::problem(
+                    "host",
+                    format!("{words}, and no other host with a monitor has `{name}`"),
+                    hint,
+                ),
+                // The others do its work.
+                None => Finding::ok("host", format!("{words}, which others have too; {hint}")),
+            }
+        };
+        Ok(gone.into_iter().map(finding).collect())
+    }
+
     async fn waiting_findings(&self) -> Result<Vec<Finding>> {
         let waiting = self.store().health_waiting().await?;
         if waiting.is_empty() {
             return Ok(vec![Finding::ok("waiting", "no task waits")]);
         }
-        Ok(waiting.iter().map(waiting_finding).collect())
+        let failing = self.store().health_starts().await?;
+        Ok(waiting
+            .iter()
+            .map(|waiting| waiting_finding(waiting, &failing))
+            .collect())
     }
 
     async fn start_findings(&self) -> Result<Vec<Finding>> {
@@ -209,10 +283,36 @@ impl Client {
                 ))
             })
             .collect();
-        if refused.is_empty() {
+        let stuck = self.stuck_schedules().await?;
+        if refused.is_empty() && stuck.is_empty() {
             return Ok(vec![Finding::ok("schedule", "no schedule is refused")]);
         }
-        Ok(refused)
+        Ok(refused.into_iter().chain(stuck).collect())
+    }
+
+    /// Schedules whose tasks no host with a monitor could run.
+    async fn stuck_schedules(&self) -> Result<Vec<Finding>> {
+        let mut stuck = Vec::new();
+        for row in self.store().sched_list(&[]).await? {
+            let ScheduleRow {
+                id,
+                operation,
+                domain,
+                ..
+            } = &row;
+            // Why it is refused, if it is, has been said.
+            let Ok(hosts) = self.store().health_schedule(&row).await else {
+                continue;
+            };
+            if let Some(hosts_words) = unserved(domain, &hosts).filter(|_| !row.paused) {
+                stuck.push(Finding::problem(
+                    "schedule",
+                    format!("the tasks of schedule {id} of `{operation}` {domain} wait for {hosts_words}"),
+                    remedy(domain, &hosts),
+                ));
+            }
+        }
+        Ok(stuck)
     }
 
     async fn pause_findings(&self) -> Result<Vec<Finding>> {
@@ -238,37 +338,55 @@ impl Client {
     }
 }
 
-fn waiting_finding(waiting: &DomainHealth) -> Finding {
-    let DomainHealth {
+fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth]) -> Finding {
+    let WaitingLane {
         domain,
         operation,
         task,
+        hosts,
         ..
     } = waiting;
-    let count = match waiting.waiting {
-        1 => "1 task".to_owned(),
-        1000.. => "1000 tasks or more".to_owned(),
-        count => format!("{count} tasks"),
+    let (count, verb) = match waiting.waiting {
+        1 => ("1 task".to_owned(), "waits"),
+        1000.. => ("1000 tasks or more".to_owned(), "wait"),
+        count => (format!("{count} tasks"), "wait"),
     };
     let pinned = waiting
         .host
         .as_ref()
         .map_or_else(String::new, |host| format!(" on host {host}"));
-    let wait = format!("{count} of `{operation}` {domain} wait{pinned}");
+    let wait = format!("{count} of `{operation}` {domain} {verb}{pinned}");
     if waiting.paused {
         return Finding::ok("waiting", format!("{wait}: it is paused"));
     }
-    if !waiting.served.is_empty() {
-        let hosts = waiting.served.join(", ");
-        return Finding::ok("waiting", format!("{wait}, for {hosts}"));
+    if let Some(failing) = no_starts(domain, hosts, failing) {
+        return Finding::problem(
+            "waiting",
+            format!(
+                "{wait}: on {} workers of domain {domain} die before they are ready: {}",
+                failing.host, failing.error
+            ),
+            format!("once they start, task {task} runs; see the line `worker`"),
+        );
     }
-    let problem = format!("no host can run task {task}: {wait}");
-    let hint = match waiting.offered.as_slice() {
-        [] => format!("register a plugin that offers `{operation}`{pinned}"),
-        hosts => format!(
-            "start `rework monitor --domain {domain}` on {}",
-            hosts.join(" or ")
+    let served: Vec<&str> = hosts
+        .iter()
+        .filter(|host| host.is_served)
+        .map(|host| host.host.as_str())
+        .collect();
+    if !served.is_empty() {
+        return Finding::ok("waiting", format!("{wait}, for {}", served.join(", ")));
+    }
+    match unserved(domain, hosts) {
+        Some(words) => Finding::problem(
+            "waiting",
+            format!("no host can run task {task}: {wait} for {words}"),
+            remedy(domain, hosts),
         ),
-    };
-    Finding::problem("waiting", problem, hint)
+        None => Finding::problem(
+            "waiting",
+            format!("no host can run task {task}: {wait}"),
+            format!("register a plugin that offers `{operation}`{pinned}"),
+        ),
+    }
 }

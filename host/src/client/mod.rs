@@ -24,6 +24,7 @@ mod target;
 mod task;
 mod transfer;
 mod version;
+mod waiting;
 mod watch;
 
 pub use doctor::Finding;

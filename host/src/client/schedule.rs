@@ -72,8 +72,11 @@ impl Client {
                 None => Ok(task.request),
             })
             .collect::<Result<Vec<ScheduleRequest>>>()?;
-        let ids = self.store().task_schedule_many(&requests).await?;
-        Ok(ids.into_iter().map(|id| self.task(id)).collect())
+        let queued = self.store().task_schedule_many(&requests).await?;
+        Ok(queued
+            .into_iter()
+            .map(|queued| Task::queued(self.clone(), queued))
+            .collect())
     }
 }
 
@@ -138,7 +141,10 @@ impl<'t> Schedule<'t> {
         self
     }
 
-    /// While a task with this key exists, scheduling again answers that task.
+    /// While a task of the operation with this key exists, waiting, running or ended, scheduling again
+    /// answers that task; [`Task::is_new`] tells. With another input it is refused. The key is free again
+    /// when the task is deleted, which `rework monitor --vacuum` does a day after its end, unless told
+    /// otherwise.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.request.key = Some(key.into());
         self
@@ -170,12 +176,12 @@ impl<'t> Schedule<'t> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let id = self
+        let queued = self
             .client
             .store()
-            .task_schedule(&self.request, self.connection)
+            .task_queue(&self.request, self.connection)
             .await?;
-        Ok(self.client.task(id))
+        Ok(Task::queued(self.client, queued))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     model::{TaskId, task::TaskState},
-    store::{AttemptRow, FileInfo, InputRow, LogRow, StoreError, TaskDetail, TaskRow},
+    store::{AttemptRow, FileInfo, InputRow, LogRow, Queued, StoreError, TaskDetail, TaskRow},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 pub struct Task {
     client: Client,
     id: TaskId,
+    is_new: bool,
 }
 
 /// An input or an output.
@@ -52,11 +53,25 @@ pub struct TaskReport {
     pub output_files: Vec<FileInfo>,
     /// The last lines of its log, if it did not end well.
     pub last_lines: Vec<String>,
+    /// What it waits for, while it is queued.
+    pub waits: Option<String>,
 }
 
 impl Task {
     pub(super) fn new(client: Client, id: TaskId) -> Self {
-        Self { client, id }
+        let is_new = false;
+        Self { client, id, is_new }
+    }
+
+    pub(super) fn queued(client: Client, queued: Queued) -> Self {
+        let Queued { id, is_new } = queued;
+        Self { client, id, is_new }
+    }
+
+    /// Whether the call that gave this handle has queued the task. False: it was known by its key
+    /// ([`Schedule::key`](super::Schedule::key)), or looked up by its id.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Its number.
@@ -290,6 +305,7 @@ impl Task {
         Ok(TaskReport {
             row,
             last_lines,
+            waits: self.client.task_waits(self.id).await?,
             detail: store.task_detail(self.id).await?.ok_or_else(unknown)?,
             input: self.input_payload().await?,
             output: self.output_payload().await?,

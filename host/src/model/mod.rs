@@ -1,6 +1,8 @@
 //! The words of the system as plain types: no input or output happens here.
 //! Everybody reads them; the state machine of a task is the one function [`task::next_state`].
 
+pub mod base64_bytes;
+pub mod base64_option;
 pub mod difference;
 pub mod duration;
 pub mod ids;

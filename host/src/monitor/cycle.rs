@@ -58,12 +58,24 @@ impl Supervisor {
                 pool.look = true;
             }
         }
-        let appetites = self.appetites(now);
-        if self.outbox.is_empty() && self.lines.is_empty() && appetites.is_empty() {
+        let again = match self.said_alone {
+            0 => self.outbox.parked.take_due(now),
+            _ => None,
+        };
+        // What was refused is tried again alone, and claims nothing: a claim may be what is refused.
+        let appetites = match (self.said_alone, &again) {
+            (0, None) => self.appetites(now),
+            _ => Vec::new(),
+        };
+        if self.outbox.is_empty()
+            && self.lines.is_empty()
+            && appetites.is_empty()
+            && again.is_none()
+        {
             return;
         }
         self.cycle_number += 1;
-        let (ended, marks, logs) = self.what_to_say();
+        let (ended, marks, logs) = again.unwrap_or_else(|| self.what_to_say());
         let scans = if appetites.is_empty() {
             Vec::new()
         } else {
@@ -109,7 +121,7 @@ impl Supervisor {
     /// What can be taken by the pools that there may be something for. A pool that has no reason to
     /// look is left alone: an idle domain costs a busy one nothing.
     fn appetites(&self, now: Instant) -> Vec<Appetite> {
-        if self.phase != Phase::Working {
+        if self.phase != Phase::Working || self.upkeep.refusals.is_general() {
             return Vec::new();
         }
         let domains = (0..).zip(self.catalog.domains());
@@ -179,6 +191,9 @@ impl Supervisor {
         match result {
             Ok(result) => {
                 self.upkeep.found();
+                let said_something =
+                    !(cycle.ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty());
+                self.cycle_taken(said_something);
                 let token = Token::new(cycle.monitor, cycle.number);
                 self.positions.learn(&result.claimed, now);
                 let waiting = self.settle(cycle.ended, &result);
@@ -192,21 +207,7 @@ impl Supervisor {
                     self.claimed(claimed, token);
                 }
             }
-            Err(error) => {
-                self.look = true;
-                let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
-                if !error.is_bad_data() || pieces == 0 {
-                    // A matter of the server, which passes. Nothing may be lost.
-                    self.upkeep.lost(&error);
-                    self.say_again(cycle);
-                } else if pieces > 1 {
-                    // One of them cannot be stored, and the others must not suffer from it.
-                    self.said_alone = pieces;
-                    self.say_again(cycle);
-                } else {
-                    self.unstorable(cycle, &report::chain(&error));
-                }
-            }
+            Err(error) => self.cycle_failed(cycle, &error),
         }
     }
 
@@ -230,35 +231,44 @@ impl Supervisor {
         }
     }
 
-    fn say_again(&mut self, cycle: Cycle) {
+    pub(super) fn say_again(&mut self, cycle: Cycle) {
         self.outbox
             .put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
         self.lines.put_back(cycle.logs);
     }
 
-    /// The one thing that a cycle said cannot be stored: something that can be is said instead.
-    fn unstorable(&mut self, mut cycle: Cycle, text: &str) {
+    /// The one thing that a cycle said cannot be stored: something that can be is said instead. False:
+    /// nothing is left to leave out, so that it was set aside.
+    pub(super) fn unstorable(&mut self, mut cycle: Cycle, text: &str) -> bool {
         tracing::error!("the database cannot store what a task left: {text}");
         cycle.marks.clear();
-        cycle.ended = cycle
-            .ended
-            .into_iter()
-            .filter_map(|ended| {
-                let (task, token) = (ended.task, ended.token);
-                let storable = report::storable(ended, text);
-                if storable.is_none() {
-                    self.outbox.close(token);
-                    self.tasks.remove(&task);
-                }
-                storable
-            })
-            .collect();
+        let (mut storable, mut refused) = (Vec::new(), Vec::new());
+        for ended in std::mem::take(&mut cycle.ended) {
+            match report::storable(ended.clone(), text) {
+                Some(ended) => storable.push(ended),
+                // It is not what the task left that is refused.
+                None => refused.push(ended),
+            }
+        }
+        let is_storable = refused.is_empty();
+        if !is_storable {
+            let bare = Cycle {
+                ended: refused,
+                logs: Vec::new(),
+                finished_cycles: Vec::new(),
+                ..cycle.clone()
+            };
+            self.upkeep.refusals.strike();
+            self.park(bare, Instant::now());
+        }
+        cycle.ended = storable;
         cycle.logs = std::mem::take(&mut cycle.logs)
             .into_iter()
             .filter_map(|chunk| storable_lines(chunk, text))
             .collect();
         self.said_alone += cycle.ended.len() + cycle.logs.len();
         self.say_again(cycle);
+        is_storable
     }
 
     /// Marks that a cycle had to leave out, of tasks that are still ours.

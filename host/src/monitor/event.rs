@@ -1,6 +1,6 @@
 //! Everything that can happen to a monitor.
 
-use super::{cycle::Fetched, examiner::PluginEvent, report::Saved};
+use super::{cycle::Fetched, examiner::PluginEvent, report::Saved, witness::Witness};
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
@@ -69,6 +69,8 @@ pub(super) enum Event {
     Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
     /// Something about plugins: drop-in directories, examiners, what others publish.
     Plugin(PluginEvent),
-    /// Lost monitors have been looked for; how many tasks were taken from them.
-    Recovered(Result<i64, StoreError>),
+    /// Lost monitors have been looked for: what was seen, and how many tasks were taken from them.
+    Recovered(Witness, Result<i64, StoreError>),
+    /// Something that is tried again by itself was refused.
+    Refused(StoreError),
 }

@@ -203,7 +203,7 @@ impl Supervisor {
             Ok(saved) => {
                 ended.output = saved.fields;
                 ended.output_raw = saved.raw;
-                ended.output_encoding = saved.encoding;
+                ended.output_encoding = saved.encoding.map(str::to_owned);
                 if saved.files.is_empty() {
                     self.outbox.end(ended);
                 } else {
@@ -222,15 +222,20 @@ impl Supervisor {
     /// Writes the contents beside a task's output; its end is reported after that.
     fn store_files(&mut self, ended: Ended, files: Vec<FileContent>) {
         let (task, token) = (ended.task, ended.token);
-        self.upkeep.storing.insert(task, ended);
+        let files = Arc::new(files);
+        let storing = (ended, files.clone());
+        self.upkeep.storing.insert(task, storing);
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
+        let events = self.events.clone();
         self.ask(
             async move {
                 let _turn = transfers.acquire().await;
                 loop {
                     match store.file_save_output(task, token, &files).await {
-                        // A finished result is never dropped because the database was away.
+                        // A finished result is never dropped because the database was away, or refuses
+                        // it for another reason than its content.
                         Err(error) if !error.is_bad_data() => {
+                            let _ = events.send(Event::Refused(error));
                             tokio::time::sleep(STORE_AGAIN).await;
                         }
                         result => return result,
@@ -243,7 +248,7 @@ impl Supervisor {
 
     /// The contents beside an output are stored; now its end.
     pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
-        let Some(ended) = self.upkeep.storing.remove(&task) else {
+        let Some((ended, _)) = self.upkeep.storing.remove(&task) else {
             return;
         };
         let ended = match (stored, self.tasks.get(&task)) {

@@ -2,8 +2,9 @@
 
 use super::{
     event::Event,
-    recover,
+    recover::Recovery,
     supervisor::{Phase, Supervisor},
+    witness::Witness,
 };
 use crate::{
     model::{TaskId, Token, WorkerId},
@@ -17,9 +18,12 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Workers believe the lease to end so much earlier.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
+/// Where nobody may notify, the queue is looked at so often.
+pub(super) const LOOK_OFTEN: Duration = Duration::from_millis(100);
+
 /// The lease of a monitor that has just announced itself.
 pub(super) fn first_lease() -> u64 {
-    boottime() + nanos(LEASE - LEASE_MARGIN)
+    nanos(boottime() + LEASE - LEASE_MARGIN)
 }
 
 impl Supervisor {
@@ -31,13 +35,14 @@ impl Supervisor {
         self.upkeep.next_heartbeat = now + LEASE / 3;
         let (store, lease, monitor) = (self.store.clone(), self.lease.clone(), self.monitor);
         let is_away = self.upkeep.is_away();
+        let trouble = self.upkeep.refusals.trouble(self.unreported());
         let renewal = async move {
             let renew = async {
                 if is_away {
                     // Another server may have taken over.
                     lease.find_server(&store).await?;
                 }
-                lease.monitor_renew(monitor).await
+                lease.monitor_renew(monitor, trouble.as_deref()).await
             };
             match tokio::time::timeout(LEASE / 3, renew).await {
                 Ok(renewed) => renewed,
@@ -48,7 +53,7 @@ impl Supervisor {
             }
         };
         // From before it is sent, on the clock that goes on while a machine sleeps.
-        let sent = boottime();
+        let sent = nanos(boottime());
         self.ask(renewal, move |renewed| Event::Renewed(sent, renewed));
     }
 
@@ -93,15 +98,57 @@ impl Supervisor {
         });
     }
 
+    /// Looks after the other monitors.
     fn recover(&mut self) {
-        if self.phase != Phase::Working {
+        if self.phase != Phase::Working || self.recovering {
             return;
         }
-        let (store, monitor, host) = (self.store.clone(), self.monitor, self.options.host.clone());
+        self.recovering = true;
+        let recovery = Recovery {
+            store: self.store.clone(),
+            me: self.monitor,
+            host: self.options.host.clone(),
+            installation: self.installation.clone(),
+        };
+        let mut witness = std::mem::take(&mut self.witness);
         self.ask(
-            async move { recover::recover(&store, monitor, &host).await },
-            Event::Recovered,
+            async move {
+                let recovered = recovery.run(&mut witness).await;
+                (witness, recovered)
+            },
+            |(witness, recovered)| Event::Recovered(witness, recovered),
         );
+    }
+
+    pub(super) fn recovered(&mut self, witness: Witness, recovered: Result<i64, StoreError>) {
+        self.recovering = false;
+        let next = witness.next_verdict(boottime());
+        self.next_verdict = next.map(|next| Instant::now() + next);
+        self.witness = witness;
+        match recovered {
+            Ok(tasks) => self.look |= tasks > 0,
+            Err(error) => self.upkeep.lost(&error),
+        }
+    }
+
+    /// Looks at the others at the moment when one of them has been silent for its lease, if our own
+    /// renewals are taken: what we cannot do may be what they cannot do either.
+    pub(super) fn watch_others(&mut self, now: Instant) {
+        if self.next_verdict.is_none_or(|verdict| now < verdict) {
+            return;
+        }
+        self.next_verdict = None;
+        if nanos(boottime()) < self.upkeep.lease_until {
+            self.recover();
+        }
+    }
+
+    /// Where nobody may notify (see `rework.tell` in the migrations), the queue is looked at often.
+    pub(super) fn look_often(&mut self, now: Instant) {
+        if self.often.is_some_and(|next| now >= next) {
+            self.often = Some(now + LOOK_OFTEN);
+            self.look = true;
+        }
     }
 
     /// Compares what we hold with what the database believes that we hold: a claim may have been
@@ -136,7 +183,9 @@ impl Supervisor {
                 .tasks
                 .get(&task)
                 .is_some_and(|held| held.token == token);
-            if ours || self.outbox.ended.contains_key(&task) {
+            let is_said = self.outbox.ended.contains_key(&task)
+                || self.outbox.parked.ended.contains_key(&task);
+            if ours || is_said {
                 continue;
             }
             tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
@@ -151,9 +200,9 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The clock that goes on while a machine sleeps, in nanoseconds.
-fn boottime() -> u64 {
+/// The time since the machine was started, its sleep included.
+pub(super) fn boottime() -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .expect("every Linux has CLOCK_BOOTTIME");
-    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+    Duration::from(now)
 }

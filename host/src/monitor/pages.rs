@@ -1,6 +1,7 @@
 //! The directory of a monitor's shared pages. It is locked while the monitor lives, so that the
 //! host's next monitor knows at once that it is gone, and reads there what had begun.
 
+use super::unsaid::Unsaid;
 use crate::{
     here,
     wire::{Page, SlotState},
@@ -21,6 +22,9 @@ const LEFT: &str = "left";
 
 /// Who wanted to know what had begun has asked within this time.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+
+/// Results that were never reported are kept for so many times as long.
+const RESULTS_LONGER: u32 = 30;
 
 /// Where all of them are on this host.
 pub(super) fn pages_dir() -> PathBuf {
@@ -126,6 +130,27 @@ impl Abandoned {
             .collect()
     }
 
+    /// Those in which a monitor has left what it could not say.
+    pub(super) fn with_unsaid(parent: &Path) -> Vec<Self> {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|directory| Unsaid::is_in(directory))
+            .filter_map(|directory| Self::find(parent, &directory))
+            .collect()
+    }
+
+    /// Whether what was left unsaid there is for this installation.
+    pub(super) fn is_of(&self, installation: &str) -> bool {
+        let unsaid = Unsaid::read(&self.directory);
+        unsaid.is_ok_and(|unsaid| unsaid.is_some_and(|unsaid| unsaid.installation == installation))
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Removes it, once its tasks are accounted for.
     pub(super) fn remove(self) {
         let _ = fs::remove_dir_all(&self.directory);
@@ -142,6 +167,8 @@ fn sweep(parent: &Path, forgotten: Duration) {
             .and_then(|mark| mark.modified())
             .map(|left| SystemTime::now().duration_since(left).unwrap_or_default());
         match age {
+            Ok(age) if Unsaid::is_in(&abandoned.directory) && age <= forgotten * RESULTS_LONGER => {
+            }
             Ok(age) if age > forgotten => abandoned.remove(),
             Ok(_) => {}
             Err(_) => drop(File::create(mark)),

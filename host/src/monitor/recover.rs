@@ -1,35 +1,84 @@
-//! Lost monitors: their tasks follow the delivery rule, their workers are dead.
+//! Lost monitors: what they left unsaid is reported, their tasks follow the delivery rule, their workers
+//! are dead.
 
-use super::pages::{Abandoned, pages_dir};
+use super::{
+    heartbeat::boottime,
+    pages::{Abandoned, pages_dir},
+    unsaid::report_left,
+    witness::Witness,
+};
 use crate::{
     model::MonitorId,
-    store::{Result, Store},
+    store::{Gone, OtherMonitor, Result, Store},
 };
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-/// Buries monitors that are certainly gone: those of this host whose lock is free, at once, and any
-/// whose lease has expired. Answers how many tasks they held.
-///
-/// What was claimed and certainly not begun goes back to the queue: of a dead monitor on this host
-/// the shared pages tell; of another host nothing is known, so all that it held counts as begun.
-pub(super) async fn recover(store: &Store, me: MonitorId, host: &str) -> Result<i64> {
-    let mut tasks = 0;
-    for mut lost in store.monitor_suspects(me, host).await? {
-        let abandoned = (lost.host == host)
-            .then(|| Abandoned::find(&pages_dir(), Path::new(&lost.pages)))
-            .flatten();
-        if abandoned.is_some() {
-            lost.stale = false;
-        } else if !lost.stale {
-            continue;
+/// What was seen of a monitor counts for so long: an observer that is suspended between the look and the
+/// burial buries nobody.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Who recovers, and for whom.
+#[derive(Debug, Clone)]
+pub(super) struct Recovery {
+    pub(super) store: Store,
+    pub(super) me: MonitorId,
+    pub(super) host: String,
+    /// The installation, as a file of what was left unsaid names it.
+    pub(super) installation: String,
+}
+
+impl Recovery {
+    /// Buries monitors that are certainly gone: those of this host whose lock is free, at once, and any
+    /// that has been silent for its whole lease. Answers how many tasks they held.
+    ///
+    /// What was claimed and certainly not begun goes back to the queue: of a dead monitor on this host
+    /// the shared pages tell; of another host nothing is known, so all that it held counts as begun.
+    pub(super) async fn run(&self, witness: &mut Witness) -> Result<i64> {
+        let others = self.store.monitor_others(self.me).await?;
+        let looked = boottime();
+        witness.look(&others, looked);
+        let (mut tasks, mut failed) = (0, None);
+        for other in &others {
+            let abandoned = (other.host == self.host)
+                .then(|| Abandoned::find(&pages_dir(), Path::new(&other.pages)))
+                .flatten();
+            let is_silent = witness.is_silent(other, looked) && boottime() - looked < FRESH;
+            if abandoned.is_none() && !is_silent {
+                continue;
+            }
+            match self.bury(other, abandoned).await {
+                Ok(held) => tasks += held,
+                // The others are seen to all the same.
+                Err(error) => failed = Some(error),
+            }
         }
-        // Only what a page proves: a task that is in none may have ended with its report unwritten.
-        let never_begun = abandoned
-            .as_ref()
-            .map(Abandoned::never_begun)
-            .unwrap_or_default();
-        if let Some(held) = store.monitor_bury(&lost, &never_begun).await? {
-            tasks += held;
+        // Of those that somebody else has buried.
+        for abandoned in Abandoned::with_unsaid(&pages_dir()) {
+            match self.report_orphaned(abandoned, &others).await {
+                Ok(()) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(tasks),
+        }
+    }
+
+    async fn bury(&self, lost: &OtherMonitor, abandoned: Option<Abandoned>) -> Result<i64> {
+        let mut never_begun = Vec::new();
+        let mut gone = Gone::Silent;
+        if let Some(abandoned) = &abandoned {
+            if !report_left(&self.store, &self.installation, abandoned).await? {
+                // Next time: what it has said last must not end as lost.
+                return Ok(0);
+            }
+            // Only what a page proves: a task that is in none may have ended with its report unwritten.
+            never_begun = abandoned.never_begun();
+            gone = Gone::Unlocked;
+        }
+        let held = self.store.monitor_bury(lost, gone, &never_begun).await?;
+        if let Some(held) = held {
             tracing::warn!(
                 monitor.id = %lost.id,
                 "monitor {} on host {} was lost; it held {held} task(s)",
@@ -40,6 +89,21 @@ pub(super) async fn recover(store: &Store, me: MonitorId, host: &str) -> Result<
         if let Some(abandoned) = abandoned {
             abandoned.remove();
         }
+        Ok(held.unwrap_or(0))
     }
-    Ok(tasks)
+
+    /// Reports what a monitor left unsaid that has no row any more; one that has is buried with it.
+    async fn report_orphaned(&self, abandoned: Abandoned, others: &[OtherMonitor]) -> Result<()> {
+        let name = abandoned.directory().file_name();
+        let has_row = others
+            .iter()
+            .any(|other| other.host == self.host && Path::new(&other.pages).file_name() == name);
+        if !has_row
+            && abandoned.is_of(&self.installation)
+            && report_left(&self.store, &self.installation, &abandoned).await?
+        {
+            abandoned.remove();
+        }
+        Ok(())
+    }
 }

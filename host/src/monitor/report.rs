@@ -4,6 +4,7 @@
 use super::{
     cycle::Fetched,
     fault::{Fault, of_failure},
+    parked::Parked,
 };
 use crate::{
     model::{
@@ -275,7 +276,7 @@ fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String
     Ok(value.to_string())
 }
 
-fn from_micros(micros: i64) -> DateTime<Utc> {
+pub(super) fn from_micros(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or_else(Utc::now)
 }
 
@@ -284,6 +285,8 @@ fn from_micros(micros: i64) -> DateTime<Utc> {
 pub(super) struct Outbox {
     pub(super) ended: BTreeMap<TaskId, Ended>,
     pub(super) marks: BTreeMap<TaskId, Mark>,
+    /// What the database has refused.
+    pub(super) parked: Parked,
     /// How many tasks are still held of each cycle's claim.
     open_cycles: HashMap<i64, usize>,
     finished_cycles: Vec<i64>,
@@ -308,6 +311,7 @@ impl Outbox {
 
     /// A task has ended; its marks have been overtaken, for one statement may write a row once.
     pub(super) fn end(&mut self, mut ended: Ended) {
+        self.parked.marks.remove(&ended.task);
         if let Some(mark) = self.marks.remove(&ended.task) {
             overtake(&mut ended, mark);
         }

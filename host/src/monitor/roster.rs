@@ -9,6 +9,9 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
+/// Rows of workers that the database has refused are written again after this.
+const WORKERS_AGAIN: Duration = Duration::from_secs(2);
+
 impl Supervisor {
     /// Asks which of our workers somebody wants to end.
     pub(super) fn ask_asked(&mut self) {
@@ -76,7 +79,10 @@ impl Supervisor {
 
     /// Writes what is new about workers, in one statement.
     pub(super) fn save_workers(&mut self) {
-        if self.upkeep.saving {
+        let is_put_off = self
+            .workers_again
+            .is_some_and(|again| Instant::now() < again);
+        if self.upkeep.saving || is_put_off {
             return;
         }
         let mut rows = std::mem::take(&mut self.dead_workers);
@@ -103,7 +109,12 @@ impl Supervisor {
 
     pub(super) fn workers_saved(&mut self, saved: Result<(), StoreError>, rows: Vec<WorkerSave>) {
         self.upkeep.saving = false;
+        self.workers_again = None;
         let Err(error) = saved else { return };
+        if !error.is_disconnect() && !error.is_bad_data() {
+            // Reports about tasks, which wait for the rows of workers, must not wait for long.
+            self.workers_again = Some(Instant::now() + WORKERS_AGAIN);
+        }
         self.upkeep.lost(&error);
         for mut row in rows {
             let is_superseded = self.dead_workers.iter().any(|dead| dead.id == row.id);

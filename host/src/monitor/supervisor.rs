@@ -13,9 +13,12 @@ use super::{
     pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
     process,
+    refusals::Said,
     report::{Held, Outbox},
     supply::Supply,
+    unsaid::Keeping,
     upkeep::Upkeep,
+    witness::Witness,
     worker::Worker,
 };
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Not,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,8 +41,11 @@ use tokio::{
 
 /// So many transfers of files are under way at a time.
 const TRANSFERS: usize = 2;
-/// After a second interrupt the database has so long to hear what became of the tasks.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// When a monitor is told to end and its workers are gone, the database has so long to take what became
+/// of the tasks, counted from the last report that it took.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// And so long for contents of files, if it takes them at all.
+const LAST_FILES: Duration = Duration::from_secs(60);
 
 /// How a monitor is to work.
 #[derive(Debug, Clone)]
@@ -78,16 +85,18 @@ pub enum MonitorError {
     /// It could not renew its lease for too long, and others have taken over.
     #[error("monitor {0} was declared lost while it was away; its workers have ended")]
     Lost(MonitorId),
-    /// It was interrupted twice, and the database did not hear in time what became of its tasks.
+    /// It was told to end, and the database did not take in time what became of its tasks.
     #[error(
-        "monitor {monitor} has ended, but the database has not heard all that it had to say; the next \
-         monitor counts what it held (tasks: {tasks}) as lost"
+        "monitor {monitor} has ended, but the database has not taken all that it had to say \
+         (results: {results}); {rest}"
     )]
     Unheard {
         /// The monitor.
         monitor: MonitorId,
-        /// How many tasks it held.
-        tasks: usize,
+        /// How many ends of tasks wait.
+        results: usize,
+        /// Where they are now.
+        rest: String,
     },
     /// Workers cannot run as the user that was asked for.
     #[error(transparent)]
@@ -200,6 +209,20 @@ pub(super) struct Supervisor {
     pub(super) cgroup: Option<Delegated>,
     /// Who workers run as, if not as this process.
     pub(super) worker_user: Option<Identity>,
+    /// Which installation this is; see `unsaid`.
+    pub(super) installation: String,
+    /// What is known of the other monitors, unless somebody is looking.
+    pub(super) witness: Witness,
+    pub(super) recovering: bool,
+    /// When one of them may turn out to be silent for good.
+    pub(super) next_verdict: Option<Instant>,
+    /// Where nobody may notify: when to look at the queue next.
+    pub(super) often: Option<Instant>,
+    /// The database has refused the rows of workers: not before then.
+    pub(super) workers_again: Option<Instant>,
+    pub(super) keeping: Keeping,
+    /// Since when an ending monitor has nothing left but words.
+    quiet_since: Option<Instant>,
 }
 
 impl Supervisor {
@@ -270,6 +293,14 @@ impl Supervisor {
             phase: Phase::Working,
             cgroup: delegated_cgroup(),
             worker_user,
+            installation: store.schema_installation().await?,
+            witness: Witness::default(),
+            recovering: false,
+            next_verdict: None,
+            often: store.may_notify().await?.not().then(Instant::now),
+            workers_again: None,
+            keeping: Keeping::default(),
+            quiet_since: None,
             store,
             lease,
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
@@ -316,23 +347,17 @@ impl Supervisor {
         }
         super::process::leave_nothing();
         if self.phase == Phase::Lost {
+            if !self.is_settled() {
+                self.leave_unsaid();
+            }
             return Err(MonitorError::Lost(self.monitor));
         }
-        let is_heard = self.is_settled()
-            && match self.store.monitor_end(self.monitor).await {
-                Err(error) if error.is_disconnect() => false,
-                ended => {
-                    ended?;
-                    true
-                }
-            };
+        let is_heard = self.is_settled() && {
+            let end = self.store.monitor_end(self.monitor);
+            matches!(tokio::time::timeout(LAST_WORDS, end).await, Ok(Ok(())))
+        };
         if !is_heard {
-            // Its claims stay, and what tells its successor that it is gone.
-            self.pages.leave();
-            return Err(MonitorError::Unheard {
-                monitor: self.monitor,
-                tasks: self.tasks.len(),
-            });
+            return Err(self.leave_unsaid());
         }
         tracing::info!(monitor.id = %self.monitor, "monitor {} has ended", self.monitor);
         Ok(())
@@ -381,10 +406,8 @@ impl Supervisor {
             Event::Promoted(promoted) => self.promoted(promoted),
             Event::Plugin(event) => self.plugin_event(event),
             Event::Held(held) => self.held_arrived(held),
-            Event::Recovered(recovered) => match recovered {
-                Ok(tasks) => self.look |= tasks > 0,
-                Err(error) => self.upkeep.lost(&error),
-            },
+            Event::Recovered(witness, recovered) => self.recovered(witness, recovered),
+            Event::Refused(error) => self.upkeep.lost(&error),
         }
     }
 
@@ -393,6 +416,53 @@ impl Supervisor {
         self.tick(now);
         self.feed(now);
         self.cycle(now);
+        if self.phase != Phase::Working && self.workers.is_empty() {
+            self.quiet_since.get_or_insert(now);
+        }
+    }
+
+    /// Leaves what could not be said to the host's next monitor, with the claims and what tells that this
+    /// one is gone.
+    fn leave_unsaid(&mut self) -> MonitorError {
+        self.pages.leave();
+        let unsaid = self.all_unsaid();
+        let results = unsaid.ended.len();
+        let rest = if unsaid.is_empty() {
+            "the next monitor of this host clears up after it".to_owned()
+        } else {
+            match unsaid.write(self.pages.directory()) {
+                Ok(path) => format!(
+                    "that is kept in {}, and the next monitor of this host reports it",
+                    path.display()
+                ),
+                Err(error) => format!(
+                    "it could not be kept in {} either ({error}), so the next monitor counts these tasks \
+                     as lost",
+                    self.pages.directory().display()
+                ),
+            }
+        };
+        MonitorError::Unheard {
+            monitor: self.monitor,
+            results,
+            rest,
+        }
+    }
+
+    /// Says which writes are refused, and when that is over.
+    pub(super) fn tell_refusals(&mut self, now: Instant) {
+        let waiting = self.unreported();
+        let all_reported = self.outbox.parked.is_over()
+            && self.upkeep.taken_at.is_some()
+            && !self.upkeep.refusals.is_general()
+            && self.said_alone == 0;
+        for said in self.upkeep.refusals.say(waiting, all_reported, now) {
+            match said {
+                Said::Refused(line) => tracing::error!("{line}"),
+                Said::Over(line) => tracing::info!("{line}"),
+            }
+        }
+        self.keep_unsaid(now);
     }
 
     fn interrupted(&mut self) {
@@ -412,19 +482,29 @@ impl Supervisor {
     }
 
     fn is_finished(&self) -> bool {
-        // What could not be said is found out by the next monitor, as after a crash.
-        let unheard = match self.phase {
-            Phase::Forced(deadline) => self.upkeep.is_away() || Instant::now() >= deadline,
-            // Nothing would be lost by not waiting for a database that is away.
-            Phase::Draining(deadline) => {
-                self.upkeep.is_away()
-                    && self.tasks.is_empty()
-                    && self.outbox.is_empty()
-                    && Instant::now() >= deadline + LAST_WORDS
+        if self.phase == Phase::Working || !self.workers.is_empty() {
+            return false;
+        }
+        self.is_settled() || self.is_unheard(Instant::now())
+    }
+
+    /// Whether the database has had its time to take what this monitor has to say. What it has not taken is
+    /// kept on the disk, so that waiting for longer would save nothing.
+    fn is_unheard(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Working => false,
+            Phase::Forced(deadline) => self.upkeep.is_away() || now >= deadline,
+            Phase::Draining(_) | Phase::Lost => {
+                let in_trouble = self.upkeep.is_away() || self.upkeep.refusals.is_any();
+                let limit = if self.upkeep.storing.is_empty() || in_trouble {
+                    LAST_WORDS
+                } else {
+                    LAST_FILES
+                };
+                let since = self.quiet_since.max(self.upkeep.taken_at);
+                self.quiet_since.is_some() && since.is_some_and(|since| now >= since + limit)
             }
-            Phase::Working | Phase::Lost => false,
-        };
-        self.phase != Phase::Working && self.workers.is_empty() && (unheard || self.is_settled())
+        }
     }
 
     /// Whether everything has been said.
@@ -432,6 +512,7 @@ impl Supervisor {
         self.in_flight.is_none()
             && self.tasks.is_empty()
             && self.outbox.is_empty()
+            && self.outbox.parked.is_empty()
             && self.lines.is_empty()
             && self.dead_workers.is_empty()
             && !self.upkeep.saving

@@ -5,14 +5,16 @@ use super::{
     event::Event,
     heartbeat,
     pool::Pool,
+    refusals::{Refusals, Refused},
     supervisor::{Phase, Supervisor},
 };
 use crate::{
     model::TaskId,
-    store::{CatalogRow, Ended, StoreError},
+    store::{CatalogRow, Ended, FileContent, StoreError},
 };
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -56,7 +58,11 @@ pub(super) struct Upkeep {
     /// Workers are being written down.
     pub(super) saving: bool,
     /// Outputs whose contents are being written beside their rows.
-    pub(super) storing: HashMap<TaskId, Ended>,
+    pub(super) storing: HashMap<TaskId, (Ended, Arc<Vec<FileContent>>)>,
+    /// Writes that the database refuses.
+    pub(super) refusals: Refusals,
+    /// When a report was last taken.
+    pub(super) taken_at: Option<Instant>,
     /// The database is away: not before then.
     pub(super) retry_at: Option<Instant>,
     retry_pause: Duration,
@@ -91,6 +97,8 @@ impl Upkeep {
             reserving: false,
             saving: false,
             storing: HashMap::new(),
+            refusals: Refusals::default(),
+            taken_at: None,
             retry_at: None,
             retry_pause: Duration::from_millis(50),
             away: false,
@@ -116,9 +124,22 @@ impl Upkeep {
                 "the database is away, running tasks go on: {}",
                 super::report::chain(error)
             );
-        } else if !error.is_disconnect() {
-            tracing::error!("{}", super::report::chain(error));
         }
+        if error.is_refusal() {
+            self.refusals.note(error, Refused::Other, Instant::now());
+        }
+        self.back_off();
+    }
+
+    /// A report was refused.
+    pub(super) fn report_refused(&mut self, error: &StoreError) {
+        self.refusals.note(error, Refused::Report, Instant::now());
+        if self.refusals.is_general() {
+            self.back_off();
+        }
+    }
+
+    fn back_off(&mut self) {
         self.retry_at = Some(Instant::now() + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(Duration::from_secs(5));
     }
@@ -214,6 +235,9 @@ impl Supervisor {
         self.vacuum(now);
         self.tend_plugins(now);
         self.heartbeat(now);
+        self.watch_others(now);
+        self.look_often(now);
+        self.tell_refusals(now);
         self.reconcile(now);
         self.sample(now);
         self.reserve_ids();
@@ -239,6 +263,9 @@ impl Supervisor {
             (!upkeep.renewing).then_some(upkeep.next_heartbeat),
             (is_working && !upkeep.promoting).then_some(upkeep.next_promotion),
             self.next_mark().filter(|_| self.in_flight.is_none()),
+            self.outbox.parked.next_try().filter(|at| *at > now),
+            self.next_verdict.filter(|_| is_working && !self.recovering),
+            self.often.filter(|_| is_working),
             self.next_limit(),
             self.next_usage(),
             self.next_fire(now),

@@ -7,16 +7,14 @@ use super::{
     identity::Identity,
     output::{Pipe, TaskLine},
     process,
-    report::without_nul,
+    report::{from_micros, without_nul},
     usage::Watched,
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::WorkerSave,
-    wire::{
-        self, AsyncReader, Crash, Page, PluginFile, SlotState, ToWorker, WireError, marker::Stream,
-    },
+    wire::{self, AsyncReader, Crash, Page, PluginFile, ToWorker, WireError, marker::Stream},
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;
@@ -52,7 +50,7 @@ pub(super) struct Handed {
     pub(super) task: TaskId,
     /// Its place in the order of running.
     pub(super) rank: i16,
-    /// When it was seen to have begun.
+    /// When it was seen to have begun, and when it began by the worker's clock.
     pub(super) begun: Option<(Instant, DateTime<Utc>)>,
 }
 
@@ -363,8 +361,10 @@ impl Worker {
     /// Notes which tasks have begun since the last look.
     pub(super) fn see_begun(&mut self, now: Instant) {
         for (slot, handed) in self.handed.values_mut() {
-            if handed.begun.is_none() && self.page.state(*slot) == SlotState::Begun {
-                handed.begun = Some((now, Utc::now()));
+            if handed.begun.is_none()
+                && let Some(started_us) = self.page.started_us(*slot)
+            {
+                handed.begun = Some((now, from_micros(started_us)));
             }
         }
     }

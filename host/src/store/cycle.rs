@@ -8,6 +8,7 @@ use crate::model::{
     task::{Cause, Outcome},
 };
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub struct Cycle {
 }
 
 /// How a claim ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ended {
     /// The task.
     pub task: TaskId,
@@ -59,9 +60,10 @@ pub struct Ended {
     /// Fields saved, as JSON text that jsonb accepts.
     pub output: Option<String>,
     /// Bytes saved.
+    #[serde(with = "crate::model::base64_option")]
     pub output_raw: Option<Vec<u8>>,
     /// `fields` or `raw`; `raw` without bytes: they are in chunks.
-    pub output_encoding: Option<&'static str>,
+    pub output_encoding: Option<String>,
     /// In bytes.
     pub peak_memory: Option<i64>,
     /// Processor time.
@@ -105,7 +107,7 @@ impl Ended {
 }
 
 /// What becomes of a task whose claim ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     /// It has ended.
     End(Outcome),
@@ -145,7 +147,7 @@ pub struct Mark {
 }
 
 /// Some lines of one task.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogChunk {
     /// The task.
     pub task: TaskId,
@@ -295,7 +297,8 @@ impl Store {
                        backtrace = case e.fate when 'end' then e.backtrace end,
                        exit_code = e.exit_code,
                        signal = e.signal,
-                       started = case e.fate when 'end' then coalesce(e.started, t.started) end,
+                       -- As it was first shown.
+                       started = case e.fate when 'end' then coalesce(t.started, e.started) end,
                        finished = case e.fate when 'end' then e.finished end,
                        output = case e.fate when 'end' then e.output::jsonb end,
                        output_raw = case e.fate when 'end' then e.output_raw end,
@@ -335,6 +338,8 @@ impl Store {
             ), released_task as (
                 insert into rework.ready (lane, rank, id)
                 select lane, rank, id from ended_task where fate = 'release'
+                -- The row of an earlier life may still be there; it serves as well.
+                on conflict do nothing
                 returning id
             ), answered_request as (
                 delete from rework.abort_request
@@ -464,7 +469,7 @@ impl Store {
             &column(ended, |e| e.finished),
             &column(ended, |e| e.output.as_deref()) as &[Option<&str>],
             &column(ended, |e| e.output_raw.as_deref()) as &[Option<&[u8]>],
-            &column(ended, |e| e.output_encoding) as &[Option<&str>],
+            &column(ended, |e| e.output_encoding.as_deref()) as &[Option<&str>],
             &column(ended, |e| e.peak_memory) as &[Option<i64>],
             &column(ended, |e| e.cpu_seconds) as &[Option<f64>],
             &column(ended, |e| e.worker.map(|worker| worker.0)) as &[Option<i64>],
@@ -544,7 +549,9 @@ impl Store {
                                               for update skip locked)
                    returning lane, rank, id, run_at
                ), promoted as (
-                   insert into rework.ready (lane, rank, id) select lane, rank, id from due returning id
+                   insert into rework.ready (lane, rank, id) select lane, rank, id from due
+                   on conflict do nothing
+                   returning id
                ), told as (
                    -- Other hosts may have room for them.
                    select rework.ready_tell() from promoted limit 1

@@ -201,7 +201,7 @@ impl Store {
                  from rework.drop_in d
                  join rework.monitor m on m.id = d.monitor
                 where d.refused is not null
-                  and m.last_seen + m.lease >= clock_timestamp()
+                  and rework.is_alive(m.last_seen, m.lease)
                 order by d.host, d.path"#
         )
         .fetch_all(&self.pool)

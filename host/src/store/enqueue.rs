@@ -1,7 +1,7 @@
 //! Queuing tasks whose input has been checked: one, or many in one statement.
 
-use super::{FileContent, Store, error::Result};
-use crate::model::{OperationId, ScheduleId, TaskId};
+use super::{FileContent, Store, StoreError, error::Result};
+use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -23,14 +23,27 @@ pub struct Enqueue {
     pub priority: i32,
     /// Not before.
     pub run_at: Option<DateTime<Utc>>,
-    /// While a task with this key exists, it is that task.
+    /// Not before so many milliseconds from now, by the server's clock; if no time is given.
+    pub delay_ms: Option<i64>,
+    /// While a task of the operation with this key exists, it is that task.
     pub key: Option<String>,
+    /// Fields of the input that mean something else at each call; they do not tell two inputs apart.
+    pub relative: Vec<String>,
     /// How often it may be tried.
     pub max_attempts: i32,
     /// The schedule that queues it.
     pub schedule: Option<ScheduleId>,
     /// The inputs that accept it, as a lane names them; `None`: those of every version.
     pub accepts: Option<String>,
+}
+
+/// A task that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queued {
+    /// The task.
+    pub id: TaskId,
+    /// Whether it was queued now; false: it was known by its key.
+    pub is_new: bool,
 }
 
 /// A raw payload beyond this travels in chunks beside the row.
@@ -67,13 +80,13 @@ impl Enqueue {
 
 impl Store {
     /// Queues a task in a transaction of its own.
-    pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<TaskId> {
+    pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<Queued> {
         let mut transaction = self.pool.begin().await?;
-        let id = self
+        let queued = self
             .task_enqueue_in(&mut transaction, operation, task)
             .await?;
         transaction.commit().await?;
-        Ok(id)
+        Ok(queued)
     }
 
     /// Queues a task in the caller's transaction.
@@ -82,10 +95,13 @@ impl Store {
         connection: &mut PgConnection,
         operation: OperationId,
         task: &Enqueue,
-    ) -> Result<TaskId> {
+    ) -> Result<Queued> {
         let queued = sqlx::query!(
             r#"select task_id as "id!", is_new as "is_new!"
-                 from rework.task_enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+                 from rework.task_enqueue(
+                          $1, $2, $3, $4, $5, $6, $7,
+                          coalesce($8, clock_timestamp() + $13::bigint * interval '1 ms'),
+                          $9, $10, $11, $12, $14)"#,
             operation.0,
             task.host.as_deref(),
             task.encoding(),
@@ -97,17 +113,56 @@ impl Store {
             task.key.as_deref(),
             task.max_attempts,
             task.schedule.map(|schedule| schedule.0),
-            task.accepts.as_deref()
+            task.accepts.as_deref(),
+            task.delay_ms,
+            &task.relative
         )
         .fetch_one(&mut *connection)
         .await?;
-        let id = TaskId(queued.id);
+        let queued = Queued {
+            id: TaskId(queued.id),
+            is_new: queued.is_new,
+        };
         let files = task.contents();
-        // One that is known by its key has an input of its own.
-        if queued.is_new && !files.is_empty() {
-            self.file_save(connection, id, "input", &files).await?;
+        if queued.is_new {
+            if !files.is_empty() {
+                self.file_save(connection, queued.id, "input", &files)
+                    .await?;
+            }
+        } else if let Some(key) = &task.key {
+            self.check_known(connection, queued.id, key, &files).await?;
         }
-        Ok(id)
+        Ok(queued)
+    }
+
+    /// Refuses contents that are not those of the task that is known by the key. (Fields, and bytes in
+    /// the row, have been compared by `rework.task_enqueue`; contents of file fields with them, by
+    /// what stands for them.)
+    async fn check_known(
+        &self,
+        connection: &mut PgConnection,
+        known: TaskId,
+        key: &str,
+        files: &[FileContent],
+    ) -> Result<()> {
+        let raw = files.iter().find(|file| file.name.is_empty());
+        let known_sha256 = sqlx::query_scalar!(
+            "select sha256 from rework.task_file
+              where task = $1 and direction = 'input' and name = ''",
+            known.0
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        if known_sha256 == raw.map(|raw| sha256(&raw.content)) {
+            return Ok(());
+        }
+        Err(StoreError::Refused {
+            code: "RW003".to_owned(),
+            message: format!("task {known} has the key `{key}` already, with another input"),
+            hint: Some(format!(
+                "`rework get-input {known}` shows it; another task needs another key"
+            )),
+        })
     }
 
     /// Queues many tasks, in this order, in the caller's transaction; those without keys that follow
@@ -116,14 +171,17 @@ impl Store {
         &self,
         connection: &mut PgConnection,
         tasks: &[(OperationId, Enqueue)],
-    ) -> Result<Vec<TaskId>> {
+    ) -> Result<Vec<Queued>> {
         let mut queued = Vec::with_capacity(tasks.len());
         for alike in tasks.chunk_by(|(_, a), (_, b)| a.key.is_none() && b.key.is_none()) {
             match alike {
                 [(operation, task)] => {
                     queued.push(self.task_enqueue_in(connection, *operation, task).await?);
                 }
-                many => queued.extend(self.task_enqueue_plain(connection, many).await?),
+                many => {
+                    let ids = self.task_enqueue_plain(connection, many).await?;
+                    queued.extend(ids.into_iter().map(|id| Queued { id, is_new: true }));
+                }
             }
         }
         Ok(queued)
@@ -144,7 +202,13 @@ impl Store {
         let operations: Vec<i32> = tasks.iter().map(|(operation, _)| operation.0).collect();
         let ids = sqlx::query_scalar!(
             r#"select id as "id!"
-                 from rework.task_enqueue_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as id"#,
+                 from rework.task_enqueue_many(
+                          $1, $2, $3, $4, $5, $6, $7, $8,
+                          array(select coalesce(g.run_at, clock_timestamp() + g.delay_ms * interval '1 ms')
+                                  from unnest($9::timestamptz[], $11::bigint[])
+                                       with ordinality as g (run_at, delay_ms, place)
+                                 order by g.place),
+                          $10) as id"#,
             &operations,
             &column(tasks, |t| t.host.as_deref()) as &[Option<&str>],
             &column(tasks, |t| t.accepts.as_deref()) as &[Option<&str>],
@@ -155,6 +219,7 @@ impl Store {
             &column(tasks, |t| t.priority),
             &column(tasks, |t| t.run_at) as &[Option<DateTime<Utc>>],
             &column(tasks, |t| t.max_attempts),
+            &column(tasks, |t| t.delay_ms) as &[Option<i64>],
         )
         .fetch_all(&mut *connection)
         .await?;

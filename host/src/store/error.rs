@@ -105,21 +105,37 @@ impl StoreError {
         }
     }
 
-    /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, a
-    /// constraint, a limit of the server (SQLSTATE classes 22, 23 and 54).
-    pub fn is_bad_data(&self) -> bool {
+    /// The SQLSTATE, if the server has answered with one.
+    pub fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
         match self {
-            Self::Query(source) => match &**source {
-                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                    ["22", "23", "54"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }),
-                sqlx::Error::Encode(_) => true,
-                _ => false,
-            },
-            _ => false,
+            Self::Query(source) => source.as_database_error()?.code(),
+            _ => None,
         }
+    }
+
+    /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, or a limit
+    /// of the server (SQLSTATE classes 22 and 54). A constraint (23) that somebody has added may be
+    /// dropped again.
+    pub fn is_bad_data(&self) -> bool {
+        if let Self::Query(source) = self
+            && matches!(**source, sqlx::Error::Encode(_))
+        {
+            return true;
+        }
+        self.code()
+            .is_some_and(|code| ["22", "54"].iter().any(|class| code.starts_with(class)))
+    }
+
+    /// Whether the same call is likely to succeed in a moment: a deadlock, a serialization failure (class
+    /// 40), a lock that was not to be had, a statement that was cancelled.
+    pub fn is_passing(&self) -> bool {
+        self.code()
+            .is_some_and(|code| code.starts_with("40") || code == "55P03" || code == "57014")
+    }
+
+    /// Whether the server is there and does not do it.
+    pub fn is_refusal(&self) -> bool {
+        !self.is_disconnect() || self.code().is_some_and(|code| code == "25006")
     }
 
     /// Whether the connection was lost, so that the same call may succeed on another one.

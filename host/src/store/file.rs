@@ -18,11 +18,12 @@ pub struct FileInfo {
 }
 
 /// A content to store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct FileContent {
     /// The field; empty for a raw payload.
     pub name: String,
     /// The content.
+    #[serde(with = "crate::model::base64_bytes")]
     pub content: Vec<u8>,
 }
 

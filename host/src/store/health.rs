@@ -1,6 +1,7 @@
 //! What `doctor` asks of the database.
 
-use super::{Store, error::Result};
+use super::{Store, error::Result, sched::ScheduleRow};
+use crate::model::{OperationId, TaskId};
 use chrono::{DateTime, Utc};
 
 /// The server and the schema.
@@ -12,9 +13,22 @@ pub struct Health {
     pub now: DateTime<Utc>,
 }
 
+/// A host that may take the tasks of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneHost {
+    /// Its name.
+    pub host: String,
+    /// Whether a monitor that lives there serves the domain.
+    pub is_served: bool,
+    /// Whether any monitor lives there.
+    pub is_alive: bool,
+    /// When there last was one; `None`: never.
+    pub last_seen: Option<DateTime<Utc>>,
+}
+
 /// Tasks that wait in one lane, and who could take them.
 #[derive(Debug, Clone)]
-pub struct DomainHealth {
+pub struct WaitingLane {
     /// The domain.
     pub domain: String,
     /// The operation.
@@ -23,14 +37,44 @@ pub struct DomainHealth {
     pub host: Option<String>,
     /// One of them.
     pub task: i64,
-    /// How many, counted up to 1000.
+    /// How many, counted up to 1000; with those that are claimed and have not begun.
     pub waiting: i64,
-    /// Hosts that offer the operation.
-    pub offered: Vec<String>,
-    /// Hosts among them whose monitor lives and serves the domain.
-    pub served: Vec<String>,
+    /// The hosts that may take them.
+    pub hosts: Vec<LaneHost>,
     /// Whether it is meant to wait.
     pub paused: bool,
+}
+
+/// What a task that is queued waits for.
+#[derive(Debug, Clone)]
+pub struct TaskWait {
+    /// Its domain.
+    pub domain: String,
+    /// Its operation.
+    pub operation: String,
+    /// The host that it is pinned to.
+    pub host: Option<String>,
+    /// When it may run, if that is to come.
+    pub until: Option<DateTime<Utc>>,
+    /// Whether its domain or its operation is paused.
+    pub paused: bool,
+    /// The host whose monitor has claimed it.
+    pub claimed_on: Option<String>,
+    /// The hosts that may take it.
+    pub hosts: Vec<LaneHost>,
+}
+
+/// A host that has operations and no monitor.
+#[derive(Debug, Clone)]
+pub struct GoneHost {
+    /// Its name.
+    pub host: String,
+    /// How many operations are registered for it.
+    pub operations: i64,
+    /// One of them that no host with a monitor has.
+    pub only_here: Option<String>,
+    /// When it last had a monitor; `None`: never.
+    pub last_seen: Option<DateTime<Utc>>,
 }
 
 /// A plugin of a domain whose workers die before they are ready.
@@ -45,8 +89,7 @@ pub struct StartHealth {
 }
 
 impl Store {
-    /// Plugins of which the last three workers of a domain on a host, within an hour, died before they were
-    /// ready.
+    /// Plugins of which the last worker of a domain on a host, within a day, died before it was ready.
     pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
         let rows = sqlx::query_as!(
             StartHealth,
@@ -54,7 +97,7 @@ impl Store {
                       (array_agg(coalesce(error, cause, '') order by place))[1] as "error!"
                  from (select w.*, row_number() over (partition by domain, host, plugin order by id desc) as place
                          from rework.worker w
-                        where created > clock_timestamp() - interval '1 hour'
+                        where created > clock_timestamp() - interval '1 day'
                           -- What has been replaced or withdrawn is nobody's concern any more.
                           and exists (select
                                         from rework.plugin g
@@ -67,9 +110,9 @@ impl Store {
                                or state = 'dead'
                                   and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
                                                     'upgrade', 'idle', 'made room'))) latest
-                where place <= 3
+                where place = 1
                 group by domain, host, plugin
-               having count(*) = 3 and bool_and(state = 'dead' and started is null)
+               having bool_and(state = 'dead' and started is null)
                 order by domain, host, plugin"#
         )
         .fetch_all(&self.pool)
@@ -91,35 +134,186 @@ impl Store {
         })
     }
 
-    /// Every lane in which tasks wait that may run now.
-    pub async fn health_waiting(&self) -> Result<Vec<DomainHealth>> {
-        let rows = sqlx::query_as!(
-            DomainHealth,
-            r#"select o.domain, o.name as operation, l.host, first.id as "task!",
-                      (select count(*) from (select from rework.ready r
-                                              where r.lane = l.id limit 1000) counted) as "waiting!",
-                      array(select d.host from rework.deployment d
-                             where d.operation = o.id and d.retired is null
-                               and (l.host is null or d.host = l.host)
-                             order by d.host) as "offered!",
-                      array(select distinct d.host
-                              from rework.deployment d
-                              join rework.monitor m on m.host = d.host
-                             where d.operation = o.id and d.retired is null
-                               and (l.host is null or d.host = l.host)
-                               and m.last_seen + m.lease >= clock_timestamp()
-                               and (cardinality(m.domains) = 0 or o.domain = any(m.domains))
-                             order by d.host) as "served!",
+    /// Every lane in which tasks wait that may run now. A task that a monitor has claimed still waits until
+    /// it has begun: otherwise it would be there and not there in turns while workers cannot start.
+    pub async fn health_waiting(&self) -> Result<Vec<WaitingLane>> {
+        let rows = sqlx::query!(
+            r#"with waiting as (
+                   select l.id as lane, first.id as task,
+                          (select count(*) from (select from rework.ready r
+                                                  where r.lane = l.id limit 1000) counted) as tasks
+                     from rework.lane l
+                    cross join lateral (select id from rework.ready r where r.lane = l.id
+                                         order by rank, id limit 1) first
+                   union all
+                   select t.lane, min(t.id), count(*)
+                     from rework.claim c, unnest(c.tasks) as held (id)
+                     join rework.task t on t.id = held.id
+                    where t.status = 'queued' and t.token is not null
+                    group by t.lane
+               )
+               select o.id, o.domain, o.name as operation, l.host, l.accepts, min(w.task) as "task!",
+                      least(sum(w.tasks), 1000)::bigint as "waiting!",
                       o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
                           as "paused!"
-                 from rework.lane l
+                 from waiting w
+                 join rework.lane l on l.id = w.lane
                  join rework.operation o on o.id = l.operation
-                cross join lateral (select id from rework.ready r where r.lane = l.id
-                                     order by rank, id limit 1) first
-                order by o.domain, o.name, l.host nulls first"#
+                group by o.id, l.id
+                order by o.domain, o.name, l.host nulls first, l.id"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut lanes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let hosts = self
+                .lane_hosts(
+                    OperationId(row.id),
+                    row.host.as_deref(),
+                    row.accepts.as_deref(),
+                )
+                .await?;
+            lanes.push(WaitingLane {
+                domain: row.domain,
+                operation: row.operation,
+                host: row.host,
+                task: row.task,
+                waiting: row.waiting,
+                hosts,
+                paused: row.paused,
+            });
+        }
+        Ok(lanes)
+    }
+
+    /// What a task waits for; `None`: it does not wait, or there is none.
+    pub async fn health_task(&self, task: TaskId) -> Result<Option<TaskWait>> {
+        let row = sqlx::query!(
+            r#"select o.id, o.domain, o.name as operation, l.host, l.accepts,
+                      case when t.run_at > clock_timestamp() then t.run_at end as until,
+                      o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
+                          as "paused!",
+                      m.host as "claimed_on?"
+                 from rework.task t
+                 join rework.lane l on l.id = t.lane
+                 join rework.operation o on o.id = t.operation
+                 left join rework.monitor m on m.id = t.token >> 36
+                where t.id = $1 and t.status = 'queued'"#,
+            task.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let hosts = self
+            .lane_hosts(
+                OperationId(row.id),
+                row.host.as_deref(),
+                row.accepts.as_deref(),
+            )
+            .await?;
+        Ok(Some(TaskWait {
+            domain: row.domain,
+            operation: row.operation,
+            host: row.host,
+            until: row.until,
+            paused: row.paused,
+            claimed_on: row.claimed_on,
+            hosts,
+        }))
+    }
+
+    /// The hosts that may take the next task of a schedule; a refusal where none would.
+    pub async fn health_schedule(&self, row: &ScheduleRow) -> Result<Vec<LaneHost>> {
+        let request = row.request(Utc::now())?;
+        let (operation, host, accepts) = self.task_lane(&request).await?;
+        self.lane_hosts(operation, host.as_deref(), accepts.as_deref())
+            .await
+    }
+
+    async fn lane_hosts(
+        &self,
+        operation: OperationId,
+        host: Option<&str>,
+        accepts: Option<&str>,
+    ) -> Result<Vec<LaneHost>> {
+        let rows = sqlx::query_as!(
+            LaneHost,
+            r#"select host as "host!", is_served as "is_served!", is_alive as "is_alive!", last_seen
+                 from rework.lane_hosts($1, $2, $3)"#,
+            operation.0,
+            host,
+            accepts
         )
         .fetch_all(&self.pool)
         .await?;
         Ok(rows)
+    }
+
+    /// Hosts that have operations and no living monitor; nothing where no monitor lives at all.
+    pub async fn health_gone_hosts(&self) -> Result<Vec<GoneHost>> {
+        let rows = sqlx::query_as!(
+            GoneHost,
+            r#"with alive as (
+                   select distinct host from rework.monitor m where rework.is_alive(m.last_seen, m.lease)
+               )
+               select d.host, count(*) as "operations!",
+                      min(o.name) filter (
+                          where not exists (select from rework.deployment other
+                                             where other.operation = d.operation
+                                               and other.retired is null
+                                               and other.host in (select host from alive)))
+                          as only_here,
+                      (select h.last_seen from rework.host h where h.name = d.host) as last_seen
+                 from rework.deployment d
+                 join rework.operation o on o.id = d.operation
+                where d.retired is null
+                  and d.host not in (select host from alive)
+                  and exists (select from alive)
+                group by d.host
+                order by d.host"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Does with a task of its own what becomes of every task, in each table that takes part, and takes it
+    /// back. An error is what a monitor would be told.
+    pub async fn health_write(&self) -> Result<()> {
+        let mut transaction = self.pool.begin().await?;
+        // Whoever holds a lock is no problem of this kind.
+        for statement in [
+            "set local lock_timeout = '2s'",
+            "insert into rework.task (id, operation, lane, run_at) overriding system value
+             values (-1, 0, 0, clock_timestamp())",
+            "insert into rework.ready (lane, rank, id) values (-1, 0, -1)",
+            "delete from rework.ready where lane = -1",
+            "insert into rework.delayed (run_at, id, lane, rank) values ('epoch', -1, -1, 0)",
+            "delete from rework.delayed where id = -1",
+            "insert into rework.claim (monitor, cycle, tasks) values (-1, 0, '{-1}')",
+            "delete from rework.claim where monitor = -1",
+            "insert into rework.worker (id, host, domain, monitor) overriding system value
+             values (-1, '', '', -1)",
+            "update rework.worker set state = 'idle' where id = -1",
+            "delete from rework.worker where id = -1",
+            "update rework.task set status = 'running', token = 0, attempt = 1 where id = -1",
+            "insert into rework.log (task, attempt, first, lines) values (-1, 1, 1, '[]')",
+            "delete from rework.log where task = -1",
+            "insert into rework.attempt (task, attempt, outcome) values (-1, 1, 'failed')",
+            "delete from rework.attempt where task = -1",
+            "insert into rework.abort_request (task) values (-1)",
+            "delete from rework.abort_request where task = -1",
+            "insert into rework.task_file (id, task, direction, name, size, sha256)
+             overriding system value values (-1, -1, 'output', '', 1, '')",
+            "insert into rework.task_file_chunk (file, chunk, content) values (-1, 0, '\\x00')",
+            "delete from rework.task_file where id = -1",
+            "update rework.task set status = 'done', outcome = 'done', finished = clock_timestamp()
+              where id = -1",
+            "delete from rework.task where id = -1",
+        ] {
+            sqlx::raw_sql(statement).execute(&mut *transaction).await?;
+        }
+        transaction.rollback().await?;
+        Ok(())
     }
 }

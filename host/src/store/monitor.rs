@@ -5,6 +5,7 @@ use crate::model::MonitorId;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A monitor, as `list-monitors` shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -25,21 +26,35 @@ pub struct MonitorRow {
     /// When it last renewed its lease.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub last_seen: DateTime<Utc>,
-    /// Whether its lease has expired.
+    /// Whether its lease has expired, by the server's clock.
     pub stale: bool,
+    /// Which of its writes the database refuses.
+    pub trouble: Option<String>,
 }
 
-/// A monitor that is gone without having said so.
+/// Another monitor, which may live or not.
 #[derive(Debug, Clone)]
-pub struct LostMonitor {
+pub struct OtherMonitor {
     /// The monitor.
     pub id: MonitorId,
-    /// Where it ran.
+    /// Where it runs, or ran.
     pub host: String,
     /// The directory of its workers' pages there.
     pub pages: String,
-    /// Whether its lease has expired, so that anybody may clean up after it.
-    pub stale: bool,
+    /// Changes with every renewal of its lease. What it is means nothing: no clock is read.
+    pub sign: String,
+    /// How long it may be silent.
+    pub lease: Duration,
+}
+
+/// Why a monitor counts as gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// The lock of its pages, on this host, is free.
+    Unlocked,
+    /// Its row has not changed for longer than its lease. If it does change in the last moment, the
+    /// monitor is not buried.
+    Silent,
 }
 
 impl Store {
@@ -53,7 +68,11 @@ impl Store {
         pages: &str,
     ) -> Result<MonitorId> {
         let id = sqlx::query_scalar!(
-            "insert into rework.monitor (host, pid, domains, options, pages)
+            "with known_host as (
+                 insert into rework.host (name) values ($1)
+                     on conflict (name) do update set last_seen = clock_timestamp()
+             )
+             insert into rework.monitor (host, pid, domains, options, pages)
              values ($1, $2, $3, $4, $5) returning id",
             host,
             pid,
@@ -66,11 +85,13 @@ impl Store {
         Ok(MonitorId(id))
     }
 
-    /// Renews the lease; false if somebody has declared the monitor lost.
-    pub async fn monitor_renew(&self, monitor: MonitorId) -> Result<bool> {
+    /// Renews the lease, and says which writes of the monitor the database refuses, if any; false if
+    /// somebody has declared the monitor lost.
+    pub async fn monitor_renew(&self, monitor: MonitorId, trouble: Option<&str>) -> Result<bool> {
         let done = sqlx::query!(
-            "update rework.monitor set last_seen = clock_timestamp() where id = $1",
-            monitor.0
+            "update rework.monitor set last_seen = clock_timestamp(), trouble = $2 where id = $1",
+            monitor.0,
+            trouble
         )
         .execute(&self.pool)
         .await?;
@@ -92,7 +113,9 @@ impl Store {
     /// The last words of a monitor that ends in order.
     pub async fn monitor_end(&self, monitor: MonitorId) -> Result<()> {
         sqlx::query!(
-            "with ended_claim as (delete from rework.claim where monitor = $1)
+            "with ended_claim as (delete from rework.claim where monitor = $1),
+                  left_host as (update rework.host h set last_seen = clock_timestamp()
+                                  from rework.monitor m where m.id = $1 and h.name = m.host)
              delete from rework.monitor where id = $1",
             monitor.0
         )
@@ -106,7 +129,7 @@ impl Store {
         let rows = sqlx::query_as!(
             MonitorRow,
             r#"select id, host, pid, domains, options, started, last_seen,
-                      last_seen + lease < clock_timestamp() as "stale!"
+                      not rework.is_alive(last_seen, lease) as "stale!", trouble
                  from rework.monitor
                 order by id"#
         )
@@ -115,25 +138,26 @@ impl Store {
         Ok(rows)
     }
 
-    /// Monitors that may have been lost: those of this host, and those whose lease has expired.
-    pub async fn monitor_suspects(&self, me: MonitorId, host: &str) -> Result<Vec<LostMonitor>> {
+    /// Every other monitor, and a sign that changes as long as it lives.
+    pub async fn monitor_others(&self, me: MonitorId) -> Result<Vec<OtherMonitor>> {
         let rows = sqlx::query!(
-            r#"select id, host, pages, last_seen + lease < clock_timestamp() as "stale!"
+            // `xmin` is the transaction that wrote the row: every renewal has its own.
+            r#"select id, host, pages, xmin::text as "sign!",
+                      extract(epoch from lease)::float8 as "lease!"
                  from rework.monitor
-                where id <> $1
-                  and (host = $2 or last_seen + lease < clock_timestamp())"#,
-            me.0,
-            host
+                where id <> $1"#,
+            me.0
         )
         .fetch_all(&self.pool)
         .await?;
         Ok(rows
             .into_iter()
-            .map(|row| LostMonitor {
+            .map(|row| OtherMonitor {
                 id: MonitorId(row.id),
                 host: row.host,
                 pages: row.pages,
-                stale: row.stale,
+                sign: row.sign,
+                lease: Duration::try_from_secs_f64(row.lease).unwrap_or_default(),
             })
             .collect())
     }
@@ -144,16 +168,25 @@ impl Store {
     /// tasks it held, or `None` if it came back, or somebody else buried it.
     pub async fn monitor_bury(
         &self,
-        lost: &LostMonitor,
+        lost: &OtherMonitor,
+        gone: Gone,
         never_begun: &[i64],
     ) -> Result<Option<i64>> {
         let mut transaction = self.pool.begin().await?;
         let buried = sqlx::query_scalar!(
-            "delete from rework.monitor
-              where id = $1 and ($2 or last_seen + lease < clock_timestamp())
-             returning id",
+            r#"with buried as (
+                   delete from rework.monitor
+                    where id = $1 and ($2 or xmin::text = $3)
+                   returning id, host, last_seen
+               ), left_host as (
+                   insert into rework.host (name, last_seen) select host, last_seen from buried
+                       on conflict (name) do update
+                          set last_seen = greatest(host.last_seen, excluded.last_seen)
+               )
+               select id as "id!" from buried"#,
             lost.id.0,
-            !lost.stale
+            gone == Gone::Unlocked,
+            lost.sign
         )
         .fetch_optional(&mut *transaction)
         .await?;
@@ -204,6 +237,7 @@ impl Store {
                ), queued_again as (
                    insert into rework.ready (lane, rank, id)
                    select lane, rank, id from fate where fate <> 'end'
+                   on conflict do nothing
                ), gone_request as (
                    delete from rework.abort_request where task in (select id from fate where fate = 'end')
                ), dead_worker as (

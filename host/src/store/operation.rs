@@ -222,6 +222,35 @@ impl Store {
         Ok(rows)
     }
 
+    /// Every live deployment of a host.
+    pub async fn host_deployments(&self, host: &str) -> Result<Vec<Retired>> {
+        let rows = sqlx::query_as!(
+            Retired,
+            "select d.id, o.name, o.domain, d.path, d.host
+               from rework.deployment d
+               join rework.operation o on o.id = d.operation
+              where d.retired is null and d.host = $1
+              order by o.domain, o.name",
+            host
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Forgets what is known of a host beside its deployments: its drop-in files, so that they are
+    /// registered anew should it come back, and when it last had a monitor.
+    pub async fn host_forget(&self, host: &str) -> Result<()> {
+        sqlx::query!(
+            "with forgotten_file as (delete from rework.drop_in where host = $1)
+             delete from rework.host where name = $1",
+            host
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Retires deployments. Tasks, logs and schedules of the operation stay.
     pub async fn operation_retire(&self, deployments: &[i32]) -> Result<()> {
         let mut transaction = self.pool.begin().await?;

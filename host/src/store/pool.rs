@@ -63,6 +63,8 @@ impl FromStr for ConnectOptions {
                 Ok(PgConnectOptions::from_str(url)
                     .map_err(|error| StoreError::Url(words(&error)))?
                     .application_name("rework")
+                    // Our transactions are never prepared: see `rework.tell` in the migrations.
+                    .options([("rework.notifies", "on")])
                     .log_statements(tracing::log::LevelFilter::Off))
             })
             .collect::<Result<_>>()?;

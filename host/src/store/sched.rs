@@ -94,7 +94,7 @@ pub enum ScheduledFire {
 
 impl ScheduleRow {
     /// The task that it queues at this time.
-    fn request(&self, time: DateTime<Utc>) -> Result<ScheduleRequest> {
+    pub(super) fn request(&self, time: DateTime<Utc>) -> Result<ScheduleRequest> {
         let rule =
             Rule::parse(&self.rule, &self.timezone).map_err(|error| refused(error.to_string()))?;
         Ok(ScheduleRequest {

@@ -1,10 +1,10 @@
 //! Scheduling in full: find the operation, check and complete the input, queue the task. The one
 //! path of every caller that speaks Rust: clients, the command line, and tasks that queue others.
 
-use super::{Enqueue, FileContent, Resolved, Result, Store, StoreError};
+use super::{Enqueue, FileContent, Queued, Resolved, Result, Store, StoreError};
 use crate::{
     here,
-    model::{ScheduleId, TaskId, input, moment::Now},
+    model::{OperationId, ScheduleId, TaskId, input, moment::Now},
 };
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub struct ScheduleRequest {
     pub at: Option<DateTime<Utc>>,
     /// Not before so many milliseconds from now.
     pub delay_ms: Option<u64>,
-    /// While a task with this key exists, it is that task.
+    /// While a task of the operation with this key exists, it is that task.
     pub key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares.
     pub max_attempts: Option<i32>,
@@ -78,6 +78,15 @@ impl Store {
         request: &ScheduleRequest,
         connection: Option<&mut PgConnection>,
     ) -> Result<TaskId> {
+        Ok(self.task_queue(request, connection).await?.id)
+    }
+
+    /// As [`Store::task_schedule`]; says also whether the task is new, or was known by its key.
+    pub async fn task_queue(
+        &self,
+        request: &ScheduleRequest,
+        connection: Option<&mut PgConnection>,
+    ) -> Result<Queued> {
         let operation = self.task_operation(request).await?;
         let task = checked(request, &operation)?;
         match connection {
@@ -87,7 +96,7 @@ impl Store {
     }
 
     /// Queues many tasks, all or none, in this order.
-    pub async fn task_schedule_many(&self, requests: &[ScheduleRequest]) -> Result<Vec<TaskId>> {
+    pub async fn task_schedule_many(&self, requests: &[ScheduleRequest]) -> Result<Vec<Queued>> {
         let mut operations = HashMap::new();
         let mut tasks = Vec::with_capacity(requests.len());
         for (place, request) in requests.iter().enumerate() {
@@ -104,9 +113,9 @@ impl Store {
             tasks.push((operation.id, checked(request, operation).map_err(of_place)?));
         }
         let mut transaction = self.pool.begin().await?;
-        let ids = self.task_enqueue_many_in(&mut transaction, &tasks).await?;
+        let queued = self.task_enqueue_many_in(&mut transaction, &tasks).await?;
         transaction.commit().await?;
-        Ok(ids)
+        Ok(queued)
     }
 
     /// Whether a task could be queued now; its operation.
@@ -114,6 +123,17 @@ impl Store {
         let operation = self.task_operation(request).await?;
         checked(request, &operation)?;
         Ok(operation)
+    }
+
+    /// The lane that a task would wait in: its operation, the host it is pinned to, and the inputs that
+    /// accept it.
+    pub(super) async fn task_lane(
+        &self,
+        request: &ScheduleRequest,
+    ) -> Result<(OperationId, Option<String>, Option<String>)> {
+        let operation = self.task_operation(request).await?;
+        let task = checked(request, &operation)?;
+        Ok((operation.id, task.host, task.accepts))
     }
 
     async fn task_operation(&self, request: &ScheduleRequest) -> Result<Resolved> {
@@ -125,6 +145,9 @@ impl Store {
         .await
     }
 }
+
+/// More than a year, and no whole number of days, so that any expression means something else then.
+const LATER: TimeDelta = TimeDelta::seconds(400 * 86_400 + 3_723);
 
 /// In bytes: what an index of Postgres takes, with room.
 const LONGEST_KEY: usize = 1000;
@@ -161,13 +184,23 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
         let kind = rework_plugin::spec::kind(other);
         return Err(refused(format!("metadata must be an object, not {kind}")));
     }
-    let accepted = input::complete(
-        &request.operation,
-        &operation.inputs,
-        &request.given(),
-        request.now(),
-    )
-    .map_err(refused)?;
+    let complete_at = |now| {
+        input::complete(&request.operation, &operation.inputs, &request.given(), now)
+            .map_err(refused)
+    };
+    let accepted = complete_at(request.now())?;
+    let mut relative = Vec::new();
+    if request.key.is_some() {
+        // What is another value at another time is a moment that is written as an expression.
+        let later = Now {
+            time: request.now().time + LATER,
+            ..request.now()
+        };
+        let later = complete_at(later)
+            .ok()
+            .and_then(|later| later.complete.fields);
+        relative = changed_fields(accepted.complete.fields.as_ref(), later.as_ref());
+    }
     let complete = accepted.complete;
     Ok(Enqueue {
         host: request.host.clone(),
@@ -180,8 +213,10 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
             .collect(),
         metadata: request.metadata.clone(),
         priority: request.priority,
-        run_at: run_at(request)?,
+        run_at: time_asked(request)?,
+        delay_ms: delay_asked(request)?,
         key: request.key.clone(),
+        relative,
         max_attempts: request.max_attempts.unwrap_or(operation.max_attempts),
         schedule: request.schedule,
         accepts: accepted
@@ -190,22 +225,39 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
     })
 }
 
-/// When a task may run at the earliest; dates beyond what people mean are refused.
-fn run_at(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
-    let asked = match (request.at, request.delay_ms) {
-        (Some(time), _) => Some(time),
-        (None, Some(ms)) => {
-            let delay = i64::try_from(ms).ok().and_then(TimeDelta::try_milliseconds);
-            let time = delay.and_then(|delay| Utc::now().checked_add_signed(delay));
-            Some(time.ok_or_else(|| refused("the delay is too long".to_owned()))?)
-        }
-        (None, None) => None,
+/// Fields that differ between two objects.
+fn changed_fields(one: Option<&Value>, other: Option<&Value>) -> Vec<String> {
+    let (Some(Value::Object(one)), Some(Value::Object(other))) = (one, other) else {
+        return Vec::new();
     };
-    match asked {
+    let changed = one
+        .iter()
+        .filter(|(name, value)| other.get(*name) != Some(value));
+    changed.map(|(name, _)| name.clone()).collect()
+}
+
+/// When a task may run at the earliest; dates beyond what people mean are refused.
+fn time_asked(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
+    match request.at {
         Some(time) if time.year() > 9999 => {
             Err(refused(format!("the year {} is too far away", time.year())))
         }
         asked => Ok(asked),
+    }
+}
+
+/// How long a task has to wait, which the server's clock will measure; not longer than people mean.
+fn delay_asked(request: &ScheduleRequest) -> Result<Option<i64>> {
+    let Some(ms) = request.delay_ms else {
+        return Ok(None);
+    };
+    let delay = i64::try_from(ms).ok().and_then(TimeDelta::try_milliseconds);
+    match delay.and_then(|delay| Utc::now().checked_add_signed(delay)) {
+        None => Err(refused("the delay is too long".to_owned())),
+        Some(time) if time.year() > 9999 => {
+            Err(refused(format!("the year {} is too far away", time.year())))
+        }
+        Some(_) => Ok(delay.map(|delay| delay.num_milliseconds())),
     }
 }
 

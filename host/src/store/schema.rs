@@ -63,6 +63,27 @@ impl Store {
         }
     }
 
+    /// A word that tells this installation from any other: when its schema was made, to the microsecond.
+    pub async fn schema_installation(&self) -> Result<String> {
+        let made = sqlx::query_scalar!(
+            r#"select extract(epoch from min(installed_on))::text as "made!" from rework.migration"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(made)
+    }
+
+    /// Whether functions notify in everybody's transactions; not where some could be prepared, for those
+    /// must not (see `rework.tell`).
+    pub async fn may_notify(&self) -> Result<bool> {
+        let may = sqlx::query_scalar!(
+            r#"select current_setting('max_prepared_transactions') = '0' as "may!""#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(may)
+    }
+
     /// Drops the schema and all that is in it; false if there was none.
     pub async fn schema_drop(&self) -> Result<bool> {
         let mut transaction = self.pool.begin().await?;

@@ -13,12 +13,12 @@ use std::{
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
     sync::atomic::{
-        AtomicU32, AtomicU64,
+        AtomicI64, AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
-const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x02");
 
 /// The layout of the file. All-zero is valid: no slot is taken.
 #[repr(C)]
@@ -41,6 +41,8 @@ struct Slot {
     cancel: AtomicU32,
     /// The task has asked whether it should end.
     asked: AtomicU32,
+    /// When the task began, in microseconds since the epoch; means something once it has.
+    started_us: AtomicI64,
 }
 
 /// What became of the task of a slot.
@@ -207,13 +209,22 @@ impl Page {
         self.slot(slot).word.store(0, Release);
     }
 
-    /// Worker: begins a task; false if it was taken back, and then it must not run.
-    pub fn begin(&self, slot: u32, task: i64) -> bool {
+    /// Worker: begins a task, at this time in microseconds since the epoch; false if it was taken back, and
+    /// then it must not run. The time is the one that everybody sees from then on.
+    pub fn begin(&self, slot: u32, task: i64, started_us: i64) -> bool {
+        // Seen by whoever sees the swap that follows.
+        self.slot(slot).started_us.store(started_us, Relaxed);
         self.swap(
             slot,
             SlotState::Handed.with(task),
             SlotState::Begun.with(task),
         )
+    }
+
+    /// Monitor: when the task of a slot began, in microseconds since the epoch, if it has begun.
+    pub fn started_us(&self, slot: u32) -> Option<i64> {
+        let is_begun = self.state(slot) == SlotState::Begun;
+        is_begun.then(|| self.slot(slot).started_us.load(Relaxed))
     }
 
     fn swap(&self, slot: u32, from: u64, to: u64) -> bool {
@@ -277,11 +288,12 @@ mod tests {
         let worker = Page::map(monitor.descriptor().unwrap()).unwrap();
         monitor.hand(3, 42);
         assert_eq!(worker.state(3), SlotState::Handed);
-        assert!(worker.begin(3, 42));
+        assert!(worker.begin(3, 42, 5));
         assert!(!monitor.revoke(3));
+        assert_eq!(monitor.started_us(3), Some(5));
         monitor.hand(4, 43);
         assert!(monitor.revoke(4));
-        assert!(!worker.begin(4, 43));
+        assert!(!worker.begin(4, 43, 5));
         // The next monitor reads what this one knew.
         let next = Page::open(&path).unwrap();
         assert_eq!((next.state(3), next.task(3)), (SlotState::Begun, 42));
@@ -295,8 +307,8 @@ mod tests {
         page.hand(0, 1);
         assert!(page.revoke(0));
         page.hand(0, 2);
-        assert!(!page.begin(0, 1), "the slot belongs to another task now");
-        assert!(page.begin(0, 2));
+        assert!(!page.begin(0, 1, 5), "the slot belongs to another task now");
+        assert!(page.begin(0, 2, 5));
     }
 
     #[test]
@@ -306,7 +318,7 @@ mod tests {
         for round in 1..2000 {
             page.hand(7, round);
             let (begun, revoked) = std::thread::scope(|scope| {
-                let worker = scope.spawn(|| page.begin(7, round));
+                let worker = scope.spawn(|| page.begin(7, round, 5));
                 let revoked = page.revoke(7);
                 (worker.join().unwrap(), revoked)
             });

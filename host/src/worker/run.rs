@@ -42,13 +42,13 @@ pub(super) fn run(
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
     let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
-    if !page.begin(slot, id) {
+    let started_us = Utc::now().timestamp_micros();
+    if !page.begin(slot, id, started_us) {
         return Ok(None);
     }
     let stdio = context.begin(slot, data, log_level, mode);
     capture.begin(id, attempt, stdio)?;
     let limited = Limited::begin(limits);
-    let started_us = Utc::now().timestamp_micros();
     let invoked = plugin::invoke(plugin, &domain, &operation, context);
     drop(limited);
     let finished_us = Utc::now().timestamp_micros();

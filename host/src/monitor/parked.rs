@@ -1,0 +1,181 @@
+//! Reports that the database has refused, set aside so that they hold up no others. Every few seconds one
+//! of them is tried again; when it is taken, so may be the rest.
+
+use super::supervisor::Supervisor;
+use crate::{
+    model::TaskId,
+    store::{Cycle, Ended, LogChunk, Mark, StoreError},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_secs(2);
+
+/// What one cycle says about tasks.
+pub(super) type Words = (Vec<Ended>, Vec<Mark>, Vec<LogChunk>);
+
+/// What has been set aside.
+#[derive(Debug, Default)]
+pub(super) struct Parked {
+    pub(super) ended: BTreeMap<TaskId, Ended>,
+    pub(super) marks: BTreeMap<TaskId, Mark>,
+    pub(super) logs: Vec<LogChunk>,
+    /// The end that was tried last.
+    tried: Option<TaskId>,
+    try_at: Option<Instant>,
+    /// Whether the cycle that is under way is such a try.
+    is_trying: bool,
+}
+
+impl Parked {
+    /// Whether nothing has been set aside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.marks.is_empty() && self.logs.is_empty()
+    }
+
+    /// Whether nothing has been set aside, nor is being tried again.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_empty() && !self.is_trying
+    }
+
+    /// When something of it is to be tried again.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.try_at.filter(|_| !self.is_empty() && !self.is_trying)
+    }
+
+    fn park(&mut self, (ended, marks, logs): Words, now: Instant) {
+        self.ended
+            .extend(ended.into_iter().map(|one| (one.task, one)));
+        for mark in marks {
+            // An end says more.
+            if !self.ended.contains_key(&mark.task) {
+                self.marks.insert(mark.task, mark);
+            }
+        }
+        self.logs.extend(logs);
+        self.try_at = Some(now + TRY_EVERY);
+    }
+
+    /// One thing that is to be tried now, each in its turn.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Words> {
+        self.next_try().filter(|at| now >= *at)?;
+        self.is_trying = true;
+        let after = self.tried.map_or(TaskId(0), |last| TaskId(last.0 + 1));
+        let next = self
+            .ended
+            .range(after..)
+            .next()
+            .or(self.ended.iter().next());
+        if let Some((&task, _)) = next {
+            self.tried = Some(task);
+            let ended = self.ended.remove(&task);
+            return Some((ended.into_iter().collect(), Vec::new(), Vec::new()));
+        }
+        if let Some((_, mark)) = self.marks.pop_first() {
+            return Some((Vec::new(), vec![mark], Vec::new()));
+        }
+        Some((Vec::new(), Vec::new(), vec![self.logs.remove(0)]))
+    }
+
+    /// Everything, to be said anew.
+    fn take_all(&mut self) -> Words {
+        (
+            std::mem::take(&mut self.ended).into_values().collect(),
+            std::mem::take(&mut self.marks).into_values().collect(),
+            std::mem::take(&mut self.logs),
+        )
+    }
+}
+
+impl Supervisor {
+    /// A cycle did not happen. Nothing of what it said is lost: what the database refuses is found out
+    /// and set aside, and what it cannot store is said in words that it can.
+    pub(super) fn cycle_failed(&mut self, cycle: Cycle, error: &StoreError) {
+        let now = Instant::now();
+        self.look = true;
+        let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
+        let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
+        if error.is_disconnect() || error.is_passing() || pieces == 0 {
+            // A matter of the server, which passes.
+            self.upkeep.lost(error);
+            self.say_again(cycle);
+        } else if error.is_bad_data() && pieces == 1 && !was_try {
+            if !self.unstorable(cycle, &super::report::chain(error)) {
+                self.upkeep.report_refused(error);
+            }
+        } else if pieces > 1 && !self.upkeep.refusals.is_general() {
+            // One of them is refused, and the others must not suffer from it.
+            self.said_alone = pieces;
+            self.say_again(cycle);
+        } else {
+            self.upkeep.report_refused(error);
+            if pieces == 1 {
+                self.upkeep.refusals.strike();
+            }
+            self.park(cycle, now);
+            if self.upkeep.refusals.is_general() {
+                self.said_alone = 0;
+            }
+        }
+    }
+
+    /// Sets aside what a cycle said.
+    pub(super) fn park(&mut self, cycle: Cycle, now: Instant) {
+        let said = (cycle.ended, cycle.marks, cycle.logs);
+        self.outbox.parked.park(said, now);
+        self.outbox
+            .put_back(Vec::new(), Vec::new(), cycle.finished_cycles);
+    }
+
+    /// A cycle was taken. If it was a try, or the end of a general refusal, what was set aside is said
+    /// again with the rest.
+    pub(super) fn cycle_taken(&mut self, said_something: bool) {
+        let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
+        if !said_something {
+            return;
+        }
+        let was_general = self.upkeep.refusals.is_general();
+        self.upkeep.refusals.taken();
+        self.upkeep.taken_at = Some(Instant::now());
+        if was_try || was_general {
+            let (ended, marks, logs) = self.outbox.parked.take_all();
+            self.outbox.put_back(ended, marks, Vec::new());
+            self.lines.put_back(logs);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Token, task::Outcome},
+        store::Fate,
+    };
+    use chrono::Utc;
+
+    fn end(task: i64) -> Ended {
+        Ended::new(TaskId(task), Token(1), Fate::End(Outcome::Done), Utc::now())
+    }
+
+    #[test]
+    fn each_is_tried_in_its_turn() {
+        let mut parked = Parked::default();
+        let mut now = Instant::now();
+        parked.park((vec![end(1), end(2)], Vec::new(), Vec::new()), now);
+        assert!(parked.take_due(now).is_none(), "not at once");
+        let mut tried = Vec::new();
+        for _ in 0..3 {
+            now += TRY_EVERY;
+            let (ended, _, _) = parked.take_due(now).expect("it is due");
+            assert!(parked.take_due(now).is_none(), "one at a time");
+            tried.push(ended[0].task.0);
+            parked.is_trying = false;
+            parked.park((ended, Vec::new(), Vec::new()), now);
+        }
+        assert_eq!(tried, [1, 2, 1]);
+    }
+}

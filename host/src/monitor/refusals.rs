@@ -1,0 +1,258 @@
+//! Writes that the database refuses, for whatever reason: what is said about them, when, and when it is
+//! over. No database is asked here; `supervisor` and `upkeep` tell what was refused.
+
+use crate::{
+    model::{duration::human, time},
+    store::StoreError,
+};
+use chrono::{DateTime, Utc};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// A refusal that goes on is said again after this.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// A refusal that nobody has met again for so long is over: everything is tried more often.
+const OVER: Duration = Duration::from_secs(12);
+/// A refusal that usually passes (a deadlock, a cancelled statement) is said when it is met so often.
+const PASSING: u32 = 3;
+/// Results that are refused one after the other, each alone; after so many it is not a matter of the
+/// single result.
+const STRIKES: u32 = 5;
+/// The longest text that a monitor's row tells of, in characters.
+const LONGEST: usize = 1000;
+
+/// What was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A report about tasks, or a claim: the monitor's cycle.
+    Report,
+    /// Anything else.
+    Other,
+}
+
+/// What is to be logged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// At the level of an error.
+    Refused(String),
+    /// It is over.
+    Over(String),
+}
+
+/// The refusals that go on.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// By their words.
+    current: BTreeMap<String, Refusal>,
+    /// Results refused one after the other.
+    strikes: u32,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    what: Refused,
+    since: Instant,
+    since_time: DateTime<Utc>,
+    last: Instant,
+    times: u32,
+    /// Whether it is one that usually passes.
+    passes: bool,
+    said: Option<Instant>,
+}
+
+impl Refusals {
+    /// The database has refused something.
+    pub(super) fn note(&mut self, error: &StoreError, what: Refused, now: Instant) {
+        let words = super::report::chain(error);
+        let words = match error.code() {
+            Some(code) => format!("{words} (SQLSTATE {code})"),
+            None => words,
+        };
+        self.refused(words, error.is_passing(), what, now, Utc::now());
+    }
+
+    fn refused(
+        &mut self,
+        words: String,
+        passes: bool,
+        what: Refused,
+        now: Instant,
+        time: DateTime<Utc>,
+    ) {
+        let refusal = self.current.entry(words).or_insert(Refusal {
+            what,
+            since: now,
+            since_time: time,
+            last: now,
+            times: 0,
+            passes,
+            said: None,
+        });
+        refusal.last = now;
+        refusal.times += 1;
+        if what == Refused::Report {
+            refusal.what = what;
+        }
+    }
+
+    /// A result was refused that was said alone.
+    pub(super) fn strike(&mut self) {
+        self.strikes += 1;
+    }
+
+    /// A report was taken.
+    pub(super) fn taken(&mut self) {
+        self.strikes = 0;
+    }
+
+    /// Whether it is results in general that are refused, not single ones. Then nothing new is claimed.
+    pub(super) fn is_general(&self) -> bool {
+        self.strikes >= STRIKES
+    }
+
+    /// Whether any refusal goes on that is worth a word.
+    pub(super) fn is_any(&self) -> bool {
+        self.current.values().any(Refusal::is_serious)
+    }
+
+    /// What is to be said now, while so many results wait; `all_reported`: every report has been taken.
+    pub(super) fn say(&mut self, waiting: usize, all_reported: bool, now: Instant) -> Vec<Said> {
+        let mut said = Vec::new();
+        self.current.retain(|words, refusal| {
+            let is_over = now.duration_since(refusal.last) >= OVER
+                || refusal.what == Refused::Report && all_reported;
+            if is_over {
+                if refusal.said.is_some() {
+                    let lasted = human(whole_seconds(now.duration_since(refusal.since)));
+                    said.push(Said::Over(format!(
+                        "the database takes what it refused for {lasted}: {words}"
+                    )));
+                }
+                return false;
+            }
+            let is_due = refusal
+                .said
+                .is_none_or(|last| now.duration_since(last) >= SAY_AGAIN);
+            if is_due && refusal.is_serious() {
+                let lasted = match refusal.said {
+                    None => String::new(),
+                    Some(_) => {
+                        let lasted = whole_seconds(now.duration_since(refusal.since));
+                        format!(" for {}", human(lasted))
+                    }
+                };
+                said.push(Said::Refused(format!(
+                    "the database refuses what this monitor writes{lasted} ({}; running tasks go on): \
+                     {words}",
+                    results(waiting)
+                )));
+                refusal.said = Some(now);
+            }
+            true
+        });
+        said
+    }
+
+    /// What the monitor's row says of it.
+    pub(super) fn trouble(&self, waiting: usize) -> Option<String> {
+        let serious = || self.current.iter().filter(|(_, one)| one.is_serious());
+        let since = serious().map(|(_, one)| one.since_time).min()?;
+        let words: Vec<&str> = serious().map(|(words, _)| words.as_str()).collect();
+        let text = format!(
+            "since {} ({}): {}",
+            time::human(since),
+            results(waiting),
+            words.join("; ")
+        );
+        Some(text.chars().take(LONGEST).collect())
+    }
+}
+
+impl Refusal {
+    fn is_serious(&self) -> bool {
+        !self.passes || self.times >= PASSING
+    }
+}
+
+fn results(waiting: usize) -> String {
+    match waiting {
+        0 => "no result waits".to_owned(),
+        1 => "1 result waits".to_owned(),
+        count => format!("{count} results wait"),
+    }
+}
+
+fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse(refusals: &mut Refusals, passes: bool, now: Instant) {
+        let time = "2026-05-01T09:00:00Z".parse().unwrap();
+        refusals.refused("no".to_owned(), passes, Refused::Report, now, time);
+    }
+
+    #[test]
+    fn a_refusal_is_said_when_it_begins_every_half_minute_and_when_it_is_over() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let mut lines = Vec::new();
+        for second in 0..=70 {
+            let now = start + Duration::from_secs(second);
+            refuse(&mut refusals, false, now);
+            lines.extend(refusals.say(2, false, now));
+        }
+        let expected = ["", " for 30s", " for 1m"].map(|lasted| {
+            Said::Refused(format!(
+                "the database refuses what this monitor writes{lasted} (2 results wait; running tasks \
+                 go on): no"
+            ))
+        });
+        assert_eq!(lines, expected);
+        assert!(
+            refusals
+                .trouble(2)
+                .unwrap()
+                .starts_with("since 2026-05-01 09:00:00")
+        );
+        let over = refusals.say(0, true, start + Duration::from_secs(71));
+        assert_eq!(
+            over,
+            [Said::Over(
+                "the database takes what it refused for 1m11s: no".to_owned()
+            )]
+        );
+        assert_eq!(refusals.trouble(0), None);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_said() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        refuse(&mut refusals, true, start);
+        assert_eq!(refusals.say(1, false, start), []);
+        assert_eq!(refusals.say(0, false, start + OVER), []);
+        for _ in 0..PASSING {
+            refuse(&mut refusals, true, start + OVER);
+        }
+        assert_eq!(refusals.say(1, false, start + OVER).len(), 1);
+    }
+
+    #[test]
+    fn one_result_that_is_refused_is_not_all_of_them() {
+        let mut refusals = Refusals::default();
+        for _ in 1..STRIKES {
+            refusals.strike();
+        }
+        assert!(!refusals.is_general());
+        refusals.strike();
+        assert!(refusals.is_general());
+        refusals.taken();
+        assert!(!refusals.is_general());
+    }
+}

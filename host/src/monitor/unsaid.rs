@@ -1,0 +1,335 @@
+//! What a monitor could not tell the database: it is kept in a file beside its pages, and the host's next
+//! monitor reports it, under the claims that it was made under.
+
+use super::{
+    pages::Abandoned,
+    report::{chain, storable},
+    supervisor::Supervisor,
+};
+use crate::{
+    model::{MonitorId, TaskId},
+    store::{Cycle, Ended, FileContent, LogChunk, Result, Store},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The file's name in the directory of the pages.
+const FILE: &str = "unsaid.json";
+/// So many ends are reported in one statement.
+const BATCH: usize = 200;
+/// While the database takes nothing, the file is written anew at most so often; a large one more seldom.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+const KEEP_SHARE: u32 = 20;
+
+/// What was not said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Unsaid {
+    /// The installation that it is for: a state directory may serve monitors of several.
+    pub(super) installation: String,
+    /// Who has not said it.
+    pub(super) monitor: MonitorId,
+    pub(super) ended: Vec<Ended>,
+    /// Contents beside the outputs of some of them.
+    pub(super) files: Vec<(TaskId, Vec<FileContent>)>,
+    pub(super) logs: Vec<LogChunk>,
+}
+
+impl Unsaid {
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.logs.is_empty()
+    }
+
+    /// Writes it, complete or not at all; readable by nobody else.
+    pub(super) fn write(&self, directory: &Path) -> io::Result<PathBuf> {
+        let path = directory.join(FILE);
+        let unfinished = directory.join(format!("{FILE}.new"));
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        let mut writer = io::BufWriter::new(file);
+        serde_json::to_writer(&mut writer, self)?;
+        writer.flush()?;
+        writer.get_ref().sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        Ok(path)
+    }
+
+    /// What a monitor has left in the directory of its pages; `None`: nothing.
+    pub(super) fn read(directory: &Path) -> io::Result<Option<Self>> {
+        let content = match fs::read(directory.join(FILE)) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(serde_json::from_slice(&content)?))
+    }
+
+    /// Whether a monitor has left something there.
+    pub(super) fn is_in(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
+    /// Reports it. What the database has is left out; if something has to wait for a lock that somebody
+    /// holds, the answer is false, and it has to be reported again.
+    pub(super) async fn report(self, store: &Store) -> Result<bool> {
+        let mut is_all = true;
+        let mut cannot = HashSet::new();
+        let ended: BTreeMap<TaskId, Ended> =
+            self.ended.into_iter().map(|one| (one.task, one)).collect();
+        for (task, files) in &self.files {
+            let Some(one) = ended.get(task) else { continue };
+            match store.file_save_output(*task, one.token, files).await {
+                Ok(()) => {}
+                Err(error) if error.is_bad_data() => {
+                    cannot.insert((*task, chain(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut ended = ended;
+        for (task, words) in cannot {
+            ended.entry(task).and_modify(|one| {
+                if let Some(without) = storable(one.clone(), &words) {
+                    *one = without;
+                }
+            });
+        }
+        let ended: Vec<Ended> = ended.into_values().collect();
+        for batch in ended.chunks(BATCH) {
+            is_all &= report_batch(store, self.monitor, batch.to_vec(), Vec::new()).await?;
+        }
+        for batch in self.logs.chunks(BATCH) {
+            is_all &= report_batch(store, self.monitor, Vec::new(), batch.to_vec()).await?;
+        }
+        Ok(is_all)
+    }
+}
+
+/// Reports some of it; what cannot be stored, in words that can.
+async fn report_batch(
+    store: &Store,
+    monitor: MonitorId,
+    ended: Vec<Ended>,
+    logs: Vec<LogChunk>,
+) -> Result<bool> {
+    let said = |ended: Vec<Ended>, logs: Vec<LogChunk>| Cycle {
+        monitor,
+        number: 0,
+        ended,
+        marks: Vec::new(),
+        logs,
+        finished_cycles: Vec::new(),
+        scans: Vec::new(),
+    };
+    match store.cycle(&said(ended.clone(), logs.clone())).await {
+        Ok(result) => Ok(result.reported.len() + result.moved.len() >= ended.len()),
+        Err(error) if error.is_bad_data() => {
+            let mut is_all = true;
+            for mut one in ended {
+                loop {
+                    match store.cycle(&said(vec![one.clone()], Vec::new())).await {
+                        Ok(result) => {
+                            is_all &= !(result.reported.is_empty() && result.moved.is_empty());
+                            break;
+                        }
+                        Err(error) if error.is_bad_data() => match storable(one, &chain(&error)) {
+                            Some(without) => one = without,
+                            None => return Err(error),
+                        },
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            for chunk in logs {
+                match store.cycle(&said(Vec::new(), vec![chunk])).await {
+                    // Lines that cannot be stored are lost; they are no result.
+                    Err(error) if !error.is_bad_data() => return Err(error),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            Ok(is_all)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reports what a dead monitor of this host left unsaid; false: something of it has to wait.
+pub(super) async fn report_left(
+    store: &Store,
+    installation: &str,
+    abandoned: &Abandoned,
+) -> Result<bool> {
+    let directory = abandoned.directory();
+    let unsaid = match Unsaid::read(directory) {
+        Ok(unsaid) => unsaid,
+        Err(error) => {
+            tracing::error!(
+                "what a monitor left unsaid in {} cannot be read: {error}",
+                directory.display()
+            );
+            return Ok(true);
+        }
+    };
+    let Some(unsaid) = unsaid.filter(|unsaid| unsaid.installation == installation) else {
+        return Ok(true);
+    };
+    let (monitor, results) = (unsaid.monitor, unsaid.ended.len());
+    let is_all = unsaid.report(store).await?;
+    if is_all {
+        tracing::info!(
+            monitor.id = %monitor,
+            "reported what monitor {monitor} had left unsaid (results: {results})"
+        );
+    }
+    Ok(is_all)
+}
+
+/// When the file was last written, and what was in it.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    next: Option<Instant>,
+    /// The ends that are in the file, by number and by sum of the tasks; `None`: there is no file.
+    kept: Option<(usize, i64)>,
+}
+
+impl Supervisor {
+    /// How many results wait to be reported.
+    pub(super) fn unreported(&self) -> usize {
+        self.unreported_tasks().count()
+    }
+
+    fn unreported_tasks(&self) -> impl Iterator<Item = TaskId> {
+        let in_flight = self.in_flight.iter().flat_map(|cycle| &cycle.ended);
+        let outbox = &self.outbox;
+        outbox
+            .ended
+            .keys()
+            .chain(outbox.parked.ended.keys())
+            .chain(self.upkeep.storing.keys())
+            .chain(in_flight.map(|ended| &ended.task))
+            .copied()
+    }
+
+    /// All that has not been said: also what a cycle says whose answer is still awaited. What is said
+    /// twice is found out by its token.
+    pub(super) fn all_unsaid(&mut self) -> Unsaid {
+        let mut ended = Vec::new();
+        let mut logs = self.outbox.parked.logs.clone();
+        if let Some(cycle) = &self.in_flight {
+            ended.extend(cycle.ended.iter().cloned());
+            logs.extend(cycle.logs.iter().cloned());
+        }
+        ended.extend(self.outbox.parked.ended.values().cloned());
+        ended.extend(self.outbox.ended.values().cloned());
+        let storing = &self.upkeep.storing;
+        ended.extend(storing.values().map(|(ended, _)| ended.clone()));
+        let files = storing
+            .iter()
+            .map(|(task, (_, files))| (*task, files.to_vec()))
+            .collect();
+        // What is numbered already is said as it was, and still waits here.
+        let waiting = self.lines.take();
+        logs.extend(waiting.iter().cloned());
+        self.lines.put_back(waiting);
+        Unsaid {
+            installation: self.installation.clone(),
+            monitor: self.monitor,
+            ended,
+            files,
+            logs,
+        }
+    }
+
+    /// While the database takes nothing, results are kept on the disk as well: this process may be killed
+    /// before it can say them.
+    pub(super) fn keep_unsaid(&mut self, now: Instant) {
+        if self.keeping.next.is_some_and(|next| now < next) {
+            return;
+        }
+        let in_trouble = self.upkeep.is_away() || self.upkeep.refusals.is_any();
+        let print = self
+            .unreported_tasks()
+            .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
+        if self.keeping.kept == Some(print) || print.0 > 0 && !in_trouble {
+            return;
+        }
+        let directory = self.pages.directory().to_owned();
+        if print.0 == 0 {
+            if self.keeping.kept.take().is_some() {
+                let _ = fs::remove_file(directory.join(FILE));
+            }
+            return;
+        }
+        let began = Instant::now();
+        match self.all_unsaid().write(&directory) {
+            Ok(_) => self.keeping.kept = Some(print),
+            Err(error) => tracing::warn!(
+                "results that wait could not be kept in {}: {error}",
+                directory.display()
+            ),
+        }
+        self.keeping.next = Some(now + KEEP_EVERY.max(began.elapsed() * KEEP_SHARE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{
+            Token,
+            log::LogLine,
+            task::{Cause, Outcome},
+        },
+        store::Fate,
+    };
+    use chrono::Utc;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Unsaid::read(directory.path()).unwrap().is_none());
+        let ended = Ended {
+            cause: Some(Cause::BadOutput),
+            output_raw: Some(vec![0, 255]),
+            output_encoding: Some("raw".to_owned()),
+            ..Ended::new(TaskId(7), Token(77), Fate::End(Outcome::Failed), Utc::now())
+        };
+        let released = Ended::new(TaskId(8), Token(77), Fate::Retry(5), Utc::now());
+        let file = FileContent {
+            name: "f".to_owned(),
+            content: vec![1, 2, 3],
+        };
+        let line = LogLine(1, "stdout".into(), "info".into(), None, "é".into());
+        let unsaid = Unsaid {
+            installation: "here".to_owned(),
+            monitor: MonitorId(3),
+            ended: vec![ended, released],
+            files: vec![(TaskId(7), vec![file])],
+            logs: vec![LogChunk {
+                task: TaskId(7),
+                attempt: 1,
+                first: 1,
+                lines: vec![line],
+            }],
+        };
+        let path = unsaid.write(directory.path()).unwrap();
+        assert!(Unsaid::is_in(directory.path()));
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let read = Unsaid::read(directory.path()).unwrap().unwrap();
+        assert_eq!(format!("{read:?}"), format!("{unsaid:?}"));
+    }
+}

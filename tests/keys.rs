@@ -1,0 +1,120 @@
+//! Keys: one task of an operation for each, and whoever schedules is told which it is.
+
+use crate::harness::{Rework, hello, report, standalone};
+use rework::Client;
+
+#[test]
+fn a_key_counts_for_its_operation_alone() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let noop = rework.schedule(&["noop", "--key", "once"]);
+    let first = rework.schedule(&["my_first_task", "--input", "1", "--key", "once"]);
+    assert_ne!(noop, first);
+    let again = rework.run(&["schedule", "my_first_task", "--input", "1", "--key", "once"]);
+    assert_eq!((again.code, again.stdout.trim()), (0, first.as_str()));
+    assert_eq!(
+        again.stderr.trim(),
+        format!("task {first} was known by its key")
+    );
+    let in_sql = |call: &str| {
+        rework
+            .database
+            .psql(&format!("select id, is_new from {call}"))
+    };
+    assert_eq!(
+        in_sql("rework.schedule_task('my_first_task', '1', key => 'once')"),
+        format!("{first}|f")
+    );
+    assert!(in_sql("rework.schedule_task('my_first_task', '1', key => 'twice')").ends_with("|t"));
+    let count = rework.database.psql("select count(*) from rework.ready");
+    assert_eq!(count, "3");
+    rework.ok(&["delete-task", &first]);
+    let fresh = rework.schedule(&["my_first_task", "--input", "2", "--key", "once"]);
+    assert_ne!(fresh, first, "a key is free when its task is gone");
+}
+
+#[test]
+fn a_known_key_with_another_input_is_refused() {
+    let rework = Rework::with_plugins(&[hello(), report(), standalone()]);
+    let refused = |first: &[&str], second: &[&str]| {
+        let id = rework.schedule(first);
+        assert_eq!(rework.schedule(first), id, "the same again");
+        let refusal = rework.fails(1, &[&["schedule"], second].concat());
+        let expected = format!("task {id} has the key `k` already, with another input");
+        assert!(refusal.contains(&expected), "{refusal}");
+        assert!(refusal.contains("hint: "), "{refusal}");
+    };
+    let key = ["--key", "k"];
+    let my = |input: &'static str| [&["my_first_task", "--input", input], &key[..]].concat();
+    refused(&my("1"), &my("2"));
+    let (small, other) = (rework.directory().join("a"), rework.directory().join("b"));
+    for size in [10, 300_000] {
+        std::fs::write(&small, vec![1_u8; size]).unwrap();
+        std::fs::write(&other, vec![2_u8; size]).unwrap();
+        let (small, other) = (small.to_str().unwrap(), other.to_str().unwrap());
+        rework.ok(&["vacuum", "--tasks", "--queued"]);
+        let raw = |path| [&["my_first_task", "--raw-input", path], &key[..]].concat();
+        refused(&raw(small), &raw(other));
+        let file = [format!("text={small}"), format!("text={other}")];
+        let words = |n: usize| [&["word_frequencies", "--input-file", &file[n]], &key[..]].concat();
+        refused(&words(0), &words(1));
+    }
+    let refusal = rework
+        .database
+        .psql_error("select rework.schedule('my_first_task', '7', key => 'k')");
+    assert!(refusal.contains("with another input"), "{refusal}");
+}
+
+/// An expression means another time at each call, and is the same input all the same.
+#[test]
+fn a_moment_that_is_an_expression_does_not_tell_two_inputs_apart() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let plan = |horizon: &str| {
+        let input = format!(r#"{{"horizon": "{horizon}"}}"#);
+        rework.run(&["schedule", "plan", "--key", "k", "--input", &input])
+    };
+    let first = plan("(today)");
+    assert_eq!(first.code, 0, "{first:?}");
+    assert_eq!(plan("(today)").stdout, first.stdout);
+}
+
+#[test]
+fn many_at_once_with_one_key_are_one_task() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let call =
+        "select id || ' ' || is_new from rework.schedule_task('my_first_task', '1', key => 'k'),
+                       pg_sleep(0.05)";
+    let answers: Vec<String> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| rework.database.psql(call)))
+            .collect();
+        callers.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let new = answers.iter().filter(|answer| answer.ends_with("true"));
+    assert_eq!(new.count(), 1, "{answers:?}");
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.task"),
+        "1"
+    );
+}
+
+#[test]
+fn a_client_is_told_whether_a_task_is_new() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(&rework.database.url()).await.unwrap();
+        let one = || client.schedule("my_first_task").input(1).key("k");
+        let first = one().await.unwrap();
+        let again = one().await.unwrap();
+        assert_eq!(first.id(), again.id());
+        assert!(first.is_new() && !again.is_new());
+        let both = client
+            .schedule_many([one(), client.schedule("noop")])
+            .await
+            .unwrap();
+        assert!(!both[0].is_new() && both[1].is_new());
+    });
+}

@@ -1,0 +1,328 @@
+//! Writes that the database refuses, for whatever reason: the monitor says so, keeps what it has to say,
+//! ends when it is told to, and loses nothing.
+
+use crate::harness::{Monitor, Rework, hello, misbehaving, report, until};
+use nix::sys::signal::Signal;
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+#[test]
+fn every_table_has_a_replica_identity() {
+    let rework = Rework::new();
+    let without = rework.database.psql(
+        "select string_agg(relname, ', ')
+           from pg_class c
+          where relnamespace = 'rework'::regnamespace
+            and relkind in ('r', 'p')
+            and not (relreplident = 'f'
+                     or exists (select from pg_index i
+                                 where i.indrelid = c.oid and i.indisvalid
+                                   and case relreplident when 'd' then i.indisprimary
+                                                         when 'i' then i.indisreplident end))",
+    );
+    assert_eq!(without, "");
+}
+
+#[test]
+fn the_whole_life_of_a_task_goes_on_under_a_publication_of_all_tables() {
+    let rework = Rework::new();
+    rework
+        .database
+        .psql("create publication everything for all tables");
+    for plugin in [hello(), misbehaving(), report()] {
+        let plugin = plugin.to_str().unwrap().to_owned();
+        rework.ok(&["register-operations", &plugin, "--publish"]);
+    }
+    let monitor = rework.monitor(&["--all-domains"]);
+    let done = rework.schedule(&["my_first_task", "--input", "1", "--key", "k"]);
+    assert_eq!(rework.wait(&done, &["done", "failed"])["output"], 2);
+    let delayed = rework.schedule(&["my_first_task", "--input", "2", "--in", "300ms"]);
+    rework.wait(&delayed, &["done"]);
+    let retried = rework.schedule(&["third_time_lucky"]);
+    assert_eq!(rework.wait(&retried, &["done", "failed"])["attempt"], 3);
+    let large = rework.directory().join("large");
+    fs::write(&large, "word ".repeat(500_000)).unwrap();
+    let large = format!("text={}", large.display());
+    let with_files = rework.schedule(&["word_frequencies", "--input-file", &large]);
+    rework.wait(&with_files, &["done"]);
+    let running = rework.misbehave("hang");
+    rework.wait(&running, &["running"]);
+    rework.ok(&["abort-task", &running]);
+    rework.wait(&running, &["aborted"]);
+    rework.ok(&["retry-task", &done]);
+    rework.wait(&done, &["done"]);
+    rework.ok(&["delete-task", &retried]);
+    let rule = ["--rule", "* * * * * *", "--every-second"];
+    let schedule = rework.ok(&[&["prepare", "my_first_task", "--input", "3"], &rule[..]].concat());
+    until(
+        "the schedule to fire",
+        || rework.json(&["list-scheduled"])[0]["last_run"].clone(),
+        |last| !last.is_null(),
+    );
+    rework.ok(&["unprepare", &schedule]);
+    for word in ["pause", "resume"] {
+        rework.ok(&[word, "--domain", "maths"]);
+    }
+    let worker = rework.task(&done)["worker"].to_string();
+    rework.ok(&["kill-worker", &worker]);
+    until(
+        "its death",
+        || {
+            rework
+                .database
+                .psql("select count(*) from rework.worker where cause = 'killed'")
+        },
+        |count| count == "1",
+    );
+    rework.ok(&["vacuum", "--tasks"]);
+    rework.ok(&["vacuum", "--workers"]);
+    let doctor = rework.ok(&["doctor"]);
+    assert!(
+        doctor.lines().all(|line| line.starts_with("ok ")),
+        "{doctor}"
+    );
+    rework.ok(&["unregister-host", "testhost", "--no-confirm"]);
+    assert!(!monitor.log().contains("ERROR"), "{}", monitor.log());
+    assert_eq!(monitor.interrupt(), Some(0));
+}
+
+/// A way to refuse what becomes of tasks, and the way back.
+const REFUSALS: [(&str, &str, &str); 3] = [
+    (
+        "create function refuse() returns trigger language plpgsql as $$
+         begin raise exception 'nothing is written today'; end $$;
+         create trigger refuse before update on rework.task for each row
+           when (new.status = 'done') execute function refuse()",
+        "drop trigger refuse on rework.task",
+        "nothing is written today",
+    ),
+    (
+        "create publication everything for all tables;
+         alter table rework.task replica identity nothing",
+        "alter table rework.task replica identity default",
+        "does not have a replica identity",
+    ),
+    (
+        "alter table rework.task add constraint never check (status <> 'done') not valid",
+        "alter table rework.task drop constraint never",
+        "violates check constraint \"never\"",
+    ),
+];
+
+fn wait_for_refusal(rework: &Rework, monitor: &Monitor, words: &str) {
+    until(
+        "the refusal to be said",
+        || monitor.log(),
+        |log| log.contains("the database refuses what this monitor writes") && log.contains(words),
+    );
+    let doctor = until(
+        "the doctor to see it",
+        || rework.run(&["doctor"]),
+        |doctor| {
+            doctor
+                .stdout
+                .contains("problem monitor: the database refuses what")
+        },
+    );
+    assert_eq!(doctor.code, 1);
+    assert!(doctor.stdout.contains(words), "{doctor:?}");
+}
+
+#[test]
+fn what_is_refused_is_said_kept_and_reported_when_it_is_taken_again() {
+    for (refuse, restore, words) in REFUSALS {
+        let rework = Rework::with_plugins(&[hello()]);
+        let monitor = rework.monitor(&[]);
+        let first = rework.schedule(&["my_first_task", "--input", "1"]);
+        rework.wait(&first, &["done"]);
+        rework.database.psql(refuse);
+        let ids: Vec<String> = (1..=8)
+            .map(|n| rework.schedule(&["my_first_task", "--input", &n.to_string()]))
+            .collect();
+        wait_for_refusal(&rework, &monitor, words);
+        let doctor = rework.run(&["doctor"]);
+        let line = "problem write: the database refuses what is written about tasks: ";
+        assert!(doctor.stdout.contains(line), "{doctor:?}");
+        rework.database.psql(restore);
+        for (n, id) in (1..).zip(&ids) {
+            assert_eq!(rework.wait(id, &["done", "failed"])["output"], 2 * n);
+            assert!(!rework.log(id).is_empty(), "its log is kept");
+        }
+        until(
+            "the end of it to be said",
+            || monitor.log(),
+            |log| log.contains("the database takes what it refused for "),
+        );
+        until(
+            "the doctor to be content",
+            || rework.run(&["doctor"]).code,
+            |code| *code == 0,
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+    }
+}
+
+/// A role of its own, so that rights can be taken from it.
+#[test]
+fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let role = format!(
+        "clerk_{}",
+        rework.database.psql("select current_database()")
+    );
+    rework.database.psql(&format!(
+        "create role {role} login;
+         grant usage on schema rework to {role};
+         grant all on all tables in schema rework to {role};
+         grant all on all sequences in schema rework to {role}"
+    ));
+    let mut command = rework.command(&["monitor"]);
+    let url = rework
+        .database
+        .url()
+        .replace("//postgres@", &format!("//{role}@"));
+    command.env("REWORK_DB", url);
+    let monitor = rework.monitor_by(command);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    for table in ["task", "worker", "log"] {
+        rework.database.psql(&format!(
+            "revoke insert, update on rework.{table} from {role}"
+        ));
+        let next = rework.schedule(&["my_first_task", "--input", "2"]);
+        until(
+            "the refusal to be said",
+            || monitor.log(),
+            |log| log.contains(&format!("permission denied for table {table}")),
+        );
+        if table != "task" {
+            // That of the worker or of the log holds up no task.
+            assert_eq!(rework.wait(&next, &["done", "failed"])["output"], 4);
+        }
+        rework
+            .database
+            .psql(&format!("grant insert, update on rework.{table} to {role}"));
+        assert_eq!(rework.wait(&next, &["done", "failed"])["output"], 4);
+    }
+    assert_eq!(monitor.interrupt(), Some(0));
+    rework
+        .database
+        .psql(&format!("drop owned by {role}; drop role {role}"));
+}
+
+/// What a trigger refuses of one task holds up no other.
+#[test]
+fn one_result_that_is_refused_holds_up_no_other() {
+    let rework = Rework::with_plugins(&[hello()]);
+    rework.database.psql(
+        "create function refuse() returns trigger language plpgsql as $$
+         begin raise exception 'not this one'; end $$;
+         create trigger refuse before update on rework.task for each row
+           when (new.output = '\"badbad\"') execute function refuse()",
+    );
+    let monitor = rework.monitor(&[]);
+    let bad = rework.schedule(&["my_first_task", "--input", "\"bad\""]);
+    let good: Vec<String> = (1..=20)
+        .map(|n| rework.schedule(&["my_first_task", "--input", &n.to_string()]))
+        .collect();
+    for id in &good {
+        rework.wait(id, &["done"]);
+    }
+    wait_for_refusal(&rework, &monitor, "not this one");
+    let later = rework.schedule(&["my_first_task", "--input", "21"]);
+    rework.wait(&later, &["done"]);
+    rework.database.psql("drop trigger refuse on rework.task");
+    assert_eq!(rework.wait(&bad, &["done"])["output"], "badbad");
+}
+
+/// Where a monitor of this installation has left what it could not say.
+fn unsaid(rework: &Rework) -> Option<PathBuf> {
+    let directories = fs::read_dir(rework.directory().join("pages")).ok()?;
+    directories
+        .flatten()
+        .map(|entry| entry.path().join("unsaid.json"))
+        .find(|path| path.exists())
+}
+
+const REFUSE_FILES: &str = "create function refuse() returns trigger language plpgsql as $$
+     begin raise exception 'no files today'; end $$;
+     create trigger refuse before insert on rework.task_file for each row
+       when (new.direction = 'output') execute function refuse()";
+
+#[test]
+fn a_monitor_that_is_told_to_end_leaves_what_is_refused_to_the_next_one() {
+    let (refuse, restore, words) = REFUSALS[0];
+    let rework = Rework::with_plugins(&[hello(), report()]);
+    let mut monitor = rework.monitor(&["--all-domains"]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    rework
+        .database
+        .psql(&refuse.replace("refuse", "refuse_ends"));
+    rework.database.psql(REFUSE_FILES);
+    let id = rework.schedule(&["my_first_task", "--input", "21"]);
+    let files = rework.schedule(&["word_frequencies", "--input", r#"{"text": "a b a"}"#]);
+    wait_for_refusal(&rework, &monitor, words);
+    until(
+        "the files to be refused",
+        || monitor.log(),
+        |log| log.contains("no files today"),
+    );
+    let told = Instant::now();
+    monitor.signal(Signal::SIGTERM);
+    assert_eq!(monitor.wait(), Some(1), "{}", monitor.log());
+    assert!(
+        told.elapsed() < Duration::from_secs(18),
+        "{:?}",
+        told.elapsed()
+    );
+    let log = monitor.log();
+    assert!(
+        log.contains("has not taken all that it had to say (results: 2)"),
+        "{log}"
+    );
+    assert!(unsaid(&rework).is_some(), "{log}");
+    rework
+        .database
+        .psql(&restore.replace("refuse", "refuse_ends"));
+    rework
+        .database
+        .psql("drop trigger refuse on rework.task_file");
+    let _next = rework.monitor(&["--all-domains"]);
+    assert_eq!(rework.wait(&id, &["done", "aborted"])["output"], 42);
+    assert!(!rework.log(&id).is_empty(), "its log is kept");
+    let task = rework.wait(&files, &["done", "aborted"]);
+    assert_eq!(task["state"], "done", "{task:#}");
+    let table = rework.ok(&["get-output", &files, "--field", "table.csv"]);
+    assert!(table.contains("a"), "{table}");
+    until("the file to be gone", || unsaid(&rework), Option::is_none);
+}
+
+#[test]
+fn a_monitor_that_is_killed_while_it_is_refused_has_kept_its_results() {
+    let (refuse, restore, words) = REFUSALS[0];
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut monitor = rework.monitor(&[]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    rework.database.psql(refuse);
+    let id = rework.schedule(&["my_first_task", "--input", "21"]);
+    wait_for_refusal(&rework, &monitor, words);
+    until("the result to be kept", || unsaid(&rework), Option::is_some);
+    monitor.signal(Signal::SIGKILL);
+    monitor.wait();
+    rework.database.psql(restore);
+    // As if another host had buried it before.
+    rework.database.psql(
+        "update rework.task set status = 'done', outcome = 'aborted', cause = 'monitor lost',
+                                finished = now() where status <> 'done';
+         delete from rework.claim;
+         delete from rework.monitor",
+    );
+    assert_eq!(rework.task(&id)["state"], "aborted");
+    let _next = rework.monitor(&[]);
+    assert_eq!(rework.wait(&id, &["done"])["output"], 42);
+}
