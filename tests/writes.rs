@@ -186,6 +186,11 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
         .replace("//postgres@", &format!("//{role}@"));
     command.env("REWORK_DB", url);
     let monitor = rework.monitor_by(command);
+    until(
+        "the monitor to start",
+        || monitor.log(),
+        |log| log.contains("claims tasks of"),
+    );
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);
     for table in ["task", "worker", "log"] {
