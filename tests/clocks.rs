@@ -1,6 +1,6 @@
 //! Clocks: what is shown of a time stays as it was, and nobody is judged by comparing two clocks.
 
-use crate::harness::{Rework, misbehaving, until, until_within};
+use crate::harness::{Rework, misbehaving, until_within};
 use std::time::Duration;
 
 /// The server's clock is set back by an hour, as far as one monitor is concerned; another one watches.

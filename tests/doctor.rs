@@ -32,7 +32,7 @@ fn problems_are_named_with_their_remedy() {
         "ok clock: the clocks of this host and the server differ by ".to_owned(),
         "problem monitor: no monitor runs anywhere".to_owned(),
         format!(
-            "problem waiting: no host can run task {id}: 1 task of `my_first_task` default wait — \
+            "problem waiting: no host can run task {id}: 1 task of `my_first_task` default waits — \
              start `rework monitor --domain default` on testhost"
         ),
     ] {

@@ -165,7 +165,9 @@ fn a_server_that_refuses_for_a_while_loses_nothing() {
     let ids: Vec<String> = (1..=5)
         .map(|n| rework.schedule(&["my_first_task", "--input", &n.to_string()]))
         .collect();
-    for code in ["53100", "57014", "25006", "40P01"] {
+    let first = |log: &String| log.contains("not now (SQLSTATE 53100)");
+    until("the first refusal", || monitor.log(), first);
+    for code in ["57014", "25006", "40P01"] {
         rework
             .database
             .psql(&format!("update refusing set code = '{code}'"));

@@ -174,7 +174,7 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
         rework.database.psql("select current_database()")
     );
     rework.database.psql(&format!(
-        "create role {role} login;
+        "create role {role};
          grant usage on schema rework to {role};
          grant all on all tables in schema rework to {role};
          grant all on all sequences in schema rework to {role}"
@@ -186,6 +186,11 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
         .replace("//postgres@", &format!("//{role}@"));
     command.env("REWORK_DB", url);
     let monitor = rework.monitor_by(command);
+    until(
+        "the monitor to start",
+        || monitor.log(),
+        |log| log.contains("claims tasks of"),
+    );
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);
     for table in ["task", "worker", "log"] {
@@ -296,8 +301,8 @@ fn a_monitor_that_is_told_to_end_leaves_what_is_refused_to_the_next_one() {
     assert!(!rework.log(&id).is_empty(), "its log is kept");
     let task = rework.wait(&files, &["done", "aborted"]);
     assert_eq!(task["state"], "done", "{task:#}");
-    let table = rework.ok(&["get-output", &files, "--field", "table.csv"]);
-    assert!(table.contains("a"), "{table}");
+    let table = rework.ok(&["get-output", &files, "--field", "frequencies.csv"]);
+    assert!(table.contains("a,2"), "{table}");
     until("the file to be gone", || unsaid(&rework), Option::is_none);
 }
 

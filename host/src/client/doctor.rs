@@ -209,9 +209,10 @@ impl Client {
             return Ok(vec![Finding::ok("waiting", "no task waits")]);
         }
         let failing = self.store().health_starts().await?;
+        let is_any_alive = self.monitors().await?.iter().any(|monitor| !monitor.stale);
         Ok(waiting
             .iter()
-            .map(|waiting| waiting_finding(waiting, &failing))
+            .map(|waiting| waiting_finding(waiting, &failing, is_any_alive))
             .collect())
     }
 
@@ -338,7 +339,7 @@ impl Client {
     }
 }
 
-fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth]) -> Finding {
+fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth], is_any_alive: bool) -> Finding {
     let WaitingLane {
         domain,
         operation,
@@ -378,6 +379,18 @@ fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth]) -> Finding {
         return Finding::ok("waiting", format!("{wait}, for {}", served.join(", ")));
     }
     match unserved(domain, hosts) {
+        // People schedule before they start their first monitor.
+        Some(_) if !is_any_alive => {
+            let names: Vec<&str> = hosts.iter().map(|host| host.host.as_str()).collect();
+            Finding::problem(
+                "waiting",
+                format!("no host can run task {task}: {wait}"),
+                format!(
+                    "start `rework monitor --domain {domain}` on {}",
+                    names.join(" or ")
+                ),
+            )
+        }
         Some(words) => Finding::problem(
             "waiting",
             format!("no host can run task {task}: {wait} for {words}"),

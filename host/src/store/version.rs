@@ -84,12 +84,16 @@ impl Store {
             r#"with version as (
                    select p.plugin, o.domain, d.host,
                           bool_or(d.retired is null) as current,
+                          -- Of each operation the last row counts, so that the time stays as it was
+                          -- when another version follows.
                           coalesce(min(d.registered) filter (where d.retired is null),
-                                   max(d.registered)) as since,
+                                   min(d.registered) filter (where d.place = 1)) as since,
                           case when not bool_or(d.retired is null) then max(d.retired) end as until,
                           count(distinct d.operation) as operations,
                           (array_agg(d.path order by d.registered desc))[1] as path
-                     from rework.deployment d
+                     from (select *, row_number() over (partition by operation, host, plugin_operation
+                                                         order by registered desc, id desc) as place
+                             from rework.deployment) d
                      join rework.operation o on o.id = d.operation
                      join rework.plugin_operation p on p.id = d.plugin_operation
                     group by p.plugin, o.domain, d.host
