@@ -44,7 +44,12 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     if args.every_second {
         prepare = prepare.every_second();
     }
-    output::line(&prepare.await?.to_string())
+    let notes = prepare.notes();
+    let id = prepare.await?;
+    for note in notes {
+        output::note(&format!("note: {note}"));
+    }
+    output::line(&id.to_string())
 }
 
 pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {

@@ -13,7 +13,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `worker`, `plugin`, `schedule`, `pause`.
+    /// What was looked at: `server`, `schema`, `clock`, `monitor`, `waiting`, `worker`, `plugin`, `schedule`, `zones`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
     pub ok: bool,
@@ -65,6 +65,8 @@ impl Client {
         findings.extend(self.start_findings().await?);
         findings.extend(self.plugin_findings().await?);
         findings.extend(self.schedule_findings().await?);
+        // After the schedules, whose zones have been looked up by now.
+        findings.push(zone_finding());
         findings.extend(self.pause_findings().await?);
         Ok(findings)
     }
@@ -235,6 +237,18 @@ impl Client {
                 )
             })
             .collect())
+    }
+}
+
+fn zone_finding() -> Finding {
+    let version = format!("time zones: {}", crate::zones::version());
+    match crate::zones::faults().first() {
+        None => Finding::ok("zones", version),
+        Some(fault) => Finding::problem(
+            "zones",
+            format!("{version}; {fault}"),
+            "install the package of zone data (tzdata) anew".to_owned(),
+        ),
     }
 }
 

@@ -3,10 +3,12 @@
 
 pub mod difference;
 pub mod duration;
+mod fields;
 pub mod ids;
 pub mod input;
 pub mod log;
 pub mod moment;
+pub mod number;
 pub mod plugin;
 pub mod rule;
 pub mod task;

@@ -52,7 +52,7 @@ pub struct ScheduleRequest {
 
 impl ScheduleRequest {
     fn now(&self) -> Now {
-        self.now.unwrap_or_else(|| Now {
+        self.now.clone().unwrap_or_else(|| Now {
             time: Utc::now(),
             zone: here::zone(),
         })
@@ -202,7 +202,7 @@ fn run_at(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
         (None, None) => None,
     };
     match asked {
-        Some(time) if time.year() > 9999 => {
+        Some(time) if !(1..=9999).contains(&time.year()) => {
             Err(refused(format!("the year {} is too far away", time.year())))
         }
         asked => Ok(asked),
