@@ -282,9 +282,16 @@ create table rework.sched (
     paused       boolean not null default false,
     created      timestamptz not null default clock_timestamp(),
     since        timestamptz not null default clock_timestamp(), -- runs before this are nobody's business
-    last_run     timestamptz,                      -- the time it fired for last; it fires only for later ones
+    last_run     timestamptz,                      -- the time it fired for last; after a wrong clock it may lie ahead
     error        text,                             -- why the last run queued no task
     constraint sched_catch_up_known check (catch_up in ('skip', 'one', 'all'))
+);
+-- The times that a schedule has fired for, of which each is fired for once, whatever clocks have said
+-- meanwhile. The last thousand of each schedule are kept.
+create table rework.sched_run (
+    sched     bigint not null references rework.sched on delete cascade,
+    fire_time timestamptz not null,
+    primary key (sched, fire_time)
 );
 -- What makes two schedules the same one.
 create unique index sched_identity on rework.sched (

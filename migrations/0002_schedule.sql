@@ -87,12 +87,15 @@ as $$
       from jsonb_typeof(document) kind
 $$;
 
--- Refuses a document that the programs could not read: they know numbers as large as a double, and
--- follow no more than a hundred levels.
+-- Refuses a document that the programs could not read as it is: they follow no more than a hundred levels,
+-- and keep numbers as whole numbers of 64 bits or else as doubles.
 create function rework.json_check(what text, document jsonb)
 returns void
 language plpgsql immutable
 as $$
+declare
+    number text;
+    digits text;
 begin
     if jsonb_path_exists(document, 'strict $.**{100} ? (@.type() == "array" || @.type() == "object")') then
         raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
@@ -100,6 +103,23 @@ begin
             && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))') then
         raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
     end if;
+    -- Most documents have no long number, and are not looked into.
+    if document::text !~ '\d[\d.]{17}' then
+        return;
+    end if;
+    for number in select n::text
+                    from jsonb_path_query(document, 'strict $.** ? (@.type() == "number" && @ != 0)') n
+    loop
+        digits := trim('0' from regexp_replace(number, '[-.]', '', 'g'));
+        if abs(number::numeric) < 2.4703282292062328e-324 then
+            raise exception 'the % holds a number that is closer to 0 than a double holds', what
+                using errcode = 'RW003', hint = 'give it as a string, or round it';
+        elsif length(digits) > 17 and not (number ~ '^-?\d{1,20}$'
+              and number::numeric between -9223372036854775808 and 18446744073709551615) then
+            raise exception 'the % holds a number of % digits: a double holds 17', what, length(digits)
+                using errcode = 'RW003', hint = 'give it as a string, or round it';
+        end if;
+    end loop;
 end
 $$;
 

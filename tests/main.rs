@@ -23,6 +23,7 @@ mod kill;
 mod layers;
 mod limits;
 mod mutate;
+mod numbers;
 mod operate;
 mod pool;
 mod prepare;

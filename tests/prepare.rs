@@ -2,10 +2,10 @@
 //! are, caught up with after a pause, moved through a file.
 
 use crate::harness::{Rework, hello, misbehaving, standalone, until};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use rework::{Client, model::rule::CatchUp};
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 fn prepared() -> Rework {
     Rework::with_plugins(&[misbehaving(), hello()])
@@ -450,6 +450,21 @@ fn what_cannot_be_prepared_is_refused() {
         ),
         (
             2,
+            &["--rule", "0 */90 * * * *", "--input", input],
+            "every 90 minutes takes 2 schedules: `0 0 */3 * * *`, `0 30 1-23/3 * * *`",
+        ),
+        (
+            2,
+            &["--rule", "0 0 */36 * * *", "--input", input],
+            "a rule begins anew with every day, so it cannot say every 36 hours",
+        ),
+        (
+            2,
+            &["--rule", "0 0/90 * * * *", "--input", input],
+            "a step needs `*` or a range before it",
+        ),
+        (
+            2,
             &["--rule", "0 0 * * * *", "--timezone", "Mars/Olympus"],
             "is not a time zone",
         ),
@@ -500,6 +515,167 @@ fn what_cannot_be_prepared_is_refused() {
     let refusal = rework.fails(1, &["prepare", "nothing", "--rule", "0 0 * * * *"]);
     assert!(refusal.contains("no operation `nothing`"), "{refusal}");
     assert_eq!(rework.ok(&["list-scheduled"]), "");
+}
+
+/// Either of them is enough, as in every cron, and hardly anybody knows.
+#[test]
+fn a_day_of_the_month_beside_a_day_of_the_week_is_noted() {
+    let rework = prepared();
+    let prepare = |rule: &str| {
+        rework.run(&[
+            "prepare",
+            "misbehave",
+            "--input",
+            r#"{"mode": "ok"}"#,
+            "--rule",
+            rule,
+        ])
+    };
+    let noted = prepare("0 0 0 13 * fri");
+    assert_eq!(noted.code, 0, "{noted:?}");
+    assert!(
+        noted
+            .stderr
+            .contains("note: the rule fires on days that fit the day of the month (`13`) or")
+            && noted.stderr.contains("write `+fri` for days that fit both"),
+        "{noted:?}"
+    );
+    let both = prepare("0 0 0 13 * +fri");
+    assert_eq!((both.code, both.stderr.as_str()), (0, ""));
+    let rows = rework.json(&["list-scheduled"]);
+    let next = time(&rows[1]["next_run"]);
+    assert_eq!(next.format("%d %a").to_string(), "13 Fri");
+}
+
+/// The clock of the database was a day ahead for a moment: what was fired for stays fired for, and
+/// everything else comes in its time.
+#[test]
+fn a_last_run_ahead_of_the_clock_silences_nothing() {
+    let rework = prepared();
+    let id = prepare(&rework, &["--rule", "* * * * * *", "--every-second"]);
+    let ahead = |what: &str| {
+        let update = format!("update rework.sched set {what} = now() + interval '1 day'");
+        rework.database.psql(&update);
+    };
+    let runs = || tasks_of(&rework, &id).len();
+    ahead("last_run");
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    until("a first run", runs, |count| *count >= 1);
+    // While it is planned already, and for a monitor that comes later.
+    for (what, restart) in [("last_run", false), ("last_run", true), ("since", true)] {
+        ahead(what);
+        let _another = restart.then(|| rework.monitor(&["--domain", "misbehaving"]));
+        let before = runs();
+        until(what, runs, |count| *count >= before + 2);
+    }
+    let row = rework.json(&["list-scheduled"])[0].clone();
+    assert!(
+        time(&row["last_run"]) <= Utc::now() + TimeDelta::seconds(2),
+        "{row}"
+    );
+    // Each time once.
+    let tasks = tasks_of(&rework, &id);
+    let times: BTreeSet<_> = tasks.iter().map(|task| time(&task["run_at"])).collect();
+    assert_eq!(times.len(), tasks.len(), "{tasks:?}");
+}
+
+#[test]
+fn a_run_that_was_queued_ahead_of_its_time_is_not_planned_nor_queued_again() {
+    let rework = prepared();
+    let id = prepare(&rework, &["--rule", "* * * * * *", "--every-second"]);
+    let next = Utc::now() + TimeDelta::seconds(6);
+    let next = next.with_nanosecond(0).unwrap();
+    rework.database.psql(&format!(
+        "insert into rework.sched_run values ({id}, '{}')",
+        next.to_rfc3339()
+    ));
+    let plan = rework.json(&["scheduled-plan", "misbehaving", "--limit", "20"]);
+    let planned: Vec<_> = plan
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| time(&run["time"]))
+        .collect();
+    assert!(planned.first().unwrap() < &next && planned.last().unwrap() > &next);
+    assert!(!planned.contains(&next), "{planned:?}");
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let tasks = until(
+        "a run after it",
+        || tasks_of(&rework, &id),
+        |tasks| tasks.iter().any(|task| time(&task["run_at"]) > next),
+    );
+    assert!(
+        tasks.iter().all(|task| time(&task["run_at"]) != next),
+        "{tasks:?}"
+    );
+}
+
+/// Zone data of version 2, by hand: no change is listed, the rule is the last line.
+fn compiled_zone(rule: &str) -> Vec<u8> {
+    let block = [&b"TZif2"[..], &[0; 15], &[0; 16], &[0, 0, 0, 1, 0, 0, 0, 4]].concat();
+    // One kind of local time: no summer time, its letters at 0.
+    let block = [&block[..], &[0; 6], b"UTC\0"].concat();
+    [&block[..], &block[..], format!("\n{rule}\n").as_bytes()].concat()
+}
+
+#[test]
+fn zone_data_of_the_system_are_followed_if_they_are_newer() {
+    let rework = prepared();
+    let id = prepare(
+        &rework,
+        &["--rule", "0 0 12 * * *", "--timezone", "Europe/Paris"],
+    );
+    let directory = rework.directory().join("zoneinfo");
+    fs::create_dir_all(directory.join("Europe")).unwrap();
+    let paris = directory.join("Europe/Paris");
+    fs::write(&paris, compiled_zone("XYZ-5:30")).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = rework
+            .command(arguments)
+            .env("TZDIR", &directory)
+            .output()
+            .unwrap();
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let noon = || {
+        let rows: Value = serde_json::from_str(&run(&["list-scheduled", "--json"]).0).unwrap();
+        assert_eq!(rows[0]["id"].to_string(), id);
+        time(&rows[0]["next_run"]).format("%H:%M").to_string()
+    };
+    let version = |version: &str| {
+        fs::write(
+            directory.join("tzdata.zi"),
+            format!("# version {version}\n"),
+        )
+        .unwrap();
+    };
+
+    version("2099a");
+    assert_eq!(noon(), "06:30");
+    let told = format!("time zones: 2099a, {}", directory.display());
+    assert!(run(&["--version"]).0.contains(&told));
+    assert!(run(&["doctor"]).0.contains(&format!("ok zones: {told}")));
+
+    version("2001a");
+    assert!(
+        ["10:00", "11:00"].contains(&noon().as_str()),
+        "what is built in is newer"
+    );
+    assert!(run(&["--version"]).0.contains(", built in"));
+
+    // A file that is damaged does not count, and is told.
+    version("2099a");
+    fs::write(&paris, "TZif2 and nothing else").unwrap();
+    assert!(["10:00", "11:00"].contains(&noon().as_str()));
+    let (doctor, _) = run(&["doctor"]);
+    assert!(
+        doctor.contains("problem zones: time zones: 2099a")
+            && doctor.contains("Europe/Paris: it is damaged"),
+        "{doctor}"
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! This host: its name, its time zone, and where it keeps cached plugins and the pages of its workers.
 
-use crate::model::word::{NotAWord, word};
-use chrono_tz::Tz;
+use crate::{
+    model::word::{NotAWord, word},
+    zones::Zone,
+};
 use std::path::PathBuf;
 
 /// `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's state directory.
@@ -59,14 +61,19 @@ pub struct HostError {
 }
 
 /// The time zone of this host or user: `TZ`, else the system's; UTC if neither is known.
-pub fn zone() -> Tz {
+pub fn zone() -> Zone {
     let environment = std::env::var("TZ").ok();
     environment
         .as_deref()
         .map(|name| name.trim_start_matches(':'))
+        // It may name the file of the zone.
+        .map(|name| {
+            name.rsplit_once("/zoneinfo/")
+                .map_or(name, |(_, zone)| zone)
+        })
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .or_else(|| iana_time_zone::get_timezone().ok())
-        .and_then(|name| name.parse().ok())
-        .unwrap_or(Tz::UTC)
+        .and_then(|name| Zone::find(&name))
+        .unwrap_or_else(Zone::utc)
 }

@@ -32,6 +32,7 @@ pub mod telemetry;
 pub mod testing;
 pub mod wire;
 pub mod worker;
+pub mod zones;
 
 pub use client::{Client, Task};
 

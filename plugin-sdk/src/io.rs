@@ -171,14 +171,39 @@ fn take_json<T: DeserializeOwned>(
         .map_err(|_| Error::bad_input(format!("input `{name}` must be {wanted}, not {shown}")))
 }
 
-/// `3.0` is an integer to everybody but JSON.
+/// `3.0` is an integer to everybody but JSON; a double without a fraction is that integer exactly.
 fn integral(value: Value) -> Value {
     match value.as_f64() {
-        Some(float) if value.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => {
-            Value::from(float as i64)
-        }
+        Some(float) if value.is_f64() && float.fract() == 0.0 => match float {
+            // The bounds are powers of two: below them, a cast changes nothing.
+            0.0..18_446_744_073_709_551_616.0 => Value::from(float as u64),
+            -9_223_372_036_854_775_808.0..0.0 => Value::from(float as i64),
+            _ => value,
+        },
         _ => value,
     }
+}
+
+/// Takes a number that may have a fraction; a whole number must be one that the type holds exactly.
+fn take_float(name: &str, fields: &mut Map<String, Value>) -> Result<f64> {
+    let value = fields
+        .remove(name)
+        .ok_or_else(|| Error::bad_input(format!("missing required input `{name}`")))?;
+    let float = value
+        .as_f64()
+        .ok_or_else(|| Error::bad_input(format!("input `{name}` must be a number, not {value}")))?;
+    match value.is_f64() || exact(&value) == Some(float as i128) {
+        true => Ok(float),
+        false => Err(Error::bad_input(format!(
+            "input `{name}` must be a number that a double holds, not {value}"
+        ))),
+    }
+}
+
+/// A whole number as it is.
+fn exact(value: &Value) -> Option<i128> {
+    let unsigned = value.as_u64().map(i128::from);
+    unsigned.or_else(|| value.as_i64().map(i128::from))
 }
 
 macro_rules! json_type {
@@ -189,6 +214,12 @@ macro_rules! json_type {
                 take_json(name, fields, $wanted)
             }
         }
+        json_output!($kind: $type);
+    )+};
+}
+
+macro_rules! json_output {
+    ($kind:literal: $($type:ty),+) => {$(
         impl OutputField for $type {
             const KIND: &'static str = $kind;
             fn put(self, name: &str, fields: &mut Map<String, Value>, _: &mut Task) -> Result<()> {
@@ -206,11 +237,34 @@ macro_rules! json_type {
 }
 
 json_type!("number", "an integer that fits": i8, i16, i32, i64, u8, u16, u32, u64, isize, usize);
-json_type!("number", "a number": f32, f64);
+json_output!("number": f32, f64);
 json_type!("boolean", "a boolean": bool);
 json_type!("string", "a string": String);
 json_type!("datetime", "a datetime": DateTime);
 json_type!("moment", "a datetime": Moment);
+
+impl InputField for f64 {
+    const KIND: &'static str = "number";
+    fn take(name: &str, fields: &mut Map<String, Value>, _: &Task) -> Result<Self> {
+        take_float(name, fields)
+    }
+}
+
+impl InputField for f32 {
+    const KIND: &'static str = "number";
+    fn take(name: &str, fields: &mut Map<String, Value>, _: &Task) -> Result<Self> {
+        let double = take_float(name, fields)?;
+        let single = double as f32;
+        // Decimals are rounded, as a literal of the language is; whole numbers are not.
+        let is_changed = double.fract() == 0.0 && f64::from(single) != double;
+        match single.is_infinite() || is_changed {
+            true => Err(Error::bad_input(format!(
+                "input `{name}` must be a number that fits in single precision, not {double}"
+            ))),
+            false => Ok(single),
+        }
+    }
+}
 
 impl InputField for File {
     const KIND: &'static str = "file";

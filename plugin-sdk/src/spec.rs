@@ -210,9 +210,24 @@ fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
     }
 }
 
-/// Equal; `1` and `1.0` are one number.
+/// Equal; `1` and `1.0` are one number, and two whole numbers are not, however close they are.
 fn is_same(a: &Value, b: &Value) -> bool {
-    a == b || (a.is_number() && a.as_f64() == b.as_f64())
+    let is_whole = |value: &Value| value.is_i64() || value.is_u64();
+    let is_one_number = |whole: &Value, other: &Value| {
+        let number = whole.as_i64().map(i128::from);
+        let number = number.or_else(|| whole.as_u64().map(i128::from));
+        let other = other.as_f64().filter(|other| other.fract() == 0.0);
+        other.is_some_and(|other| number == Some(other as i128))
+    };
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) => match (is_whole(a), is_whole(b)) {
+            (true, true) => a == b,
+            (true, false) => is_one_number(a, b),
+            (false, true) => is_one_number(b, a),
+            (false, false) => x.as_f64() == y.as_f64(),
+        },
+        _ => a == b,
+    }
 }
 
 /// A date, or a date and a time of day, of the years 1 to 9999; without an offset it is UTC.
@@ -372,6 +387,11 @@ mod tests {
         let given = |value: Value| Map::from_iter([("n".to_owned(), value)]);
         assert!(validate(&spec(json!([1, 2])), &given(json!(1.0))).is_ok());
         assert!(validate(&spec(json!([1, 2])), &given(json!(1.5))).is_err());
+        assert!(validate(&spec(json!([1.0, 2.5])), &given(json!(1))).is_ok());
+        let large = spec(json!([u64::MAX]));
+        assert!(validate(&large, &given(json!(u64::MAX))).is_ok());
+        assert!(validate(&large, &given(json!(u64::MAX - 1))).is_err());
+        assert!(validate(&large, &given(json!(u64::MAX as f64))).is_err());
     }
 
     #[test]

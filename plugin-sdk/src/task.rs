@@ -103,6 +103,9 @@ impl Task {
 
     /// Its input; no input reads as `null`.
     ///
+    /// Numbers are whole numbers of 64 bits, or else doubles, which keep their bits. A whole number that is
+    /// read into an `f64` becomes the nearest double; as an argument, `f64` refuses one that no double is.
+    ///
     /// # Errors
     ///
     /// If the input is raw, or not of this type.

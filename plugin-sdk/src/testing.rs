@@ -18,6 +18,9 @@
 //! # }
 //! ```
 //!
+//! A moment is given as a datetime here: expressions such as `(shifted (today) #:days 7)` are resolved by the
+//! host when it queues a task, with the zone data of that host, and reach an operation as a datetime.
+//!
 //! Every test has a task of its own, also when several run at once. What an operation prints is
 //! shown by the test runner; what it logs is in [`Outcome::logs`]. A thread that an operation
 //! starts logs to the test that began last, so do not count on its records where tests run at

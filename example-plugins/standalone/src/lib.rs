@@ -2,6 +2,7 @@
 //! several modules, one of them async.
 
 mod capture;
+mod doubles;
 mod files;
 mod mirror;
 mod patience;

@@ -3,6 +3,7 @@
 use crate::model::{
     ScheduleId, TaskId, WorkerId,
     duration::parse_duration,
+    number::check_numbers,
     rule::{CatchUp, Rule, RuleError, parse_zone},
     task::TaskState,
     word::word,
@@ -29,6 +30,7 @@ use std::{
 #[command(
     name = "rework",
     version,
+    long_version = long_version(),
     propagate_version = true,
     max_term_width = 100
 )]
@@ -571,6 +573,17 @@ pub(super) struct PrepareArgs {
     /// The operation's name
     pub(super) name: String,
     /// Cron: second, minute, hour, day of the month, month, day of the week; or without the second
+    ///
+    /// A field is `*`, or a list of values, ranges (`8-17`), ranges with a step (`8-17/3`) and steps over
+    /// all of the field (`*/15`), which must divide it. Months and days of the week have names (`jan`,
+    /// `mon`); 0 and 7 are Sunday. Days of the month: `L` the last, `LW` the last working day, `15W` the
+    /// working day nearest to the 15th. Days of the week: `5#2` the second Friday of a month, `5L` the
+    /// last. `?` in a field of days is `*`. A day of the month beside a day of the week: either of them is
+    /// enough; with `+` before the day of the week (`13 * +fri`) both must fit.
+    ///
+    /// Where clocks are changed: hours and minutes that are values, lists or ranges are fixed times. Each
+    /// fires once on its day: right after the change if clocks skip it, the first time if they show it
+    /// twice. With `*` or `*/15` in the hours or minutes the rule fires whenever clocks show such a time.
     #[arg(long, allow_hyphen_values = true, value_parser = rule)]
     pub(super) rule: String,
     /// The input: an object of fields, or any JSON for an operation that declares none
@@ -750,6 +763,15 @@ fn names_database(argument: &OsStr) -> bool {
     schemes.iter().any(|scheme| text.starts_with(scheme))
 }
 
+/// The version, and which rules of time zones are followed.
+fn long_version() -> String {
+    format!(
+        "{}\ntime zones: {}",
+        env!("CARGO_PKG_VERSION"),
+        crate::zones::version()
+    )
+}
+
 pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "rework", &mut script);
@@ -765,6 +787,8 @@ fn variable(text: &str) -> Result<String, String> {
 }
 
 fn json(text: &str) -> Result<Value, String> {
+    // Before it is read: what reading changes is not seen afterwards.
+    check_numbers(text).map_err(|fault| fault.to_string())?;
     serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))
 }
 

@@ -44,7 +44,11 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     if args.every_second {
         prepare = prepare.every_second();
     }
+    let notes = prepare.notes();
     let id = prepare.await?;
+    for note in notes {
+        output::note(&format!("note: {note}"));
+    }
     if let Some(waits) = client.schedule_waits_for_host(id).await? {
         output::note(&format!(
             "note: the tasks of schedule {id} wait for {waits}"

@@ -18,7 +18,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
     /// What was looked at: `server`, `schema`, `clock`, `write`, `monitor`, `host`, `waiting`, `worker`,
-    /// `plugin`, `schedule`, `pause`.
+    /// `plugin`, `schedule`, `zones`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
     pub ok: bool,
@@ -72,6 +72,8 @@ impl Client {
         findings.extend(self.start_findings().await?);
         findings.extend(self.plugin_findings().await?);
         findings.extend(self.schedule_findings().await?);
+        // After the schedules, whose zones have been looked up by now.
+        findings.push(zone_finding());
         findings.extend(self.pause_findings().await?);
         Ok(findings)
     }
@@ -336,6 +338,18 @@ impl Client {
                 )
             })
             .collect())
+    }
+}
+
+fn zone_finding() -> Finding {
+    let version = format!("time zones: {}", crate::zones::version());
+    match crate::zones::faults().first() {
+        None => Finding::ok("zones", version),
+        Some(fault) => Finding::problem(
+            "zones",
+            format!("{version}; {fault}"),
+            "install the package of zone data (tzdata) anew".to_owned(),
+        ),
     }
 }
 

@@ -72,11 +72,10 @@ impl Client {
     /// Every schedule, of one domain or of all.
     pub async fn schedules(&self, domain: Option<&str>) -> Result<Vec<ScheduleReport>> {
         let domains: Vec<String> = domain.map(str::to_owned).into_iter().collect();
-        let now = Utc::now();
         let mut reports = Vec::new();
         for row in self.store().sched_list(&domains).await? {
             let error = self.store().sched_fault(&row).await?;
-            reports.push(ScheduleReport::new(row, error, now));
+            reports.push(ScheduleReport::new(row, error));
         }
         Ok(reports)
     }
@@ -88,11 +87,12 @@ impl Client {
         within: TimeDelta,
         limit: usize,
     ) -> Result<Vec<PlannedRun>> {
-        let now = Utc::now();
+        let rows = self.store().sched_list(&[domain.to_owned()]).await?;
+        // The clock by which they fire.
+        let now = rows.first().map_or_else(Utc::now, |row| row.now);
         let until = now
             .checked_add_signed(within)
             .unwrap_or(DateTime::<Utc>::MAX_UTC);
-        let rows = self.store().sched_list(&[domain.to_owned()]).await?;
         let schedules: Vec<(ScheduleRow, Rule)> = rows
             .into_iter()
             .filter(|row| !row.paused)
@@ -105,7 +105,7 @@ impl Client {
         let mut next: BTreeSet<(DateTime<Utc>, usize)> = schedules
             .iter()
             .enumerate()
-            .filter_map(|(place, (_, rule))| Some((rule.next_after(now)?, place)))
+            .filter_map(|(place, (row, rule))| Some((next_run(row, rule, now)?, place)))
             .collect();
         let mut plan = Vec::new();
         while plan.len() < limit
@@ -113,7 +113,7 @@ impl Client {
             && time <= until
         {
             let (row, rule) = &schedules[place];
-            next.extend(rule.next_after(time).map(|after| (after, place)));
+            next.extend(next_run(row, rule, time).map(|after| (after, place)));
             plan.push(PlannedRun {
                 time,
                 operation: row.operation.clone(),
@@ -180,6 +180,12 @@ impl Prepare {
         self
     }
 
+    /// What in the rule may be taken for something else, a line each.
+    pub fn notes(&self) -> Vec<String> {
+        let rule = Rule::parse(&self.schedule.rule, &self.schedule.timezone);
+        rule.map_or_else(|_| Vec::new(), |rule| rule.notes().to_vec())
+    }
+
     /// It may fire every second.
     pub fn every_second(mut self) -> Self {
         self.schedule.every_second = true;
@@ -202,6 +208,13 @@ impl IntoFuture for Prepare {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }
+}
+
+/// The first run after a time that has not been queued, as some were while a clock was wrong.
+fn next_run(row: &ScheduleRow, rule: &Rule, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let runs = std::iter::successors(rule.next_after(after), |last| rule.next_after(*last));
+    let mut runs = runs.filter(|time| !row.fired_ahead.contains(time));
+    runs.next()
 }
 
 /// A schedule, as `list-scheduled` shows it.
@@ -240,11 +253,11 @@ pub struct ScheduleReport {
 }
 
 impl ScheduleReport {
-    fn new(row: ScheduleRow, error: Option<String>, now: DateTime<Utc>) -> Self {
+    fn new(row: ScheduleRow, error: Option<String>) -> Self {
         let rule = Rule::parse(&row.rule, &row.timezone).ok();
         let next_run = rule
             .filter(|_| !row.paused)
-            .and_then(|rule| rule.next_after(now));
+            .and_then(|rule| next_run(&row, &rule, row.now));
         let bytes = row.input_raw.as_deref().map(input::placeholder);
         Self {
             id: row.id,
@@ -252,7 +265,9 @@ impl ScheduleReport {
             domain: row.domain,
             host: row.host,
             metadata: row.metadata,
-            input: bytes.or(row.input.map(input::without_contents)),
+            input: bytes.or(row
+                .input
+                .map(|document| input::without_contents(document.0))),
             rule: row.rule,
             timezone: row.timezone,
             catch_up: row.catch_up,

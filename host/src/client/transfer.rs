@@ -5,7 +5,10 @@ use super::{
     Client,
     error::{ClientError, Result},
 };
-use crate::store::{NewSchedule, ScheduleRequest, ScheduleRow};
+use crate::{
+    model::number::check_numbers,
+    store::{NewSchedule, ScheduleRequest, ScheduleRow},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -79,6 +82,7 @@ impl ScheduleFile {
     pub fn parse(text: &str) -> Result<Self, String> {
         // The byte order mark that some editors write.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        check_numbers(text).map_err(|fault| format!("cannot be read: {fault}"))?;
         let document: Value = serde_json::from_str(text)
             .map_err(|error| format!("is no file of schedules: it is not JSON: {error}"))?;
         if document["format"] != FORMAT {
@@ -145,7 +149,7 @@ fn exported(row: ScheduleRow) -> Entry {
         paused: row.paused,
         host: row.host,
         metadata: row.metadata,
-        input: row.input,
+        input: row.input.map(|document| document.0),
         raw_input: row.input_raw.map(|raw| STANDARD.encode(raw)),
     }
 }

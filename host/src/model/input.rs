@@ -53,7 +53,7 @@ pub fn complete(
     }
     let checks: Vec<Result<Complete, String>> = versions
         .iter()
-        .map(|specs| complete_version(operation, specs.as_ref(), given.clone(), now))
+        .map(|specs| complete_version(operation, specs.as_ref(), given.clone(), &now))
         .collect();
     match checks
         .iter()
@@ -78,7 +78,7 @@ fn complete_version(
     operation: &str,
     specs: Option<&Value>,
     given: Given,
-    now: Now,
+    now: &Now,
 ) -> Result<Complete, String> {
     let Some(specs) = specs else {
         return complete_unspecified(given);
@@ -140,7 +140,7 @@ fn resolve_moments(
     operation: &str,
     specs: &[Spec],
     fields: &mut Map<String, Value>,
-    now: Now,
+    now: &Now,
 ) -> Result<(), String> {
     for spec in specs.iter().filter(|spec| spec.r#type == SpecType::Moment) {
         let Some(Value::String(text)) = fields.get_mut(&spec.name) else {

@@ -1,5 +1,8 @@
 //! Schedules fire here: every monitor plans those of its domains, and `Store::sched_fire` sees to it
-//! that each run is queued once, however many monitors there are.
+//! that each run is queued once, however many monitors there are. Time is the database's clock, read
+//! with the schedules and carried on by the monotonic one, so that a clock of this host that is wrong,
+//! or set, does nothing. If the database's own clock goes back, what was done for times that lie ahead
+//! again does not count.
 
 use super::{
     event::Event,
@@ -10,7 +13,7 @@ use crate::{
         ScheduleId,
         rule::{CatchUp, Rule},
     },
-    store::{SchedulePlan, ScheduledFire, StoreError},
+    store::{DatabaseClock, SchedulePlan, SchedulePlans, ScheduledFire, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
@@ -56,7 +59,10 @@ impl Planned {
 /// The schedules of a monitor's domains.
 #[derive(Debug)]
 pub(super) struct Cron {
-    started: DateTime<Utc>,
+    created: Instant,
+    clock: Option<DatabaseClock>,
+    /// When this monitor came, by the database's clock.
+    started: Option<DateTime<Utc>>,
     planned: BTreeMap<ScheduleId, Planned>,
     /// When each of them is due, the earliest first; those that are being queued are not here.
     due: BTreeSet<(DateTime<Utc>, ScheduleId)>,
@@ -68,7 +74,9 @@ pub(super) struct Cron {
 impl Cron {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            started: Utc::now(),
+            created: now,
+            clock: None,
+            started: None,
             planned: BTreeMap::new(),
             due: BTreeSet::new(),
             firing: 0,
@@ -85,7 +93,9 @@ impl Cron {
     /// When there is something to do next.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
         let due = self.due.first().filter(|_| self.firing < AT_ONCE);
-        let wait = due.map(|(time, _)| (*time - Utc::now()).to_std().unwrap_or_default());
+        let wait = due
+            .zip(self.clock)
+            .map(|((time, _), clock)| (*time - clock.at(now)).to_std().unwrap_or_default());
         let reload = (!self.asking).then_some(self.reload_at);
         wait.map(|wait| now + wait).into_iter().chain(reload).min()
     }
@@ -94,24 +104,38 @@ impl Cron {
     /// where it has got to; one that leaves missed runs out, from when this monitor came.
     fn update(&mut self, rows: Vec<SchedulePlan>, now: DateTime<Utc>) {
         let mut planned = BTreeMap::new();
+        // The clock may have gone back since then.
+        let started = self.started.map_or(now, |started| started.min(now));
+        self.started = Some(started);
         for row in rows {
             let id = ScheduleId(row.id);
             let said = (row.rule, row.timezone, row.catch_up);
             let got_to = row.last_run.map_or(row.since, |last| last.max(row.since));
             let known = self.planned.remove(&id).filter(|known| known.said == said);
             let plan = match known {
-                Some(known) => Planned {
-                    done_until: known.done_until.max(got_to),
-                    ..known
-                },
+                Some(mut known) => {
+                    if known.rule.is_outdated()
+                        && let Ok(rule) = Rule::parse(&known.said.0, &known.said.1)
+                    {
+                        known.rule = rule;
+                    }
+                    let is_ahead = known.done_until > now + LATE;
+                    Planned {
+                        done_until: match is_ahead {
+                            true => got_to,
+                            false => known.done_until.max(got_to),
+                        },
+                        ..known
+                    }
+                }
                 None => match Rule::parse(&said.0, &said.1) {
                     Ok(rule) => {
                         let catch_up = said.2.parse().unwrap_or_default();
                         let done_until = match catch_up {
-                            CatchUp::Skip => got_to.max(self.started),
+                            CatchUp::Skip => got_to.max(started),
                             // Nobody was there for what lies between: of that, the last one.
                             CatchUp::One => rule
-                                .last_until(self.started)
+                                .last_until(started)
                                 .map_or(got_to, |last| got_to.max(last - TimeDelta::seconds(1))),
                             CatchUp::All => got_to,
                         };
@@ -139,6 +163,19 @@ impl Cron {
             .iter()
             .filter_map(|(id, plan)| Some((plan.next(now)?, *id)))
             .collect();
+    }
+
+    /// The schedules, and with them what the time is.
+    fn arrived(&mut self, plans: SchedulePlans, now: Instant) {
+        let Some(clock) = plans.clock else {
+            // There are no schedules.
+            self.planned.clear();
+            self.due.clear();
+            return;
+        };
+        self.clock = Some(clock);
+        self.started.get_or_insert(clock.at(self.created));
+        self.update(plans.rows, clock.at(now));
     }
 
     /// The next run that is due, if there may be one more at a time.
@@ -185,7 +222,9 @@ impl Supervisor {
                 Event::Schedules,
             );
         }
-        while let Some((schedule, time)) = self.cron.take_due(Utc::now()) {
+        let clock = self.cron.clock;
+        while let Some((schedule, time)) = clock.and_then(|clock| self.cron.take_due(clock.at(now)))
+        {
             let store = self.store.clone();
             self.ask(
                 async move { store.sched_fire(schedule, time).await },
@@ -202,10 +241,10 @@ impl Supervisor {
         self.cron.next_wake(now)
     }
 
-    pub(super) fn schedules_arrived(&mut self, rows: Result<Vec<SchedulePlan>, StoreError>) {
+    pub(super) fn schedules_arrived(&mut self, plans: Result<SchedulePlans, StoreError>) {
         self.cron.asking = false;
-        match rows {
-            Ok(rows) => self.cron.update(rows, Utc::now()),
+        match plans {
+            Ok(plans) => self.cron.arrived(plans, Instant::now()),
             Err(error) => self.upkeep.lost(&error),
         }
     }
@@ -226,6 +265,11 @@ impl Supervisor {
                 self.look = true;
             }
             Ok(ScheduledFire::Elsewhere) => {}
+            Ok(ScheduledFire::Early) => {
+                // The database's clock went back; the schedules come with what it says now.
+                self.cron.reload(Instant::now());
+                return;
+            }
             Ok(ScheduledFire::Refused(fault)) => {
                 let fault = fault.to_string();
                 if let Some(plan) = self.cron.planned.get_mut(&schedule)
@@ -242,7 +286,8 @@ impl Supervisor {
                 return;
             }
         }
-        self.cron.done(schedule, time, Utc::now());
+        let now = self.cron.clock.map(|clock| clock.at(Instant::now()));
+        self.cron.done(schedule, time, now.unwrap_or(time));
     }
 }
 
@@ -268,7 +313,7 @@ mod tests {
     /// What a monitor queues that starts at 09:00:30 and looks at 09:00:40, and at 09:02:01.
     fn runs(catch_up: &str, last_run: Option<&str>) -> Vec<String> {
         let mut cron = Cron::new(Instant::now());
-        cron.started = at("09:00:30");
+        cron.started = Some(at("09:00:30"));
         cron.update(vec![row(catch_up, last_run)], at("09:00:40"));
         let mut runs = Vec::new();
         for now in [at("09:00:40"), at("09:02:01")] {
@@ -295,7 +340,7 @@ mod tests {
     #[test]
     fn of_what_was_missed_a_moment_ago_one_is_made_up_for_too() {
         let mut cron = Cron::new(Instant::now());
-        cron.started = at("09:00:31");
+        cron.started = Some(at("09:00:31"));
         let often = SchedulePlan {
             rule: "*/2 * * * * *".to_owned(),
             ..row("one", Some("09:00:20"))
@@ -311,10 +356,86 @@ mod tests {
         assert_eq!(runs, [at("09:00:30"), at("09:00:32")]);
     }
 
+    /// Every run that is queued at a time; `taken` of them somebody has queued before.
+    fn fire(cron: &mut Cron, now: &str) -> Vec<String> {
+        let mut runs = Vec::new();
+        while let Some((id, time)) = cron.take_due(at(now)) {
+            runs.push(time.format("%H:%M:%S").to_string());
+            cron.firing -= 1;
+            cron.done(id, time, at(now));
+        }
+        runs
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_minute_silences_nothing() {
+        for catch_up in ["skip", "one", "all"] {
+            let mut cron = Cron::new(Instant::now());
+            cron.started = Some(at("09:00:30"));
+            cron.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
+            assert_eq!(fire(&mut cron, "09:01:00"), ["09:01:00"]);
+            // Five hours ahead.
+            cron.update(vec![row(catch_up, Some("09:01:00"))], at("14:01:30"));
+            let ahead = fire(&mut cron, "14:02:00");
+            assert_eq!(ahead.last().unwrap(), "14:02:00", "{catch_up}");
+            // And back: the database says what it has fired for up to now.
+            cron.update(vec![row(catch_up, Some("09:01:00"))], at("09:02:05"));
+            assert_eq!(fire(&mut cron, "09:02:05"), ["09:02:00"], "{catch_up}");
+            assert_eq!(fire(&mut cron, "09:02:59"), [""; 0]);
+            assert_eq!(fire(&mut cron, "09:03:00"), ["09:03:00"], "{catch_up}");
+        }
+    }
+
+    #[test]
+    fn a_monitor_that_came_while_the_clock_was_ahead_goes_on_too() {
+        let mut cron = Cron::new(Instant::now());
+        cron.started = Some(at("14:00:30"));
+        cron.update(vec![row("skip", Some("09:00:00"))], at("14:00:30"));
+        cron.update(vec![row("skip", Some("09:00:00"))], at("09:01:30"));
+        assert_eq!(fire(&mut cron, "09:02:00"), ["09:02:00"]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_on_by_hours_has_missed_runs() {
+        let runs = |catch_up: &str| {
+            let mut cron = Cron::new(Instant::now());
+            cron.started = Some(at("09:00:30"));
+            cron.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
+            assert_eq!(fire(&mut cron, "09:01:00"), ["09:01:00"]);
+            cron.update(vec![row(catch_up, Some("09:01:00"))], at("11:00:30"));
+            let runs = fire(&mut cron, "11:01:00");
+            (runs.first().cloned().unwrap(), runs.len())
+        };
+        assert_eq!(runs("skip"), ("11:01:00".to_owned(), 1));
+        assert_eq!(runs("one"), ("11:01:00".to_owned(), 1));
+        assert_eq!(runs("all"), ("09:02:00".to_owned(), 120));
+    }
+
+    #[test]
+    fn the_databases_clock_is_carried_on() {
+        let read = Instant::now();
+        let clock = DatabaseClock {
+            read,
+            said: at("09:00:00"),
+        };
+        assert_eq!(clock.at(read + Duration::from_secs(5)), at("09:00:05"));
+        let mut cron = Cron::new(read);
+        let plans = SchedulePlans {
+            rows: vec![row("skip", None)],
+            clock: Some(clock),
+        };
+        cron.arrived(plans, read);
+        let wake = cron.next_wake(read).unwrap();
+        assert_eq!(wake, read, "it asks again");
+        cron.asking = true;
+        let wake = cron.next_wake(read).unwrap();
+        assert_eq!(wake - read, Duration::from_secs(60));
+    }
+
     #[test]
     fn a_schedule_that_is_read_again_is_not_fired_again() {
         let mut cron = Cron::new(Instant::now());
-        cron.started = at("09:00:30");
+        cron.started = Some(at("09:00:30"));
         let now = at("09:01:00");
         cron.update(vec![row("skip", None)], now);
         assert_eq!(cron.take_due(now), Some((ScheduleId(1), at("09:01:00"))));

@@ -4,7 +4,7 @@ use super::{cycle::Fetched, examiner::PluginEvent, report::Saved, witness::Witne
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
-        CatalogRow, CycleResult, Ended, Notification, SchedulePlan, ScheduledFire, StoreError,
+        CatalogRow, CycleResult, Ended, Notification, SchedulePlans, ScheduledFire, StoreError,
         WorkerSave,
     },
     wire::{FromWorker, WireError},
@@ -44,7 +44,7 @@ pub(super) enum Event {
     /// The contents beside a task's output are stored (or not).
     Stored(TaskId, Result<(), StoreError>),
     /// Schedules of our domains.
-    Schedules(Result<Vec<SchedulePlan>, StoreError>),
+    Schedules(Result<SchedulePlans, StoreError>),
     /// A run of a schedule has been queued (or not).
     Fired(ScheduleId, DateTime<Utc>, Result<ScheduledFire, StoreError>),
     /// Which of our workers somebody wants to end, and whether at once.

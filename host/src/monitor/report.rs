@@ -12,7 +12,7 @@ use crate::{
         input::{has_nul, placeholder},
         task::{Cause, Outcome},
     },
-    store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark},
+    store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark, to_jsonb_text},
     wire::{Bytes, Finished, Limits, Payload},
 };
 use chrono::{DateTime, Utc};
@@ -273,7 +273,7 @@ fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String
             fields.insert(file.name.clone(), placeholder(&file.content));
         }
     }
-    Ok(value.to_string())
+    Ok(to_jsonb_text(&value))
 }
 
 pub(super) fn from_micros(micros: i64) -> DateTime<Utc> {

@@ -1,7 +1,7 @@
 //! One cycle of a monitor, in one statement: report what ended, mark what began, keep the logs,
 //! claim what is next. All of it happens or none.
 
-use super::{Store, error::Result};
+use super::{Store, document::from_jsonb_text, error::Result};
 use crate::model::{
     MonitorId, OperationId, TaskId, Token, WorkerId,
     log::LogLine,
@@ -524,7 +524,7 @@ impl Store {
                         attempt: row.attempt.expect(claimed),
                         max_attempts: row.max_attempts.expect(claimed),
                         input_encoding: row.input_encoding,
-                        input: row.input,
+                        input: row.input.map(from_jsonb_text),
                         input_raw: row.input_raw,
                         has_more: row.has_more.expect(claimed),
                         metadata: row.metadata,

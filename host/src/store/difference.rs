@@ -9,6 +9,7 @@ use crate::model::{
     plugin::{NewOperation, NewPlugin},
     rule::parse_zone,
 };
+use crate::zones::Zone;
 use chrono::Utc;
 use rework_plugin::spec::Spec;
 
@@ -230,7 +231,7 @@ impl Store {
                 };
                 let now = Now {
                     time: Utc::now(),
-                    zone: parse_zone(&row.timezone).unwrap_or(chrono_tz::Tz::UTC),
+                    zone: parse_zone(&row.timezone).unwrap_or_else(|_| Zone::utc()),
                 };
                 input::complete(&new.name, std::slice::from_ref(&new.inputs), &given, now).is_err()
             })

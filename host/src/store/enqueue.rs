@@ -1,6 +1,6 @@
 //! Queuing tasks whose input has been checked: one, or many in one statement.
 
-use super::{FileContent, Store, StoreError, error::Result};
+use super::{Document, FileContent, Store, StoreError, error::Result};
 use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -105,7 +105,7 @@ impl Store {
             operation.0,
             task.host.as_deref(),
             task.encoding(),
-            task.input,
+            task.input.clone().map(Document) as _,
             task.raw_in_row(),
             task.metadata,
             task.priority,
@@ -213,7 +213,7 @@ impl Store {
             &column(tasks, |t| t.host.as_deref()) as &[Option<&str>],
             &column(tasks, |t| t.accepts.as_deref()) as &[Option<&str>],
             &column(tasks, Enqueue::encoding) as &[Option<&str>],
-            &column(tasks, |t| t.input.clone()) as &[Option<Value>],
+            &column(tasks, |t| t.input.clone().map(Document)) as &[Option<Document>],
             &column(tasks, Enqueue::raw_in_row) as &[Option<&[u8]>],
             &column(tasks, |t| t.metadata.clone()) as &[Option<Value>],
             &column(tasks, |t| t.priority),

@@ -5,6 +5,7 @@ mod claim;
 mod content;
 mod cycle;
 mod difference;
+mod document;
 mod drop_in;
 mod enqueue;
 mod error;
@@ -27,6 +28,7 @@ mod worker;
 
 pub use content::{Offer, PackedPlugin, PublishedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
+pub use document::{Document, to_jsonb_text};
 pub use drop_in::{DropInOutcome, DropInRow};
 pub use enqueue::{Enqueue, Queued};
 pub use error::{Result, StoreError};
@@ -39,7 +41,9 @@ pub use monitor::{Gone, MonitorRow, OtherMonitor};
 pub use operation::{CatalogRow, OperationRow, PausedRow, Resolved, Retired};
 pub use plugin::{Placement, Registered};
 pub use pool::{ConnectOptions, Store};
-pub use sched::{NewSchedule, SchedulePlan, ScheduleRow, ScheduledFire};
+pub use sched::{
+    DatabaseClock, NewSchedule, SchedulePlan, SchedulePlans, ScheduleRow, ScheduledFire,
+};
 pub use schedule::ScheduleRequest;
 pub use task::{AttemptRow, BatchRow, InputRow, OutputRow, TaskDetail};
 pub use version::{PluginRow, RollbackRow, VersionRow};

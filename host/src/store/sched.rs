@@ -1,6 +1,8 @@
 //! Schedules: prepared operations, and the one place where they fire.
 
-use super::{Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused};
+use super::{
+    Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused,
+};
 use crate::model::{
     ScheduleId, TaskId, input,
     moment::Now,
@@ -9,6 +11,11 @@ use crate::model::{
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
+use std::time::Instant;
+
+/// Seconds before its time by the database's clock at which a run is queued all the same; the task waits
+/// for its time. A monitor that has carried the clock on for a while may be so much ahead.
+const EARLIEST_SECONDS: f64 = 2.0;
 
 /// A schedule to be written.
 #[derive(Debug, Clone, Default)]
@@ -40,10 +47,38 @@ pub struct SchedulePlan {
     pub timezone: String,
     /// What becomes of missed runs.
     pub catch_up: String,
-    /// Runs before this do not count.
+    /// Runs before this do not count; not ahead of the database's clock.
     pub since: DateTime<Utc>,
-    /// The last run that was queued.
+    /// The last run that was queued; not ahead of the database's clock.
     pub last_run: Option<DateTime<Utc>>,
+}
+
+/// What the schedules of a monitor are, and what the time is for them.
+#[derive(Debug, Clone, Default)]
+pub struct SchedulePlans {
+    /// The schedules.
+    pub rows: Vec<SchedulePlan>,
+    /// The database's clock; none: there are no schedules.
+    pub clock: Option<DatabaseClock>,
+}
+
+/// The database's clock as it was read once, carried on by one that nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub struct DatabaseClock {
+    /// When its answer was here: it is never ahead of what it is now.
+    pub read: Instant,
+    /// What it said.
+    pub said: DateTime<Utc>,
+}
+
+impl DatabaseClock {
+    /// What it says at another instant.
+    pub fn at(&self, instant: Instant) -> DateTime<Utc> {
+        match instant.checked_duration_since(self.read) {
+            Some(since) => self.said + since,
+            None => self.said - (self.read - instant),
+        }
+    }
 }
 
 /// A schedule.
@@ -60,7 +95,7 @@ pub struct ScheduleRow {
     /// Notes for its tasks.
     pub metadata: Option<Value>,
     /// The input as given: moments are expressions, files are text or base64.
-    pub input: Option<Value>,
+    pub input: Option<Document>,
     /// The input as bytes, instead.
     pub input_raw: Option<Vec<u8>>,
     /// Cron, five or six fields.
@@ -75,10 +110,14 @@ pub struct ScheduleRow {
     pub paused: bool,
     /// When it was prepared, or resumed: earlier runs are not made up for.
     pub since: DateTime<Utc>,
-    /// The time for which it fired last.
+    /// The time for which it fired last; not ahead of the database's clock.
     pub last_run: Option<DateTime<Utc>>,
+    /// Times ahead of the database's clock that it has fired for, while that clock was wrong.
+    pub fired_ahead: Vec<DateTime<Utc>>,
     /// Why the last run queued no task.
     pub error: Option<String>,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
 }
 
 /// What became of a run.
@@ -88,6 +127,8 @@ pub enum ScheduledFire {
     Queued(TaskId),
     /// Somebody else did, or the schedule is gone or paused.
     Elsewhere,
+    /// By the database's clock it is not time yet.
+    Early,
     /// Its operation does not accept it; the schedule says why.
     Refused(String),
 }
@@ -101,14 +142,14 @@ impl ScheduleRow {
             operation: self.operation.clone(),
             domain: Some(self.domain.clone()),
             host: self.host.clone(),
-            input: self.input.clone(),
+            input: self.input.clone().map(|document| document.0),
             input_raw: self.input_raw.clone(),
             metadata: self.metadata.clone(),
             at: Some(time),
             schedule: Some(ScheduleId(self.id)),
             now: Some(Now {
                 time,
-                zone: rule.zone(),
+                zone: rule.zone().clone(),
             }),
             ..ScheduleRequest::default()
         })
@@ -164,7 +205,7 @@ impl Store {
 
     /// Whether a schedule could queue a task now; its operation.
     async fn sched_check(&self, schedule: &NewSchedule) -> Result<Resolved> {
-        let zone = schedule.rule()?.zone();
+        let zone = schedule.rule()?.zone().clone();
         let mut request = schedule.request.clone();
         request.now.get_or_insert(Now {
             time: Utc::now(),
@@ -194,6 +235,8 @@ impl Store {
         // A row keeps one document: files become part of it.
         let input = input::with_files(fields.as_ref(), &files);
         let words: Vec<&str> = schedule.rule.split_whitespace().collect();
+        // As the zone data write it, so that `europe/paris` is the same schedule.
+        let zone = schedule.rule()?.zone().name().to_owned();
         let id = sqlx::query_scalar!(
             r#"insert into rework.sched as sched
                    (operation, host, rule, timezone, input, input_raw, metadata, catch_up, every_second, paused)
@@ -209,8 +252,8 @@ impl Store {
             operation.id.0,
             request.host.as_deref(),
             words.join(" "),
-            schedule.timezone.trim(),
-            input,
+            zone,
+            input.map(Document) as _,
             request.input_raw.as_deref(),
             request.metadata,
             schedule.catch_up.as_str(),
@@ -257,11 +300,18 @@ impl Store {
     pub async fn sched_list(&self, domains: &[String]) -> Result<Vec<ScheduleRow>> {
         let rows = sqlx::query_as!(
             ScheduleRow,
-            r#"select s.id, o.name as operation, o.domain, s.host, s.metadata, s.input, s.input_raw,
-                      s.rule, s.timezone, s.catch_up, s.every_second, s.paused, s.since,
-                      s.last_run, s.error
+            r#"select s.id, o.name as operation, o.domain, s.host, s.metadata, s.input as "input: Document",
+                      s.input_raw,
+                      s.rule, s.timezone, s.catch_up, s.every_second, s.paused, s.since, s.error,
+                      case when s.last_run <= c.now then s.last_run
+                           else (select max(r.fire_time) from rework.sched_run r
+                                  where r.sched = s.id and r.fire_time <= c.now) end as last_run,
+                      array(select r.fire_time from rework.sched_run r
+                             where r.sched = s.id and r.fire_time > c.now) as "fired_ahead!",
+                      c.now as "now!"
                  from rework.sched s
                  join rework.operation o on o.id = s.operation
+                cross join (select clock_timestamp() as now) c
                 where cardinality($1::text[]) = 0 or o.domain = any($1)
                 order by s.id"#,
             domains
@@ -273,12 +323,17 @@ impl Store {
 
     /// What a monitor needs to know of the schedules of these domains (none given: of all), but for
     /// those that are paused.
-    pub async fn sched_plans(&self, host: &str, domains: &[String]) -> Result<Vec<SchedulePlan>> {
-        let rows = sqlx::query_as!(
-            SchedulePlan,
-            "select s.id, s.rule, s.timezone, s.catch_up, s.since, s.last_run
+    pub async fn sched_plans(&self, host: &str, domains: &[String]) -> Result<SchedulePlans> {
+        let rows = sqlx::query!(
+            r#"select s.id, s.rule, s.timezone, s.catch_up, c.now as "now!",
+                    -- What a wrong clock has written ahead does not keep a schedule from firing.
+                    least(s.since, c.now) as "since!",
+                    case when s.last_run <= c.now then s.last_run
+                         else (select max(r.fire_time) from rework.sched_run r
+                                where r.sched = s.id and r.fire_time <= c.now) end as last_run
                from rework.sched s
                join rework.operation o on o.id = s.operation
+              cross join (select clock_timestamp() as now) c
               where not s.paused and (cardinality($1::text[]) = 0 or o.domain = any($1))
                 and (exists (select from rework.deployment d
                               where d.operation = s.operation and d.retired is null
@@ -286,17 +341,35 @@ impl Store {
                      -- Nobody has it: that is to be found out, and shown.
                      or not exists (select from rework.deployment d
                                      where d.operation = s.operation and d.retired is null
-                                       and (s.host is null or d.host = s.host)))",
+                                       and (s.host is null or d.host = s.host)))"#,
             domains,
             host
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows)
+        let read = Instant::now();
+        Ok(SchedulePlans {
+            clock: rows.first().map(|row| DatabaseClock {
+                read,
+                said: row.now,
+            }),
+            rows: rows
+                .into_iter()
+                .map(|row| SchedulePlan {
+                    id: row.id,
+                    rule: row.rule,
+                    timezone: row.timezone,
+                    catch_up: row.catch_up,
+                    since: row.since,
+                    last_run: row.last_run,
+                })
+                .collect(),
+        })
     }
 
     /// Queues the task of a schedule for this time, unless that has been done: whoever locks the
-    /// schedule first fires it, and it only ever fires for later times than before.
+    /// schedule first fires it, for a time later than the last one or, if that lies ahead of the
+    /// database's clock, for any that it has not fired for. Never before its time.
     pub async fn sched_fire(
         &self,
         schedule: ScheduleId,
@@ -305,24 +378,52 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         let row = sqlx::query_as!(
             ScheduleRow,
-            r#"with fired as (
-                   update rework.sched set last_run = $2, error = null
-                    where id = $1 and not paused and (last_run is null or last_run < $2)
-                   returning *
+            r#"with due as (
+                   select id from rework.sched
+                    where id = $1 and not paused
+                      and (last_run is null or last_run < $2 or last_run > clock_timestamp())
+                      and $2 <= clock_timestamp() + $3::float8 * interval '1 second'
+                      for no key update
+               ), recorded as (
+                   insert into rework.sched_run (sched, fire_time)
+                   select id, $2 from due
+                       on conflict do nothing
+                   returning sched
+               ), forgotten as (
+                   delete from rework.sched_run r using recorded
+                    where r.sched = recorded.sched
+                      and r.fire_time < (select o.fire_time from rework.sched_run o
+                                          where o.sched = $1 order by o.fire_time desc offset 1000 limit 1)
+               ), fired as (
+                   update rework.sched s set last_run = $2, error = null
+                     from recorded where s.id = recorded.sched
+                   returning s.*
                )
-               select f.id as "id!", o.name as operation, o.domain, f.host, f.metadata, f.input,
-                      f.input_raw, f.rule as "rule!", f.timezone as "timezone!",
+               select f.id as "id!", o.name as operation, o.domain, f.host, f.metadata,
+                      f.input as "input: Document", f.input_raw, f.rule as "rule!", f.timezone as "timezone!",
                       f.catch_up as "catch_up!", f.every_second as "every_second!",
-                      f.paused as "paused!", f.since as "since!", f.last_run, f.error
+                      f.paused as "paused!", f.since as "since!", f.last_run, f.error,
+                      array[]::timestamptz[] as "fired_ahead!", clock_timestamp() as "now!"
                  from fired f
                  join rework.operation o on o.id = f.operation"#,
             schedule.0,
-            time
+            time,
+            EARLIEST_SECONDS
         )
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(row) = row else {
-            return Ok(ScheduledFire::Elsewhere);
+            let is_early = sqlx::query_scalar!(
+                r#"select $1::timestamptz > clock_timestamp() + $2::float8 * interval '1 second' as "is_early!""#,
+                time,
+                EARLIEST_SECONDS
+            )
+            .fetch_one(&mut *transaction)
+            .await?;
+            return Ok(match is_early {
+                true => ScheduledFire::Early,
+                false => ScheduledFire::Elsewhere,
+            });
         };
         let queued = match row.request(time) {
             Ok(request) => self.task_schedule(&request, Some(&mut *transaction)).await,

@@ -52,7 +52,7 @@ pub struct ScheduleRequest {
 
 impl ScheduleRequest {
     fn now(&self) -> Now {
-        self.now.unwrap_or_else(|| Now {
+        self.now.clone().unwrap_or_else(|| Now {
             time: Utc::now(),
             zone: here::zone(),
         })
@@ -239,7 +239,7 @@ fn changed_fields(one: Option<&Value>, other: Option<&Value>) -> Vec<String> {
 /// When a task may run at the earliest; dates beyond what people mean are refused.
 fn time_asked(request: &ScheduleRequest) -> Result<Option<DateTime<Utc>>> {
     match request.at {
-        Some(time) if time.year() > 9999 => {
+        Some(time) if !(1..=9999).contains(&time.year()) => {
             Err(refused(format!("the year {} is too far away", time.year())))
         }
         asked => Ok(asked),

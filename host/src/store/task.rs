@@ -1,7 +1,7 @@
 //! Tasks as clients see them: looked at, ended, tried again, removed. They are queued by `enqueue`,
 //! and their progress is written by `cycle`.
 
-use super::{Store, error::Result};
+use super::{Document, Store, error::Result};
 use crate::model::{TaskId, task::TaskState};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -197,22 +197,26 @@ impl Store {
 
     /// The input of a task.
     pub async fn task_input(&self, task: TaskId) -> Result<Option<InputRow>> {
-        let row = sqlx::query_as!(
-            InputRow,
-            "select input_encoding as encoding, input as fields, input_raw as raw
-               from rework.task where id = $1",
+        let row = sqlx::query!(
+            r#"select input_encoding as encoding, input as "fields: Document", input_raw as raw
+                 from rework.task where id = $1"#,
             task.0
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row)
+        Ok(row.map(|row| InputRow {
+            encoding: row.encoding,
+            fields: row.fields.map(|document| document.0),
+            raw: row.raw,
+        }))
     }
 
     /// The output of a task, with the state that it was read in.
     pub async fn task_output(&self, task: TaskId) -> Result<Option<OutputRow>> {
         let row = sqlx::query!(
             r#"select rework.task_state(t.status, t.outcome, a.task is not null) as "state!",
-                      t.output_encoding as encoding, t.output as fields, t.output_raw as raw
+                      t.output_encoding as encoding, t.output as "fields: Document",
+                      t.output_raw as raw
                  from rework.task t
                  left join rework.abort_request a on a.task = t.id
                 where t.id = $1"#,
@@ -224,7 +228,7 @@ impl Store {
             state: row.state.parse().expect("task_state knows its words"),
             payload: InputRow {
                 encoding: row.encoding,
-                fields: row.fields,
+                fields: row.fields.map(|document| document.0),
                 raw: row.raw,
             },
         }))

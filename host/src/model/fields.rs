@@ -1,0 +1,762 @@
+//! The fields of a cron rule: read strictly, so that what is accepted means what it seems to mean.
+//! `croner` turns what is accepted into sets of values and knows the days of a month; when a rule fires
+//! is computed in `rule`.
+//!
+//! | field | values | also |
+//! |---|---|---|
+//! | second, minute | 0–59 | |
+//! | hour | 0–23 | |
+//! | day of the month | 1–31 | `L` the last, `LW` the last working day, `15W` the working day nearest to the 15th |
+//! | month | 1–12, `jan`–`dec` | |
+//! | day of the week | 0–7 (0 and 7 are Sunday), `sun`–`sat` | `5#2` the second Friday, `5L` the last one |
+//!
+//! A field is `*`, or a list of values, ranges (`8-17`), ranges with a step (`8-17/3`) and steps over all
+//! of the field (`*/15`), which must divide it. `?` in a field of days is `*`. A day of the month beside a
+//! day of the week: either of them is enough; with `+` before the day of the week both must fit.
+
+use chrono::{Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
+
+/// Dates repeat after so many years: what has not come by then never comes.
+const CYCLE_YEARS: i32 = 400;
+
+/// What the fields of a rule say.
+#[derive(Debug, Clone)]
+pub(super) struct Fields {
+    cron: Cron,
+    seconds: Vec<u32>,
+    minutes: Vec<u32>,
+    hours: Vec<u32>,
+    /// Whether the hours or the minutes are `*` or a step over all of them.
+    pub(super) is_interval: bool,
+    /// What a reader may take for something else.
+    pub(super) notes: Vec<String>,
+}
+
+/// Why a text is no rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It cannot be read.
+    Syntax(String),
+    /// It can be read, and would mean something else than it seems to.
+    Misleading(String),
+}
+
+/// One of the six fields.
+struct Field {
+    /// What messages call its values.
+    name: &'static str,
+    first: u32,
+    last: u32,
+    /// How many values there are before they begin anew; a month has no fixed number of days.
+    cycle: Option<u32>,
+    /// In what the values begin anew.
+    whole: &'static str,
+    /// Names of values, beginning with `first`.
+    names: &'static [&'static str],
+}
+
+const fn numbers(name: &'static str, last: u32, whole: &'static str) -> Field {
+    Field {
+        name,
+        first: 0,
+        last,
+        cycle: Some(last + 1),
+        whole,
+        names: &[],
+    }
+}
+
+const DAY: usize = 3;
+const WEEKDAY: usize = 5;
+const FIELDS: [Field; 6] = [
+    numbers("seconds", 59, "minute"),
+    numbers("minutes", 59, "hour"),
+    numbers("hours", 23, "day"),
+    Field {
+        name: "days of the month",
+        first: 1,
+        last: 31,
+        cycle: None,
+        whole: "month",
+        names: &[],
+    },
+    Field {
+        name: "months",
+        first: 1,
+        last: 12,
+        cycle: Some(12),
+        whole: "year",
+        names: &[
+            "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+        ],
+    },
+    Field {
+        name: "days of the week",
+        first: 0,
+        last: 7,
+        cycle: Some(7),
+        whole: "week",
+        names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
+    },
+];
+
+impl Fields {
+    /// Reads five or six fields.
+    pub(super) fn read(rule: &str) -> Result<Self, Fault> {
+        let mut words: Vec<&str> = rule.split_whitespace().collect();
+        match words.len() {
+            6 => {}
+            5 => words.insert(0, "0"),
+            1 => return Err(Fault::Syntax("it has one field".to_owned())),
+            count => return Err(Fault::Syntax(format!("it has {count} fields"))),
+        }
+        let (both, weekdays) = match words[WEEKDAY].strip_prefix('+') {
+            Some(rest) => (true, rest),
+            None => (false, words[WEEKDAY]),
+        };
+        words[WEEKDAY] = weekdays;
+        let mut read: Vec<String> = words
+            .iter()
+            .enumerate()
+            .map(|(place, word)| read_field(place, word))
+            .collect::<Result<_, _>>()?;
+        let are_days_limited = read[DAY] != "*" && read[WEEKDAY] != "*";
+        if both && !are_days_limited {
+            return Err(Fault::Syntax(format!(
+                "`+{weekdays}`: `+` joins a day of the week to a day of the month, and one of them is `*`"
+            )));
+        }
+        let mut notes = Vec::new();
+        if are_days_limited && !both {
+            notes.push(format!(
+                "the rule fires on days that fit the day of the month (`{}`) or the day of the week \
+                 (`{weekdays}`): write `+{weekdays}` for days that fit both",
+                words[DAY]
+            ));
+        }
+        if read[DAY].contains("*/") {
+            notes.push(format!(
+                "`{}` in the days of the month counts from the first of every month anew",
+                words[DAY]
+            ));
+        }
+        let is_interval = read[1..=2].iter().any(|field| field.contains('*'));
+        if both {
+            read[WEEKDAY].insert(0, '+');
+        }
+        let parser = CronParser::builder()
+            .seconds(Seconds::Required)
+            .year(Year::Disallowed)
+            .build();
+        let cron = parser
+            .parse(&read.join(" "))
+            .map_err(|error| Fault::Syntax(error.to_string()))?;
+        let values = |component: &croner::CronComponent| {
+            component.values().into_iter().map(u32::from).collect()
+        };
+        Ok(Self {
+            seconds: values(&cron.pattern.seconds),
+            minutes: values(&cron.pattern.minutes),
+            hours: values(&cron.pattern.hours),
+            cron,
+            is_interval,
+            notes,
+        })
+    }
+
+    /// Whether it fires on a day.
+    pub(super) fn is_day(&self, day: NaiveDate) -> bool {
+        let weekday = match day.weekday() {
+            chrono::Weekday::Mon => croner::Weekday::Monday,
+            chrono::Weekday::Tue => croner::Weekday::Tuesday,
+            chrono::Weekday::Wed => croner::Weekday::Wednesday,
+            chrono::Weekday::Thu => croner::Weekday::Thursday,
+            chrono::Weekday::Fri => croner::Weekday::Friday,
+            chrono::Weekday::Sat => croner::Weekday::Saturday,
+            chrono::Weekday::Sun => croner::Weekday::Sunday,
+        };
+        let pattern = &self.cron.pattern;
+        self.is_month(day.month())
+            && pattern
+                .day_match(day.year(), day.month(), day.day(), weekday)
+                .unwrap_or(false)
+    }
+
+    fn is_month(&self, month: u32) -> bool {
+        self.cron.pattern.month_match(month).unwrap_or(false)
+    }
+
+    /// The first day from this one on; none: it never comes.
+    pub(super) fn day_from(&self, day: NaiveDate) -> Option<NaiveDate> {
+        let last_year = day.year() + CYCLE_YEARS;
+        let mut day = day;
+        while day.year() <= last_year {
+            if !self.is_month(day.month()) {
+                day = day.with_day(1)?.checked_add_months(Months::new(1))?;
+            } else if self.is_day(day) {
+                return Some(day);
+            } else {
+                day = day.succ_opt()?;
+            }
+        }
+        None
+    }
+
+    /// The last day up to this one.
+    pub(super) fn day_until(&self, day: NaiveDate) -> Option<NaiveDate> {
+        let first_year = day.year() - CYCLE_YEARS;
+        let mut day = day;
+        while day.year() >= first_year {
+            if !self.is_month(day.month()) {
+                day = day.with_day(1)?.checked_sub_days(Days::new(1))?;
+            } else if self.is_day(day) {
+                return Some(day);
+            } else {
+                day = day.pred_opt()?;
+            }
+        }
+        None
+    }
+
+    /// Every time of day at which it fires, in order.
+    pub(super) fn times(&self) -> impl Iterator<Item = NaiveTime> + '_ {
+        self.hours.iter().flat_map(move |hour| {
+            self.minutes.iter().flat_map(move |minute| {
+                let times = self.seconds.iter();
+                times.filter_map(|second| NaiveTime::from_hms_opt(*hour, *minute, *second))
+            })
+        })
+    }
+
+    /// The first time of day from this one on.
+    fn time_from(&self, time: NaiveTime) -> Option<NaiveTime> {
+        let (at_hour, at_minute) = (time.hour(), time.minute());
+        for hour in self.hours.iter().filter(|hour| **hour >= at_hour) {
+            for minute in &self.minutes {
+                if *hour == at_hour && *minute < at_minute {
+                    continue;
+                }
+                let is_same = *hour == at_hour && *minute == at_minute;
+                let least = if is_same { time.second() } else { 0 };
+                if let Some(second) = self.seconds.iter().find(|second| **second >= least) {
+                    return NaiveTime::from_hms_opt(*hour, *minute, *second);
+                }
+            }
+        }
+        None
+    }
+
+    /// The last time of day up to this one.
+    fn time_until(&self, time: NaiveTime) -> Option<NaiveTime> {
+        let (at_hour, at_minute) = (time.hour(), time.minute());
+        for hour in self.hours.iter().rev().filter(|hour| **hour <= at_hour) {
+            for minute in self.minutes.iter().rev() {
+                if *hour == at_hour && *minute > at_minute {
+                    continue;
+                }
+                let is_same = *hour == at_hour && *minute == at_minute;
+                let most = if is_same { time.second() } else { 59 };
+                if let Some(second) = self.seconds.iter().rfind(|second| **second <= most) {
+                    return NaiveTime::from_hms_opt(*hour, *minute, *second);
+                }
+            }
+        }
+        None
+    }
+
+    /// The first time that a calendar and a clock show, from this whole second on.
+    pub(super) fn from(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
+        let today = self
+            .is_day(wall.date())
+            .then(|| self.time_from(wall.time()));
+        match today.flatten() {
+            Some(time) => Some(wall.date().and_time(time)),
+            None => {
+                let day = self.day_from(wall.date().succ_opt()?)?;
+                Some(day.and_time(self.time_from(NaiveTime::MIN)?))
+            }
+        }
+    }
+
+    /// The last time that a calendar and a clock show, up to this whole second.
+    pub(super) fn until(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
+        let today = self
+            .is_day(wall.date())
+            .then(|| self.time_until(wall.time()));
+        match today.flatten() {
+            Some(time) => Some(wall.date().and_time(time)),
+            None => {
+                let day = self.day_until(wall.date().pred_opt()?)?;
+                let end = NaiveTime::from_hms_opt(23, 59, 59)?;
+                Some(day.and_time(self.time_until(end)?))
+            }
+        }
+    }
+}
+
+/// A field in the words of the parser: names are numbers, what is all of the field is `*`.
+fn read_field(place: usize, word: &str) -> Result<String, Fault> {
+    let field = &FIELDS[place];
+    let is_days = place == DAY || place == WEEKDAY;
+    if word == "*" || word == "*/1" || (word == "?" && is_days) {
+        return Ok("*".to_owned());
+    }
+    let items: Vec<&str> = word.split(',').collect();
+    if items.iter().any(|item| item.is_empty()) {
+        return Err(Fault::Syntax(if word.is_empty() {
+            format!("there are no {}", field.name)
+        } else {
+            "a list has an empty item".to_owned()
+        }));
+    }
+    let read: Vec<String> = items
+        .iter()
+        .map(|item| field.item(place, item))
+        .collect::<Result<_, _>>()?;
+    let has = |item: &str| read.iter().any(|other| other == item);
+    if has("L") && has("LW") {
+        return Err(Fault::Syntax(format!(
+            "`{word}`: `L` and `LW` do not go together in one rule"
+        )));
+    }
+    Ok(read.join(","))
+}
+
+impl Field {
+    fn item(&self, place: usize, item: &str) -> Result<String, Fault> {
+        let syntax = |reason: String| Fault::Syntax(format!("`{item}`: {reason}"));
+        if let Some((span, step)) = item.split_once('/') {
+            let step = number(step)
+                .filter(|step| *step > 0)
+                .ok_or_else(|| syntax("a step is a number, at least 1: `*/15`".to_owned()))?;
+            if span == "*" {
+                self.check_step(item, step)?;
+                return Ok(format!("*/{step}"));
+            }
+            let Some((first, last)) = span.split_once('-') else {
+                let first = self.value(item, span)?;
+                let reason = if first + step > self.top() {
+                    format!(
+                        "a step needs `*` or a range before it; here it would mean {first} only"
+                    )
+                } else {
+                    let last = self.top();
+                    format!("a step needs `*` or a range before it: `{first}-{last}/{step}`")
+                };
+                return Err(syntax(reason));
+            };
+            let (first, last) = self.range(item, first, last)?;
+            if step > last - first {
+                return Err(Fault::Misleading(format!(
+                    "`{item}`: the step is longer than the range, so that it would mean {first} only; \
+                     write `{first}` if that is meant"
+                )));
+            }
+            return Ok(format!("{first}-{last}/{step}"));
+        }
+        if item == "*" {
+            return Err(syntax("`*` stands alone, not in a list".to_owned()));
+        }
+        if let Some((first, last)) = item.split_once('-') {
+            let (first, last) = self.range(item, first, last)?;
+            return Ok(format!("{first}-{last}"));
+        }
+        match place {
+            DAY => self.day(item),
+            WEEKDAY => self.weekday(item),
+            _ => Ok(self.value(item, item)?.to_string()),
+        }
+    }
+
+    /// `L`, `LW`, `15W`, or a number.
+    fn day(&self, item: &str) -> Result<String, Fault> {
+        let upper = item.to_ascii_uppercase();
+        if upper == "L" || upper == "LW" {
+            return Ok(upper);
+        }
+        match upper.strip_suffix('W') {
+            Some(day) => Ok(format!("{}W", self.value(item, day)?)),
+            None => Ok(self.value(item, item)?.to_string()),
+        }
+    }
+
+    /// `5#2`, `5#L`, `5L`, or a day.
+    fn weekday(&self, item: &str) -> Result<String, Fault> {
+        let syntax = |reason: &str| Fault::Syntax(format!("`{item}`: {reason}"));
+        if item.eq_ignore_ascii_case("L") {
+            return Err(syntax(
+                "the last of which day of the week? `5L` is the last Friday of a month",
+            ));
+        }
+        let upper = item.to_ascii_uppercase();
+        if let Some((day, which)) = upper.split_once('#') {
+            let day = self.value(item, day)? % 7;
+            if which == "L" || number(which).is_some_and(|which| (1..=5).contains(&which)) {
+                return Ok(format!("{day}#{which}"));
+            }
+            return Err(syntax("after `#` comes a number from 1 to 5, or L"));
+        }
+        match upper.strip_suffix('L') {
+            Some(day) => Ok(format!("{}#L", self.value(item, day)? % 7)),
+            None => Ok(self.value(item, item)?.to_string()),
+        }
+    }
+
+    /// A value by its number or name.
+    fn value(&self, item: &str, text: &str) -> Result<u32, Fault> {
+        let named = self
+            .names
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case(text))
+            .and_then(|place| u32::try_from(place).ok())
+            .map(|place| self.first + place);
+        let value = named.or_else(|| number(text));
+        value
+            .filter(|value| (self.first..=self.last).contains(value))
+            .ok_or_else(|| {
+                let mut known = format!("from {} to {}", self.first, self.last);
+                if let (Some(first), Some(last)) = (self.names.first(), self.names.last()) {
+                    known.push_str(&format!(", or from {first} to {last}"));
+                }
+                Fault::Syntax(format!("`{item}`: {} go {known}", self.name))
+            })
+    }
+
+    fn range(&self, item: &str, first: &str, last: &str) -> Result<(u32, u32), Fault> {
+        let last_text = last;
+        let (first, mut last) = (self.value(item, first)?, self.value(item, last)?);
+        // Sunday ends a week as well as it begins one.
+        if self.last == 7 && last == 0 && first > 0 {
+            last = 7;
+        }
+        if first > last {
+            return Err(Fault::Syntax(format!(
+                "`{item}`: the range goes backwards; write `{first}-{},{}-{last_text}`",
+                self.top(),
+                self.first
+            )));
+        }
+        Ok((first, last))
+    }
+
+    /// The last value, each counted once.
+    fn top(&self) -> u32 {
+        self.last
+            .min(self.first + self.cycle.map_or(30, |cycle| cycle - 1))
+    }
+
+    /// Refuses a step over all of the field that does not keep its distance from one whole to the next.
+    fn check_step(&self, item: &str, step: u32) -> Result<(), Fault> {
+        let length = self.cycle.unwrap_or(31);
+        let meant: Vec<String> = (self.first..=self.top())
+            .step_by(step as usize)
+            .map(|value| value.to_string())
+            .collect();
+        let (name, whole) = (self.name, self.whole);
+        let counted = if whole == "week" { "days" } else { name };
+        let article = if whole == "hour" { "an" } else { "a" };
+        let advice = match self.name {
+            "minutes" => every_minutes(step),
+            _ => None,
+        };
+        let advice = advice.unwrap_or_else(|| {
+            format!("a rule begins anew with every {whole}, so it cannot say every {step} {name}")
+        });
+        if step >= length {
+            let only = &meant[0];
+            return Err(Fault::Misleading(format!(
+                "`{item}`: {name} go from {} to {}, so that it would mean {only} only; write `{only}` if \
+                 that is meant; {advice}",
+                self.first,
+                self.top()
+            )));
+        }
+        match self.cycle {
+            Some(cycle) if !cycle.is_multiple_of(step) => Err(Fault::Misleading(format!(
+                "`{item}`: {step} does not divide the {cycle} {counted} of {article} {whole}, so that it would mean \
+                 {} of every {whole}; write `{}` if that is meant; {advice}",
+                short_list(&meant),
+                as_range(self.first, self.top(), step),
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The rules that fire every so many minutes, where a few of them do.
+fn every_minutes(step: u32) -> Option<String> {
+    let common = (1..=step.min(60))
+        .rev()
+        .find(|n| step.is_multiple_of(*n) && 60_u32.is_multiple_of(*n))?;
+    let (count, hours) = (60 / common, step / common);
+    if count > 4 || !24_u32.is_multiple_of(hours) {
+        return None;
+    }
+    let rules: Vec<String> = (0..count)
+        .map(|place| {
+            let (hour, minute) = (place * step / 60, place * step % 60);
+            let hours = match (hour, hours) {
+                (_, 1) => "*".to_owned(),
+                (0, _) => format!("*/{hours}"),
+                (_, 24) => hour.to_string(),
+                _ => format!("{hour}-23/{hours}"),
+            };
+            format!("`0 {minute} {hours} * * *`")
+        })
+        .collect();
+    Some(match rules.as_slice() {
+        [one] => format!("every {step} minutes is {one}"),
+        many => format!(
+            "every {step} minutes takes {} schedules: {}",
+            many.len(),
+            many.join(", ")
+        ),
+    })
+}
+
+fn as_range(first: u32, last: u32, step: u32) -> String {
+    format!("{first}-{last}/{step}")
+}
+
+fn short_list(values: &[String]) -> String {
+    match values {
+        [first, second, third, .., last] if values.len() > 4 => {
+            format!("{first}, {second}, {third}, … {last}")
+        }
+        all => all.join(", "),
+    }
+}
+
+/// A number of at most four digits and nothing else.
+fn number(text: &str) -> Option<u32> {
+    let is_number = (1..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(rule: &str) -> String {
+        match Fields::read(rule) {
+            Err(Fault::Syntax(reason)) => format!("syntax: {reason}"),
+            Err(Fault::Misleading(reason)) => format!("misleading: {reason}"),
+            Ok(_) => "it is a rule".to_owned(),
+        }
+    }
+
+    #[test]
+    fn steps_that_do_not_keep_their_distance_are_refused() {
+        for (rule, told) in [
+            (
+                "0 */90 * * * *",
+                "misleading: `*/90`: minutes go from 0 to 59, so that it would mean 0 only; write `0` if \
+                 that is meant; every 90 minutes takes 2 schedules: `0 0 */3 * * *`, `0 30 1-23/3 * * *`",
+            ),
+            (
+                "*/45 * * * *",
+                "misleading: `*/45`: 45 does not divide the 60 minutes of an hour, so that it would mean \
+                 0, 45 of every hour; write `0-59/45` if that is meant; every 45 minutes takes 4 schedules: \
+                 `0 0 */3 * * *`, `0 45 */3 * * *`, `0 30 1-23/3 * * *`, `0 15 2-23/3 * * *`",
+            ),
+            (
+                "0 */120 * * * *",
+                "misleading: `*/120`: minutes go from 0 to 59, so that it would mean 0 only; write `0` if \
+                 that is meant; every 120 minutes is `0 0 */2 * * *`",
+            ),
+            (
+                "0 0 */36 * * *",
+                "misleading: `*/36`: hours go from 0 to 23, so that it would mean 0 only; write `0` if that \
+                 is meant; a rule begins anew with every day, so it cannot say every 36 hours",
+            ),
+            (
+                "0 0 */5 * * *",
+                "misleading: `*/5`: 5 does not divide the 24 hours of a day, so that it would mean \
+                 0, 5, 10, … 20 of every day; write `0-23/5` if that is meant; a rule begins anew with every \
+                 day, so it cannot say every 5 hours",
+            ),
+        ] {
+            assert_eq!(fault(rule), told, "{rule}");
+        }
+        for (rule, told) in [
+            (
+                "*/7 * * * * *",
+                "`*/7`: 7 does not divide the 60 seconds of a minute",
+            ),
+            ("*/61 * * * * *", "`*/61`: seconds go from 0 to 59"),
+            (
+                "0 0 0 */31 * *",
+                "`*/31`: days of the month go from 1 to 31",
+            ),
+            (
+                "0 0 0 1 */5 *",
+                "`*/5`: 5 does not divide the 12 months of a year",
+            ),
+            (
+                "0 0 0 1 */13 *",
+                "`*/13`: months go from 1 to 12, so that it would mean 1 only",
+            ),
+            (
+                "0 0 0 * * */2",
+                "`*/2`: 2 does not divide the 7 days of a week",
+            ),
+            ("0 0 0 * * */7", "`*/7`: days of the week go from 0 to 6"),
+            (
+                "0 0-30/45 * * * *",
+                "`0-30/45`: the step is longer than the range",
+            ),
+            (
+                "0 0,*/50 * * * *",
+                "`*/50`: 50 does not divide the 60 minutes",
+            ),
+        ] {
+            let told_of = fault(rule);
+            assert!(
+                told_of.starts_with(&format!("misleading: {told}")),
+                "{rule}: {told_of}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (rule, told) in [
+            (
+                "0 0/90 * * * *",
+                "`0/90`: a step needs `*` or a range before it; here it would mean 0 only",
+            ),
+            (
+                "0 5/15 * * * *",
+                "`5/15`: a step needs `*` or a range before it: `5-59/15`",
+            ),
+            ("0 */0 * * * *", "`*/0`: a step is a number, at least 1"),
+            ("0 /5 * * * *", "`/5`: minutes go from 0 to 59"),
+            ("0 60 * * * *", "`60`: minutes go from 0 to 59"),
+            ("0 0 24 * * *", "`24`: hours go from 0 to 23"),
+            ("0 0 0 0 * *", "`0`: days of the month go from 1 to 31"),
+            (
+                "0 0 0 1 1jan *",
+                "`1jan`: months go from 1 to 12, or from jan to dec",
+            ),
+            ("0 mon 0 * * *", "`mon`: minutes go from 0 to 59"),
+            (
+                "0 0 0 * * monday",
+                "`monday`: days of the week go from 0 to 7, or from sun to sat",
+            ),
+            (
+                "0 0 22-2 * * *",
+                "`22-2`: the range goes backwards; write `22-23,0-2`",
+            ),
+            ("0 0 0 * * L", "`L`: the last of which day of the week?"),
+            (
+                "0 0 0 * * 5#6",
+                "`5#6`: after `#` comes a number from 1 to 5",
+            ),
+            ("0 0 L * * *", "`L`: hours go from 0 to 23"),
+            ("0 0 ? * * *", "`?`: hours go from 0 to 23"),
+            ("0 0 0 L,LW * *", "`L,LW`: `L` and `LW` do not go together"),
+            (
+                "0 0 0 * * +mon",
+                "`+mon`: `+` joins a day of the week to a day of the month",
+            ),
+            ("0 *,5 * * * *", "`*`: `*` stands alone"),
+            ("0 1,,2 * * * *", "a list has an empty item"),
+            ("0 -5 * * * *", "`-5`: minutes go from 0 to 59"),
+            ("@daily", "it has one field"),
+            ("0 0 0 1 1 * 2030", "it has 7 fields"),
+        ] {
+            let told_of = fault(rule);
+            assert!(
+                told_of.starts_with(&format!("syntax: {told}")),
+                "{rule}: {told_of}"
+            );
+        }
+    }
+
+    fn days(rule: &str, from: &str, until: &str) -> Vec<String> {
+        let fields = Fields::read(rule).unwrap();
+        let (from, until): (NaiveDate, NaiveDate) = (from.parse().unwrap(), until.parse().unwrap());
+        let found: Vec<NaiveDate> = from
+            .iter_days()
+            .take_while(|day| *day <= until)
+            .filter(|day| fields.is_day(*day))
+            .collect();
+        // The searches find the same days, in both directions.
+        let mut forth = Vec::new();
+        let mut day = fields.day_from(from);
+        while let Some(next) = day.filter(|day| *day <= until) {
+            forth.push(next);
+            day = fields.day_from(next.succ_opt().unwrap());
+        }
+        let mut back = Vec::new();
+        let mut day = fields.day_until(until);
+        while let Some(last) = day.filter(|day| *day >= from) {
+            back.insert(0, last);
+            day = fields.day_until(last.pred_opt().unwrap());
+        }
+        assert_eq!((&forth, &back), (&found, &found), "{rule}");
+        found
+            .iter()
+            .map(|day| day.format("%m-%d %a").to_string())
+            .collect()
+    }
+
+    #[test]
+    fn days_are_those_of_the_table() {
+        let of = |rule| days(rule, "2026-02-01", "2026-03-31");
+        assert_eq!(of("0 0 0 L * *"), ["02-28 Sat", "03-31 Tue"]);
+        assert_eq!(of("0 0 0 LW * *"), ["02-27 Fri", "03-31 Tue"]);
+        assert_eq!(of("0 0 0 15W * *"), ["02-16 Mon", "03-16 Mon"]);
+        assert_eq!(of("0 0 0 1W * *"), ["02-02 Mon", "03-02 Mon"]);
+        assert_eq!(of("0 0 0 * * fri#2"), ["02-13 Fri", "03-13 Fri"]);
+        assert_eq!(of("0 0 0 * * 5L"), ["02-27 Fri", "03-27 Fri"]);
+        assert_eq!(of("0 0 0 * * 5#L"), ["02-27 Fri", "03-27 Fri"]);
+        assert_eq!(of("0 0 0 * * sun#1"), ["02-01 Sun", "03-01 Sun"]);
+        assert_eq!(of("0 0 0 * * 7#1"), ["02-01 Sun", "03-01 Sun"]);
+        assert_eq!(of("0 0 0 13 * +fri"), ["02-13 Fri", "03-13 Fri"]);
+        assert_eq!(of("0 0 0 13 feb fri").len(), 4, "either");
+        assert_eq!(of("0 0 0 ? feb sat-sun").len(), 8);
+        assert_eq!(of("0 0 0 ? feb 6,7").len(), 8);
+        assert_eq!(of("0 0 0 */15 * ?").len(), 5);
+        assert_eq!(of("0 0 0 30 2 *"), [""; 0]);
+        assert_eq!(days("0 0 0 29 2 +mon", "2026-01-01", "2060-12-31").len(), 1);
+    }
+
+    #[test]
+    fn what_may_be_taken_for_something_else_is_noted() {
+        let notes = |rule| Fields::read(rule).unwrap().notes;
+        assert!(
+            notes("0 0 0 13 * fri")[0]
+                .contains("(`13`) or the day of the week (`fri`): write `+fri`")
+        );
+        assert!(notes("0 0 0 */2 * *")[0].contains("from the first of every month anew"));
+        assert_eq!(notes("0 0 0 13 * +fri"), [""; 0]);
+        assert_eq!(notes("0 */15 8-17 * * mon-fri"), [""; 0]);
+    }
+
+    #[test]
+    fn a_star_in_hours_or_minutes_makes_an_interval() {
+        let is_interval = |rule| Fields::read(rule).unwrap().is_interval;
+        for rule in [
+            "* * * * *",
+            "0 */2 * * *",
+            "*/15 2 * * *",
+            "*/20,50 2 * * *",
+        ] {
+            assert!(is_interval(rule), "{rule}");
+        }
+        for rule in [
+            "30 2 * * *",
+            "0,30 2 * * *",
+            "0-45/15 1-3 * * *",
+            "*/10 30 2 * * *",
+            "0 0-23 * * *",
+        ] {
+            assert!(!is_interval(rule), "{rule}");
+        }
+    }
+}
