@@ -4,7 +4,7 @@ use super::{
     Client, Task,
     error::{ClientError, Result},
 };
-use crate::store::{FileContent, ScheduleRequest};
+use crate::store::{FileContent, ScheduleRequest, Session};
 use chrono::{DateTime, Utc};
 use rework_plugin::finite::to_json;
 use serde::Serialize;
@@ -170,10 +170,11 @@ impl<'t> Schedule<'t> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        let mut session = self.connection.map(Session::theirs);
         let id = self
             .client
             .store()
-            .task_schedule(&self.request, self.connection)
+            .task_schedule(&self.request, session.as_mut())
             .await?;
         Ok(self.client.task(id))
     }

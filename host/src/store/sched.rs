@@ -1,6 +1,9 @@
 //! Schedules: prepared operations, and the one place where they fire.
 
-use super::{Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused};
+use super::{
+    Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused,
+    session::Session,
+};
 use crate::model::{
     ScheduleId, TaskId, input,
     moment::Now,
@@ -8,7 +11,6 @@ use crate::model::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 /// A schedule to be written.
 #[derive(Debug, Clone, Default)]
@@ -175,7 +177,7 @@ impl Store {
 
     async fn sched_insert(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         operation: &Resolved,
         schedule: &NewSchedule,
     ) -> Result<ScheduleId> {
