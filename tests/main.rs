@@ -11,6 +11,7 @@ mod abi;
 mod abort;
 mod claim;
 mod cli;
+mod connections;
 mod crash;
 mod doctor;
 mod drop_in;
