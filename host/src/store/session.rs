@@ -160,9 +160,6 @@ struct State {
 
 /// Sets what the statements of ours rely on.
 pub(super) async fn settle_only(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // First of all, and alone: some limits are short.
-    let limits = "set statement_timeout = 0; set lock_timeout = 0";
-    sqlx::raw_sql(limits).execute(&mut *connection).await?;
     let (names, values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
     sqlx::query_scalar!(
         r#"select count(set_config(w.name, w.value, false)) as "count!"
