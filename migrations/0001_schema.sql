@@ -2,8 +2,6 @@
 -- delayed, claim, attempt, file, log), schedules, processes (monitor, worker). The functions and views
 -- that any language may use follow in 0002 and 0003: schedule(), task_abort(), task_view, log_line.
 
-create schema if not exists rework;
-
 -- ---------------------------------------------------------------------------------------- code
 
 create table rework.plugin (

@@ -50,24 +50,26 @@ $$;
 create function rework.rfc3339(t timestamptz)
 returns text
 language sql immutable
-as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '\.?0+$', '') || 'Z' $$;
+as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '[.]?0+$', '') || 'Z' $$;
 
 -- A datetime as the client reads it: a date, or a date and a time, of the years 1 to 9999; without an
 -- offset it is UTC. Null: it is none. (A cast alone takes `now`, `infinity`, `24:00` and `(today)` as
--- well, and the session's zone.)
+-- well, and the session's zone.) No pattern has a backslash: what that means in a literal depends on the
+-- caller's standard_conforming_strings.
 create function rework.datetime(said text)
 returns timestamptz
 language plpgsql immutable
 as $$
 declare
     -- More digits are cut, where a cast would round.
-    clock text := regexp_replace(said, '(\.\d{6})\d+', '\1');
-    time_of_day constant text := '([01]?\d|2[0-3]):[0-5]?\d(:[0-5]?\d(\.\d+)?)?';
+    clock text := regexp_replace(said, '([.][0-9]{6})[0-9]+', E'\\1');
+    time_of_day constant text := '([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]+)?)?';
     read timestamptz;
 begin
-    if clock ~* ('^\s*\d{4}-\d\d?-\d\d?([t ]' || time_of_day || ')?\s*$') then
+    if clock ~* ('^[[:space:]]*[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?([t ]' || time_of_day || ')?[[:space:]]*$') then
         read := clock::timestamp at time zone 'UTC';
-    elsif clock ~* ('^\s*\d{4}-\d\d?-\d\d?[t ]' || time_of_day || '\s*(z|[+-](0\d|1[0-5]):?[0-5]\d)\s*$') then
+    elsif clock ~* ('^[[:space:]]*[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?[t ]' || time_of_day
+                     || '[[:space:]]*(z|[+-](0[0-9]|1[0-5]):?[0-5][0-9])[[:space:]]*$') then
         read := clock::timestamptz;
     end if;
     return case when read between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then read end;

@@ -12,6 +12,7 @@ mod abort;
 mod claim;
 mod cli;
 mod clocks;
+mod connections;
 mod crash;
 mod doctor;
 mod drop_in;

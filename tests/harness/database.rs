@@ -19,6 +19,9 @@ pub(crate) fn cluster_directory() -> PathBuf {
     )
 }
 
+/// Whoever is a member of this role may log in without further ado.
+pub(crate) const ROLES: &str = "rework_tests";
+
 fn cluster() -> &'static Cluster {
     static RUNNING: OnceLock<(Cluster, Lease)> = OnceLock::new();
     let (cluster, _) = RUNNING.get_or_init(|| {
@@ -38,6 +41,16 @@ fn cluster() -> &'static Cluster {
         for setting in ["fsync = off", "max_wal_size = '256MB'"] {
             run_psql(&cluster.url(), &format!("alter system set {setting}"))
                 .expect("the cluster is ours");
+        }
+        let roles = format!(
+            "do $$ begin create role {ROLES}; exception when duplicate_object then null; end $$"
+        );
+        run_psql(&cluster.url(), &roles).expect("the cluster is ours");
+        let rules = cluster_directory().join("data/pg_hba.conf");
+        let first = format!("local all +{ROLES} trust\n");
+        let known = std::fs::read_to_string(&rules).expect("a cluster has rules");
+        if !known.starts_with(&first) {
+            std::fs::write(&rules, first + &known).expect("the cluster is ours");
         }
         run_psql(&cluster.url(), "select pg_reload_conf()").expect("the cluster is ours");
         (cluster, lease)
@@ -111,6 +124,22 @@ impl Database {
     pub(crate) fn url(&self) -> String {
         let url = cluster().url();
         format!("{}/{}", url.trim_end_matches("/postgres"), self.name)
+    }
+
+    /// The Unix socket of its server.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let url = cluster().url();
+        let port = url
+            .rsplit_once("/postgres")
+            .and_then(|(server, _)| server.rsplit_once(':'))
+            .map(|(_, port)| port)
+            .expect("the URL of a cluster has a port");
+        cluster_directory().join(format!(".s.PGSQL.{port}"))
+    }
+
+    /// How clients find it through a proxy of its server.
+    pub(crate) fn url_by_tcp(&self, port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/{}", self.name)
     }
 
     /// What psql prints for a statement, unadorned; panics if it fails.

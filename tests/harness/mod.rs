@@ -4,15 +4,17 @@ mod database;
 mod fake;
 mod linked;
 mod plugins;
+mod proxy;
 mod rework;
 mod sdk;
 mod versions;
 mod wait;
 
-pub(crate) use database::Database;
+pub(crate) use database::{Database, ROLES};
 pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use linked::linked;
 pub(crate) use plugins::{hello, misbehaving, misbehaving_aborts, report, standalone};
+pub(crate) use proxy::Proxy;
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};
 pub(crate) use versions::{hello_version, place, with_texts};

@@ -12,6 +12,7 @@ mod format;
 mod monitor;
 mod operate;
 mod operations;
+mod outage;
 mod output;
 mod plugins;
 mod schedule;

@@ -4,6 +4,7 @@ use super::{
     args::ScheduleArgs,
     exit::{Failure, Result},
     files::read,
+    outage::{patiently, told},
     output,
 };
 use crate::{
@@ -66,7 +67,7 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     };
     let goes_on = format!("it goes on; see `rework show-task {} --json`", task.id());
     let joined = tokio::select! {
-        joined = join => joined,
+        joined = told(&client, join) => joined,
         _ = tokio::signal::ctrl_c() => {
             let interrupted = format!("interrupted while task {} was waited for", task.id());
             return Err(Failure::new(interrupted).hint(goes_on));
@@ -90,7 +91,7 @@ async fn note_waits(client: &Client, task: TaskId) -> Result<()> {
 
 /// `task 7 failed: error: not an integer`
 async fn ended(task: &Task, state: TaskState) -> Result<String> {
-    let why = task.error().await?;
+    let why = patiently(async || task.error().await).await?;
     Ok(match why {
         Some(why) => format!("task {} {state}: {why}", task.id()),
         None => format!("task {} {state}", task.id()),
@@ -99,7 +100,7 @@ async fn ended(task: &Task, state: TaskState) -> Result<String> {
 
 /// JSON on one line, raw bytes as they are, nothing if there is none.
 async fn print_output(task: &Task) -> Result<()> {
-    print_payload(task.output_payload().await?)
+    print_payload(patiently(async || task.output_payload().await).await?)
 }
 
 pub(super) fn print_payload(payload: Payload) -> Result<()> {

@@ -5,6 +5,7 @@ use super::{
     exit::{Failure, Result},
     format,
     operations::note_unknown,
+    outage::perhaps_patiently,
     output,
     schedule::print_payload,
 };
@@ -218,9 +219,12 @@ pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
     let mut collected = Vec::new();
     loop {
         // The state first: lines are written before, or with, the end of their task.
-        let state = task.state().await?;
+        let state = perhaps_patiently(args.watch, async || task.state().await).await?;
         loop {
-            let rows = client.log_lines(args.id, after, 1000).await?;
+            let rows = perhaps_patiently(args.watch, async || {
+                client.log_lines(args.id, after, 1000).await
+            })
+            .await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
             for row in rows.into_iter().filter(|row| is_wanted(row, args.level)) {
@@ -235,7 +239,7 @@ pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
             if args.json {
                 return output::json(&collected);
             }
-            return print_error(&task, state).await;
+            return print_error(&task, state, args.watch).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -246,12 +250,12 @@ fn is_wanted(row: &LogRow, level: Option<u8>) -> bool {
 }
 
 /// A failed task's error comes last.
-async fn print_error(task: &Task, state: TaskState) -> Result<()> {
+async fn print_error(task: &Task, state: TaskState, is_patient: bool) -> Result<()> {
     if !matches!(state, TaskState::Failed | TaskState::Aborted) {
         return Ok(());
     }
-    let report = task.report().await?;
-    if let Some(error) = task.error().await? {
+    let report = perhaps_patiently(is_patient, async || task.report().await).await?;
+    if let Some(error) = perhaps_patiently(is_patient, async || task.error().await).await? {
         output::line(&error)?;
     }
     if let Some(location) = &report.detail.location {

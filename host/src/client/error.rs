@@ -87,6 +87,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the database could not be asked, so that the same question may be answered later.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_disconnect())
+    }
+
     /// What the reader can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -88,6 +88,12 @@ impl Client {
         Ok(self.store().schema_drop().await?)
     }
 
+    /// Changes when the database stops answering while tasks are waited for, to the reason, and to
+    /// `None` when it answers again. The waits go on meanwhile.
+    pub fn outages(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.inner.watch.outages()
+    }
+
     /// Ends the connections.
     pub async fn close(&self) {
         self.inner.store.close().await;

@@ -4,7 +4,7 @@ use super::{
     Client, Task,
     error::{ClientError, Result},
 };
-use crate::store::{FileContent, ScheduleRequest};
+use crate::store::{FileContent, ScheduleRequest, Session};
 use chrono::{DateTime, Utc};
 use rework_plugin::finite::to_json;
 use serde::Serialize;
@@ -176,10 +176,11 @@ impl<'t> Schedule<'t> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        let mut session = self.connection.map(Session::theirs);
         let queued = self
             .client
             .store()
-            .task_queue(&self.request, self.connection)
+            .task_queue(&self.request, session.as_mut())
             .await?;
         Ok(Task::queued(self.client, queued))
     }

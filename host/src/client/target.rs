@@ -44,7 +44,7 @@ impl Target {
             Some(cluster) => {
                 let lease = cluster.ensure_running()?;
                 Ok(Self {
-                    options: cluster.url().parse()?,
+                    options: ConnectOptions::of_own_server(&cluster.url())?,
                     embedded: Some((cluster, lease)),
                 })
             }

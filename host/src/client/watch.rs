@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The pause between two looks doubles from this
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -43,6 +43,8 @@ struct Waiter {
 pub(super) struct Watch {
     store: Store,
     waiters: std::sync::Mutex<Option<mpsc::UnboundedSender<Waiter>>>,
+    /// Why the database does not answer, while it does not.
+    outage: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Watch {
@@ -50,6 +52,7 @@ impl Watch {
         Self {
             store,
             waiters: std::sync::Mutex::new(None),
+            outage: Arc::new(watch::Sender::new(None)),
         }
     }
 
@@ -70,6 +73,11 @@ impl Watch {
         }
     }
 
+    /// Says why the database does not answer while somebody waits, and when it does again.
+    pub(super) fn outages(&self) -> watch::Receiver<Option<String>> {
+        self.outage.subscribe()
+    }
+
     fn hand_over(&self, waiter: Waiter) {
         let mut waiters = self.waiters.lock().expect("no holder of this lock panics");
         let waiter = match waiters.as_ref() {
@@ -83,7 +91,8 @@ impl Watch {
         let (sender, arrivals) = mpsc::unbounded_channel();
         sender.send(waiter).expect("the receiver is still here");
         *waiters = Some(sender);
-        tokio::spawn(LookOut::new(self.store.clone(), arrivals).run());
+        let outage = Arc::clone(&self.outage);
+        tokio::spawn(LookOut::new(self.store.clone(), arrivals, outage).run());
     }
 }
 
@@ -95,10 +104,15 @@ struct LookOut {
     pause: Duration,
     bell: Option<Bell>,
     listen_at: Instant,
+    outage: Arc<watch::Sender<Option<String>>>,
 }
 
 impl LookOut {
-    fn new(store: Store, arrivals: mpsc::UnboundedReceiver<Waiter>) -> Self {
+    fn new(
+        store: Store,
+        arrivals: mpsc::UnboundedReceiver<Waiter>,
+        outage: Arc<watch::Sender<Option<String>>>,
+    ) -> Self {
         Self {
             store,
             arrivals,
@@ -106,6 +120,7 @@ impl LookOut {
             pause: FIRST_PAUSE,
             bell: None,
             listen_at: Instant::now() + LISTEN_AFTER,
+            outage,
         }
     }
 
@@ -205,9 +220,19 @@ impl LookOut {
             return;
         }
         let states: HashMap<TaskId, TaskState> = match self.store.task_states(&tasks).await {
-            Ok(states) => states.into_iter().collect(),
+            Ok(states) => {
+                self.outage
+                    .send_if_modified(|outage| outage.take().is_some());
+                states.into_iter().collect()
+            }
             // The server is away for a moment; a wait survives that.
-            Err(error) if error.is_disconnect() => return,
+            Err(error) if error.is_disconnect() => {
+                let was_known = self.outage.borrow().is_some();
+                if !was_known {
+                    self.outage.send_replace(Some(error.to_string()));
+                }
+                return;
+            }
             Err(error) => {
                 let error = Arc::new(error);
                 for waiter in self.waiting.drain(..) {

@@ -4,13 +4,13 @@ use super::{
     Store,
     error::Result,
     plugin::{deploy, lock_deployments},
+    session::Session,
 };
 use crate::model::{
     input::sha256,
     plugin::{short_hash, title},
 };
 use miniz_oxide::{deflate::compress_to_vec, inflate::decompress_to_vec_with_limit};
-use sqlx::{Connection, PgConnection};
 
 /// Size of a chunk, so that no value of the database is huge.
 const CHUNK: usize = 1 << 20;
@@ -108,7 +108,7 @@ impl PackedPlugin {
     }
 
     /// Stores them for other hosts; what was stored of the plugin before is replaced.
-    pub(super) async fn save(&self, connection: &mut PgConnection, plugin: i32) -> Result<()> {
+    pub(super) async fn save(&self, connection: &mut Session<'_>, plugin: i32) -> Result<()> {
         sqlx::query!(
             "delete from rework.plugin_content where plugin = $1",
             plugin
@@ -123,6 +123,7 @@ impl PackedPlugin {
         )
         .execute(&mut *connection)
         .await?;
+        connection.sends(CHUNK);
         for (number, chunk) in self.compressed.chunks(CHUNK).enumerate() {
             sqlx::query!(
                 "insert into rework.plugin_content_chunk (plugin, chunk, content)
@@ -208,8 +209,7 @@ impl Store {
         domains: &[String],
     ) -> Result<usize> {
         let path = offer.path();
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         lock_deployments(&mut transaction).await?;
         let offered = sqlx::query!(
             r#"select f.operation as "operation!", f.plugin_operation as "plugin_operation!"

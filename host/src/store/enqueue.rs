@@ -1,10 +1,9 @@
 //! Queuing tasks whose input has been checked: one, or many in one statement.
 
-use super::{Document, FileContent, Store, StoreError, error::Result};
+use super::{Document, FileContent, Store, StoreError, error::Result, session::Session};
 use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 /// A task to queue, its input already checked against the specs.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +75,30 @@ impl Enqueue {
         }
         files
     }
+
+    /// About so many bytes are sent for it, besides its files.
+    fn bytes(&self) -> usize {
+        let json = [&self.input, &self.metadata].into_iter().flatten();
+        let json: usize = json.map(json_length).sum();
+        json + self.raw_in_row().map_or(0, <[u8]>::len)
+    }
+}
+
+/// The length of a document as text.
+fn json_length(document: &Value) -> usize {
+    struct Length(usize);
+    impl std::io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, document).expect("every document can be written");
+    length.0
 }
 
 impl Store {
@@ -92,10 +115,11 @@ impl Store {
     /// Queues a task in the caller's transaction.
     pub async fn task_enqueue_in(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         operation: OperationId,
         task: &Enqueue,
     ) -> Result<Queued> {
+        connection.sends(task.bytes());
         let queued = sqlx::query!(
             r#"select task_id as "id!", is_new as "is_new!"
                  from rework.task_enqueue(
@@ -140,7 +164,7 @@ impl Store {
     /// what stands for them.)
     async fn check_known(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         known: TaskId,
         key: &str,
         files: &[FileContent],
@@ -169,7 +193,7 @@ impl Store {
     /// each other in one statement.
     pub async fn task_enqueue_many_in(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         tasks: &[(OperationId, Enqueue)],
     ) -> Result<Vec<Queued>> {
         let mut queued = Vec::with_capacity(tasks.len());
@@ -190,7 +214,7 @@ impl Store {
     /// Queues tasks without keys in one statement.
     async fn task_enqueue_plain(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         tasks: &[(OperationId, Enqueue)],
     ) -> Result<Vec<TaskId>> {
         fn column<'t, T>(
@@ -199,6 +223,7 @@ impl Store {
         ) -> Vec<T> {
             tasks.iter().map(|(_, task)| of(task)).collect()
         }
+        connection.sends(tasks.iter().map(|(_, task)| task.bytes()).sum());
         let operations: Vec<i32> = tasks.iter().map(|(operation, _)| operation.0).collect();
         let ids = sqlx::query_scalar!(
             r#"select id as "id!"

@@ -39,6 +39,14 @@ pub enum StoreError {
     /// A migration failed; nothing of it remains.
     #[error("could not migrate the schema")]
     Migrate(#[source] Box<sqlx::migrate::MigrateError>),
+    /// The database, or the role, is not fit for what was asked; nothing has been written.
+    #[error("{message}")]
+    Unfit {
+        /// What is missing.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// A rule of the schema's functions refused it.
     #[error("{message}")]
     Refused {
@@ -95,13 +103,26 @@ impl StoreError {
             Self::SchemaOld { .. } => Some("run `rework init-db` to migrate it".to_owned()),
             Self::SchemaNew { .. } => Some("use the newer rework that migrated it".to_owned()),
             Self::Refused { hint, .. } => hint.clone(),
+            Self::Unfit { hint, .. } => Some(hint.clone()),
             Self::Connect { .. } => {
                 Some("is the server running, and are host, user and database right?".to_owned())
             }
             Self::Url(_) => {
                 Some("it looks like postgres://user:password@host:5432/database".to_owned())
             }
-            Self::Migrate(_) | Self::Query(_) => None,
+            Self::Query(error) => match error.as_database_error()?.code()?.as_ref() {
+                "25006" => Some(
+                    "the server is a standby, or has been made read-only: name the one that accepts writes"
+                        .to_owned(),
+                ),
+                "42501" => Some(
+                    "the owner of schema rework may grant it: `grant usage on schema rework to ROLE; grant \
+                     all on all tables in schema rework to ROLE`"
+                        .to_owned(),
+                ),
+                _ => None,
+            },
+            Self::Migrate(_) => None,
         }
     }
 
@@ -163,6 +184,14 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let error = match error {
+            // One of ours, carried through the driver's interfaces.
+            sqlx::Error::Configuration(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => return *ours,
+                Err(inner) => sqlx::Error::Configuration(inner),
+            },
+            error => error,
+        };
         if let sqlx::Error::Database(database) = &error {
             let code = database.code().unwrap_or_default();
             if code.starts_with("RW") {

@@ -1,6 +1,6 @@
 //! Contents beside a task: file fields, and raw payloads too large for its row.
 
-use super::{Store, error::Result};
+use super::{Store, error::Result, session::Session};
 use crate::model::{TaskId, Token, input::sha256};
 
 /// Size of a chunk, so that no value of the database is huge.
@@ -31,11 +31,12 @@ impl Store {
     /// Stores contents of a task within the caller's transaction, replacing those of the same name.
     pub async fn file_save(
         &self,
-        connection: &mut sqlx::PgConnection,
+        connection: &mut Session<'_>,
         task: TaskId,
         direction: &str,
         files: &[FileContent],
     ) -> Result<()> {
+        connection.sends(CHUNK);
         for file in files {
             let sha256 = sha256(&file.content);
             sqlx::query!(

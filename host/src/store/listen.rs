@@ -1,9 +1,16 @@
 //! Waking up: what the database tells whoever listens. It makes us fast, never right.
 
-use super::{Store, error::Result};
+use super::{Store, error::Result, pool::Pool, session::accepts_writes};
 use crate::model::TaskId;
-use sqlx::postgres::PgListener;
-use std::time::{Duration, Instant};
+use sqlx::{
+    Acquire,
+    postgres::{PgListener, PgNotification},
+};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
 
 /// Something that happened in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,35 +29,99 @@ pub enum Notification {
     Reconnected,
 }
 
-/// A connection that only listens.
+/// After so much silence a connection that listens has to prove that it hears.
+const PROOF_EVERY: Duration = Duration::from_secs(5);
+/// And the proof may take so long.
+const PROOF_LIMIT: Duration = Duration::from_secs(3);
+
+/// A connection that only listens. It ends with the first error: what it would have heard since the
+/// connection was lost is unknown, so whoever listens starts anew.
+#[derive(Debug)]
+struct Ear {
+    listener: PgListener,
+    pool: Pool,
+    distrusted: watch::Receiver<u64>,
+}
+
+impl Ear {
+    async fn new(pool: &Pool, channels: &[&str]) -> Result<Self> {
+        let distrusted = pool.distrusted();
+        let mut listener = PgListener::connect_with(&pool.of_driver().await?).await?;
+        listener.eager_reconnect(false);
+        let listening = listener.listen_all(channels.iter().copied());
+        match tokio::time::timeout(PROOF_LIMIT, listening).await {
+            Ok(listening) => listening?,
+            Err(_) => return Err(lost("the server did not answer").into()),
+        }
+        Ok(Self {
+            listener,
+            pool: pool.clone(),
+            distrusted,
+        })
+    }
+
+    /// The next notification.
+    async fn next(&mut self) -> Result<PgNotification> {
+        loop {
+            tokio::select! {
+                heard = self.listener.try_recv() => {
+                    return Ok(heard?.ok_or_else(|| lost("the connection was lost"))?);
+                }
+                // Others have found out that the server is not what it was.
+                _ = self.distrusted.changed() => return Err(lost("the server is not the same").into()),
+                () = tokio::time::sleep(PROOF_EVERY) => self.prove().await?,
+            }
+        }
+    }
+
+    /// Finds out whether anything would be heard: the server answers on this connection, and is one
+    /// that is written to.
+    async fn prove(&mut self) -> Result<()> {
+        let proof = async { accepts_writes(self.listener.acquire().await?).await };
+        let told = match tokio::time::timeout(PROOF_LIMIT, proof).await {
+            Ok(Ok(true)) => return Ok(()),
+            Ok(Ok(false)) => "the server does not accept writes any more",
+            Ok(Err(_)) => "the connection was lost",
+            Err(_) => "the server is silent",
+        };
+        self.pool.distrust();
+        Err(lost(told).into())
+    }
+}
+
+fn lost(told: &str) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        told.to_owned(),
+    ))
+}
+
+/// Hears all that a monitor wants to hear.
 #[derive(Debug)]
 pub struct Listener {
-    listener: PgListener,
+    ear: Ear,
 }
 
 impl Store {
     /// Listens to everything a monitor wants to hear.
     pub async fn listen(&self) -> Result<Listener> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener
-            .listen_all([
-                "rework_ready",
-                "rework_abort",
-                "rework_catalog",
-                "rework_worker",
-                "rework_sched",
-            ])
-            .await?;
-        Ok(Listener { listener })
+        let channels = [
+            "rework_ready",
+            "rework_abort",
+            "rework_catalog",
+            "rework_worker",
+            "rework_sched",
+        ];
+        let ear = Ear::new(&self.pool, &channels).await?;
+        Ok(Listener { ear })
     }
 }
 
 impl Listener {
-    /// The next notification. Reconnects by itself; an error means that it could not.
+    /// The next notification; an error means that the connection is lost or proved nothing, and that
+    /// nothing more is heard.
     pub async fn next(&mut self) -> Result<Notification> {
-        let Some(notification) = self.listener.try_recv().await? else {
-            return Ok(Notification::Reconnected);
-        };
+        let notification = self.ear.next().await?;
         Ok(match notification.channel() {
             "rework_abort" => Notification::Abort(notification.payload().parse().ok()),
             "rework_catalog" => Notification::Catalog,
@@ -66,7 +137,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Bell {
     store: Store,
-    listener: PgListener,
+    ear: Ear,
     waiter: i64,
     renewed: Instant,
 }
@@ -79,8 +150,7 @@ const WAITER_RENEWAL: Duration = Duration::from_secs(10);
 impl Store {
     /// From now on this client is told when tasks begin, end or go.
     pub async fn bell(&self) -> Result<Bell> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.listen("rework_task").await?;
+        let ear = Ear::new(&self.pool, &["rework_task"]).await?;
         let waiter = sqlx::query_scalar!(
             "insert into rework.waiter (until)
              values (clock_timestamp() + $1 * interval '1 second') returning id",
@@ -90,7 +160,7 @@ impl Store {
         .await?;
         Ok(Bell {
             store: self.clone(),
-            listener,
+            ear,
             waiter,
             renewed: Instant::now(),
         })
@@ -98,12 +168,10 @@ impl Store {
 }
 
 impl Bell {
-    /// Waits until something has happened: to these tasks, or (`None`) to any.
+    /// Waits until something has happened: to these tasks, or (`None`) to any. An error means that
+    /// nothing more is heard.
     pub async fn next(&mut self) -> Result<Option<Vec<TaskId>>> {
-        let Some(notification) = self.listener.try_recv().await? else {
-            // The connection was lost and is back.
-            return Ok(None);
-        };
+        let notification = self.ear.next().await?;
         let payload = notification.payload();
         let ids: Result<Vec<i64>, _> = payload.split(',').map(str::parse).collect();
         Ok(ids.ok().map(|ids| ids.into_iter().map(TaskId).collect()))

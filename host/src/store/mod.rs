@@ -16,11 +16,17 @@ mod listing;
 mod log;
 mod monitor;
 mod operation;
+mod parameter;
+mod passfile;
 mod plugin;
 mod pool;
 mod sched;
 mod schedule;
 mod schema;
+mod server;
+mod service;
+mod session;
+mod silence;
 mod task;
 mod url;
 mod version;
@@ -45,6 +51,7 @@ pub use sched::{
     DatabaseClock, NewSchedule, SchedulePlan, SchedulePlans, ScheduleRow, ScheduledFire,
 };
 pub use schedule::ScheduleRequest;
+pub use session::Session;
 pub use task::{AttemptRow, BatchRow, InputRow, OutputRow, TaskDetail};
 pub use version::{PluginRow, RollbackRow, VersionRow};
 pub use worker::{WorkerRow, WorkerSave};

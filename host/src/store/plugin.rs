@@ -1,8 +1,7 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
-use super::{PackedPlugin, Store, StoreError, error::Result};
+use super::{PackedPlugin, Store, StoreError, error::Result, session::Session};
 use crate::model::plugin::{NewOperation, NewPlugin, title};
-use sqlx::{Connection, PgConnection};
 
 /// Where to register a plugin, and how.
 #[derive(Debug, Clone)]
@@ -45,8 +44,7 @@ impl Store {
         packed: Option<&PackedPlugin>,
     ) -> Result<Registered> {
         let Placement { host, path, .. } = placement;
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         // What takes long comes first: whoever waits for the lock keeps a connection.
         let plugin_id = plugin_save(&mut transaction, plugin).await?;
         if let Some(packed) = packed {
@@ -157,7 +155,7 @@ impl Live {
 
 /// What a host has of a plugin's operations now.
 async fn live_deployments(
-    connection: &mut PgConnection,
+    connection: &mut Session<'_>,
     plugin: &NewPlugin,
     host: &str,
 ) -> Result<Vec<Live>> {
@@ -209,7 +207,7 @@ fn comes_from_another(foreign: &[&Live], host: &str) -> StoreError {
 }
 
 /// The identity of an operation, for ever.
-async fn identity_save(connection: &mut PgConnection, operation: &NewOperation) -> Result<i32> {
+async fn identity_save(connection: &mut Session<'_>, operation: &NewOperation) -> Result<i32> {
     let id = sqlx::query_scalar!(
         "insert into rework.operation as o (domain, name) values ($1, $2)
          on conflict (domain, name) do update set name = excluded.name
@@ -225,7 +223,7 @@ async fn identity_save(connection: &mut PgConnection, operation: &NewOperation) 
 /// Lets a host run this version of an operation; answers whether it could run none before. What it
 /// ran before becomes history; the same version from the same file changes nothing.
 pub(super) async fn deploy(
-    connection: &mut PgConnection,
+    connection: &mut Session<'_>,
     operation: i32,
     version: i32,
     host: &str,
@@ -266,14 +264,14 @@ pub(super) async fn deploy(
 }
 
 /// One registration, rollback or adoption at a time: two would deadlock over the same operations.
-pub(super) async fn lock_deployments(connection: &mut PgConnection) -> Result<()> {
+pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
         .execute(connection)
         .await?;
     Ok(())
 }
 
-async fn plugin_save(connection: &mut PgConnection, plugin: &NewPlugin) -> Result<i32> {
+async fn plugin_save(connection: &mut Session<'_>, plugin: &NewPlugin) -> Result<i32> {
     let id = sqlx::query_scalar!(
         "insert into rework.plugin as p (hash, name, version, sdk, abi, rustc, target, panic, size)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -296,7 +294,7 @@ async fn plugin_save(connection: &mut PgConnection, plugin: &NewPlugin) -> Resul
 
 /// The immutable record of what this version says about an operation.
 async fn operation_save(
-    connection: &mut PgConnection,
+    connection: &mut Session<'_>,
     plugin: i32,
     operation: &NewOperation,
 ) -> Result<i32> {

@@ -2,6 +2,7 @@
 
 use super::{
     Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused,
+    session::Session,
 };
 use crate::model::{
     ScheduleId, TaskId, input,
@@ -10,7 +11,6 @@ use crate::model::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 use std::time::Instant;
 
 /// Seconds before its time by the database's clock at which a run is queued all the same; the task waits
@@ -216,7 +216,7 @@ impl Store {
 
     async fn sched_insert(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session<'_>,
         operation: &Resolved,
         schedule: &NewSchedule,
     ) -> Result<ScheduleId> {

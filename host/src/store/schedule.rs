@@ -1,7 +1,7 @@
 //! Scheduling in full: find the operation, check and complete the input, queue the task. The one
 //! path of every caller that speaks Rust: clients, the command line, and tasks that queue others.
 
-use super::{Enqueue, FileContent, Queued, Resolved, Result, Store, StoreError};
+use super::{Enqueue, FileContent, Queued, Resolved, Result, Session, Store, StoreError};
 use crate::{
     here,
     model::{OperationId, ScheduleId, TaskId, input, moment::Now},
@@ -9,7 +9,6 @@ use crate::{
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::Value;
-use sqlx::PgConnection;
 use std::collections::{HashMap, hash_map::Entry};
 
 /// A task that somebody wants. Also what a running task says when it queues another one.
@@ -76,7 +75,7 @@ impl Store {
     pub async fn task_schedule(
         &self,
         request: &ScheduleRequest,
-        connection: Option<&mut PgConnection>,
+        connection: Option<&mut Session<'_>>,
     ) -> Result<TaskId> {
         Ok(self.task_queue(request, connection).await?.id)
     }
@@ -85,7 +84,7 @@ impl Store {
     pub async fn task_queue(
         &self,
         request: &ScheduleRequest,
-        connection: Option<&mut PgConnection>,
+        connection: Option<&mut Session<'_>>,
     ) -> Result<Queued> {
         let operation = self.task_operation(request).await?;
         let task = checked(request, &operation)?;

@@ -3,7 +3,6 @@
 use super::{Store, error::Result, plugin::lock_deployments};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::Connection;
 
 /// A version of a plugin in a domain of a host, or a file that is refused there.
 #[derive(Debug, Clone, Serialize)]
@@ -163,8 +162,7 @@ impl Store {
         domain: &str,
         targets: &[(String, i32)],
     ) -> Result<Vec<u64>> {
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         lock_deployments(&mut transaction).await?;
         let mut counts = Vec::new();
         for (host, plugin) in targets {

@@ -1,0 +1,765 @@
+//! Between us and the database: URLs and the environment as libpq reads them, servers and roles that
+//! others have set up, connections that fall silent.
+
+use crate::harness::{Database, Monitor, Proxy, ROLES, Rework, hello, until};
+use serde_json::Value;
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A role of this test's own; dropped, with its rights, at the end.
+struct Role<'d> {
+    database: &'d Database,
+    name: String,
+}
+
+impl<'d> Role<'d> {
+    fn new(database: &'d Database, kind: &str) -> Self {
+        let name = format!("role_{kind}_{}", database.psql("select current_database()"));
+        database.psql(&format!("create role {name} login in role {ROLES}"));
+        Self { database, name }
+    }
+
+    fn url(&self) -> String {
+        let url = self.database.url();
+        url.replacen("postgres@", &format!("{}@", self.name), 1)
+    }
+
+    fn set(&self, settings: &[(&str, &str)]) {
+        for (name, value) in settings {
+            let set = format!("alter role {} set {name} = {value}", self.name);
+            self.database.psql(&set);
+        }
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        let drop = format!("drop owned by {0} cascade; drop role {0}", self.name);
+        if std::thread::panicking() {
+            return;
+        }
+        self.database.psql(&drop);
+    }
+}
+
+/// What psql prints for a statement of somebody else, or its complaint.
+fn psql(url: &str, environment: &[(&str, &str)], statement: &str) -> Result<String, String> {
+    let output = Command::new("psql")
+        .args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            url,
+            "-c",
+            statement,
+        ])
+        .envs(environment.iter().copied())
+        .output()
+        .expect("psql runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
+}
+
+#[test]
+fn every_form_of_a_url_leads_where_libpq_goes() {
+    let rework = Rework::new();
+    let (socket, name) = (
+        rework.database.socket(),
+        rework.database.psql("select current_database()"),
+    );
+    let directory = socket.parent().unwrap().to_str().unwrap().to_owned();
+    let encoded = directory.replace('/', "%2F");
+    let server_port = socket.extension().unwrap().to_str().unwrap().to_owned();
+    let proxy = Proxy::to(&socket);
+    let port = proxy.port();
+    let services = rework.directory().join("services");
+    fs::write(
+        &services,
+        format!("[jobs]\nhost={directory}\nport={server_port}\ndbname={name}\nuser=postgres\n"),
+    )
+    .unwrap();
+    let services = services.to_str().unwrap();
+    let mut forms = vec![
+        (
+            format!("postgres://postgres@127.0.0.1:{port}/{name}"),
+            vec![],
+        ),
+        (
+            format!("postgresql://postgres@localhost:{port}/{name}?sslmode=prefer"),
+            vec![],
+        ),
+        (
+            format!("postgres://p%6Fstgres@127.0.0.1:{port}/{name}?sslmode=allow"),
+            vec![],
+        ),
+        (
+            format!("postgres:///{name}?host=127.0.0.1&port={port}&user=postgres"),
+            vec![],
+        ),
+        (
+            format!("postgres:///?hostaddr=127.0.0.1&port={port}&user=postgres&dbname={name}"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@nowhere.invalid:{port}/{name}?hostaddr=127.0.0.1"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@127.0.0.1:1,127.0.0.1:{port}/{name}"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@{encoded}:{server_port}/{name}"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@/{name}?host={directory}&port={server_port}"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@{encoded}:{server_port}/{name}?sslmode=require"),
+            vec![],
+        ),
+        (
+            format!(
+                "postgres:///{name}?host=127.0.0.1,{directory}&port=1,{server_port}&user=postgres"
+            ),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@127.0.0.1:{port}/{name}?sslmode=require"),
+            vec![],
+        ),
+        (
+            format!(
+                "postgres://postgres@127.0.0.1:{port}/{name}?connect_timeout=5&application_name=a%20b"
+            ),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@127.0.0.1:{port}/{name}?target_session_attrs=read-write"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@127.0.0.1:{port}/{name}?options=-c%20work_mem%3D4MB"),
+            vec![],
+        ),
+        (
+            format!("postgres://postgres@127.0.0.1:{port}/{name}?options=-c%20nonsense%3D4MB"),
+            vec![],
+        ),
+        (format!("postgres://nobody@127.0.0.1:{port}/{name}"), vec![]),
+        (
+            "postgres://?service=jobs".to_owned(),
+            vec![("PGSERVICEFILE", services)],
+        ),
+        (
+            "postgres://".to_owned(),
+            vec![("PGSERVICEFILE", services), ("PGSERVICE", "jobs")],
+        ),
+        (
+            "postgres://?service=none".to_owned(),
+            vec![("PGSERVICEFILE", services)],
+        ),
+        (
+            format!("postgres://postgres@{encoded}:{server_port}/{name}"),
+            vec![
+                ("PGSSLMODE", "verify-full"),
+                ("PGOPTIONS", "-c work_mem=4MB"),
+            ],
+        ),
+    ];
+    let variables = port.to_string();
+    forms.push((
+        "postgresql://".to_owned(),
+        vec![
+            ("PGHOST", "127.0.0.1"),
+            ("PGPORT", &variables),
+            ("PGUSER", "postgres"),
+            ("PGDATABASE", &name),
+            ("PGSSLMODE", "disable"),
+        ],
+    ));
+    let by_ipv6 = Proxy::to_by_ipv6(&socket);
+    if let Some(proxy) = &by_ipv6 {
+        let port = proxy.port();
+        forms.push((format!("postgres://postgres@[::1]:{port}/{name}"), vec![]));
+        forms.push((
+            format!("postgres:///{name}?host=::1&port={port}&user=postgres"),
+            vec![],
+        ));
+        forms.push((
+            format!("postgres://postgres@/{name}?hostaddr=::1&port={port}"),
+            vec![],
+        ));
+    }
+    let mut connected = 0;
+    for (url, environment) in &forms {
+        let ours = rework
+            .command(&["list-tasks", url])
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let libpq = psql(url, environment, "select from rework.task");
+        assert_eq!(
+            ours.status.success(),
+            libpq.is_ok(),
+            "{url} {environment:?}: {ours:?} {libpq:?}"
+        );
+        connected += u32::from(libpq.is_ok());
+    }
+    assert!(
+        connected >= 18,
+        "{connected} of {} forms connected",
+        forms.len()
+    );
+}
+
+#[test]
+fn what_a_url_asks_for_is_done_or_refused_by_its_name() {
+    let rework = Rework::new();
+    let url = rework.database.url();
+    for (parameter, name) in [
+        ("keepalives_idle=10", "`keepalives_idle`"),
+        ("tcp_user_timeout=1000", "`tcp_user_timeout`"),
+        ("channel_binding=require", "`channel_binding`"),
+        ("require_auth=scram-sha-256", "`require_auth`"),
+        ("gssencmode=require", "`gssencmode`"),
+        ("target_session_attrs=standby", "`target_session_attrs`"),
+        ("options=-c%20statement_timeout%3D5s", "`statement_timeout`"),
+        ("nonsense=1", "`nonsense`"),
+    ] {
+        let told = rework.fails(1, &["list-tasks", &format!("{url}?{parameter}")]);
+        assert!(told.contains(name), "{parameter}: {told}");
+    }
+    let told = rework
+        .command(&["list-tasks"])
+        .env("PGCHANNELBINDING", "require")
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&told.stderr).contains("PGCHANNELBINDING"),
+        "{told:?}"
+    );
+    // A server that takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let begin = Instant::now();
+    let url = format!("postgres://postgres@127.0.0.1:{port}/x?connect_timeout=2");
+    let told = rework.fails(1, &["list-tasks", &url]);
+    assert!(told.contains("no answer within 2 s"), "{told}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn a_password_file_is_never_repeated() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let file = rework.directory().join("pgpass");
+    fs::write(&file, "localhost:5432:sekret-line\n*:*:*:*:sekret\\\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = rework.command(&["monitor"]);
+    command.env("PGPASSFILE", &file).env("RUST_LOG", "trace");
+    let monitor = rework.monitor_by(command);
+    let id = rework.schedule(&["noop"]);
+    rework.wait(&id, &["done"]);
+    let log = monitor.log();
+    assert!(
+        log.contains("claims tasks") && !log.contains("sekret"),
+        "{log}"
+    );
+}
+
+/// What a role can have by default that would break something.
+const HOSTILE: [(&str, &str); 22] = [
+    ("standard_conforming_strings", "off"),
+    ("backslash_quote", "off"),
+    ("default_transaction_deferrable", "on"),
+    ("\"DateStyle\"", "'German, DMY'"),
+    ("\"IntervalStyle\"", "'iso_8601'"),
+    ("\"TimeZone\"", "'Asia/Kolkata'"),
+    ("bytea_output", "'escape'"),
+    ("extra_float_digits", "-15"),
+    ("search_path", "''"),
+    ("client_encoding", "'LATIN1'"),
+    ("array_nulls", "off"),
+    ("transform_null_equals", "on"),
+    ("row_security", "off"),
+    ("check_function_bodies", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit_above_cost", "0"),
+    ("exit_on_error", "off"),
+    ("enable_indexscan", "off"),
+    ("synchronous_commit", "off"),
+    ("lc_numeric", "'C'"),
+    ("plpgsql.extra_errors", "'all'"),
+    ("default_text_search_config", "'pg_catalog.german'"),
+];
+
+/// Limits of a role that people may want for themselves.
+const LIMITS: [(&str, &str); 5] = [
+    ("statement_timeout", "'1ms'"),
+    ("lock_timeout", "'1ms'"),
+    ("idle_in_transaction_session_timeout", "'1ms'"),
+    ("idle_session_timeout", "'50ms'"),
+    ("default_transaction_read_only", "on"),
+];
+
+#[test]
+fn what_a_role_has_by_default_changes_nothing() {
+    for isolation in ["'repeatable read'", "serializable"] {
+        let rework = Rework::without_schema();
+        let role = Role::new(&rework.database, "hostile");
+        let name = rework.database.psql("select current_database()");
+        rework
+            .database
+            .psql(&format!("grant create on database {name} to {}", role.name));
+        role.set(&HOSTILE);
+        role.set(&LIMITS);
+        role.set(&[("default_transaction_isolation", isolation)]);
+        let url = role.url();
+        let ours = |arguments: &[&str]| {
+            let output = rework
+                .command(arguments)
+                .env("REWORK_DB", &url)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        ours(&["init-db"]);
+        ours(&["register-operations", hello().to_str().unwrap()]);
+        let mut command = rework.command(&["monitor", "--all-domains"]);
+        command.env("REWORK_DB", &url);
+        let monitor = rework.monitor_by(command);
+        // The caller's own session, with all but its limits.
+        let caller = Role::new(&rework.database, "caller");
+        rework
+            .database
+            .psql(&format!("grant {} to {}", role.name, caller.name));
+        caller.set(&HOSTILE);
+        caller.set(&[("default_transaction_isolation", isolation)]);
+        let mut ids: Vec<String> = (0..20)
+            .map(|_| ours(&["schedule", "add", "--input", r#"{"a": 1}"#]))
+            .collect();
+        for n in 0..20 {
+            let schedule = format!(r#"select rework.schedule('add', '{{"a": {n}}}')"#);
+            ids.push(psql(&caller.url(), &[], &schedule).unwrap());
+        }
+        for said in [
+            "2024-02-29",
+            "2024-2-29 1:02:03.1234567Z",
+            "2024-02-29T01:02+05:30",
+        ] {
+            let read = psql(
+                &caller.url(),
+                &[],
+                &format!("select rework.rfc3339(rework.datetime('{said}'))"),
+            );
+            let wanted = match said.len() {
+                10 => "2024-02-29T00:00:00Z",
+                26 => "2024-02-29T01:02:03.123456Z",
+                _ => "2024-02-28T19:32:00Z",
+            };
+            assert_eq!(read.as_deref(), Ok(wanted), "{said}");
+        }
+        for id in &ids {
+            until(
+                &format!("task {id}"),
+                || ours(&["list-tasks", "--json"]),
+                |rows| {
+                    let rows: Value = serde_json::from_str(rows).unwrap();
+                    let mut rows = rows.as_array().unwrap().iter();
+                    rows.any(|row| row["id"].as_i64() == id.parse().ok() && row["state"] == "done")
+                },
+            );
+        }
+        ours(&["log-task", &ids[0]]);
+        let log = monitor.log();
+        assert!(
+            !log.contains("ERROR") && !log.contains("could not serialize"),
+            "{log}"
+        );
+        assert_eq!(monitor.interrupt(), Some(0));
+        drop(caller);
+    }
+}
+
+#[test]
+fn a_task_is_queued_in_a_serializable_transaction() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&["--all-domains"]);
+    let id = rework
+        .database
+        .psql("begin isolation level serializable; select rework.schedule('noop'); commit");
+    rework.wait(&id, &["done"]);
+}
+
+#[test]
+fn init_db_has_nothing_to_do_for_a_role_without_rights() {
+    let rework = Rework::new();
+    let version = rework.ok(&["init-db"]);
+    let role = Role::new(&rework.database, "reader");
+    let told = rework.fails(1, &["init-db", &role.url()]);
+    assert!(
+        told.contains("may not use schema rework") && told.contains("grant usage"),
+        "{told}"
+    );
+    rework.database.psql(&format!(
+        "grant usage on schema rework to {0}; grant select on all tables in schema rework to {0}",
+        role.name
+    ));
+    assert_eq!(rework.ok(&["init-db", &role.url()]), version);
+}
+
+#[test]
+fn what_init_db_lacks_is_told_before_anything_is_written() {
+    let rework = Rework::without_schema();
+    let role = Role::new(&rework.database, "maker");
+    let relations = "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = 'rework'";
+    let told = rework.fails(1, &["init-db", &role.url()]);
+    assert!(
+        told.contains("may not create schema rework") && told.contains("hint: "),
+        "{told}"
+    );
+    assert_eq!(rework.database.psql(relations), "0");
+    // A schema that somebody has made for the role is enough.
+    rework
+        .database
+        .psql(&format!("create schema rework authorization {}", role.name));
+    rework.ok(&["init-db", &role.url()]);
+    // And what is half there is not made by others.
+    rework
+        .database
+        .psql("delete from rework.migration where version > 1");
+    let other = Role::new(&rework.database, "other");
+    rework.database.psql(&format!(
+        "grant usage, create on schema rework to {0}; grant select on all tables in schema rework to {0}",
+        other.name
+    ));
+    let told = rework.fails(1, &["init-db", &other.url()]);
+    assert!(
+        told.contains("does not own the tables in schema rework"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_encoding_that_cannot_hold_every_text_is_refused() {
+    let rework = Rework::without_schema();
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let name = format!(
+            "{}_{}",
+            rework.database.psql("select current_database()"),
+            encoding.to_lowercase()
+        );
+        rework.database.psql(&format!(
+            "create database {name} encoding '{encoding}' locale 'C' template template0"
+        ));
+        let old = rework.database.psql("select current_database()");
+        let url = rework.database.url().replace(&old, &name);
+        let told = rework.fails(1, &["init-db", &url]);
+        let schemas = psql(
+            &url,
+            &[],
+            "select count(*) from pg_namespace where nspname = 'rework'",
+        );
+        rework
+            .database
+            .psql(&format!("drop database {name} with (force)"));
+        assert!(
+            told.contains(&format!("encoding {encoding}")) && told.contains("hint: "),
+            "{told}"
+        );
+        assert_eq!(schemas.as_deref(), Ok("0"));
+    }
+}
+
+/// A monitor that is connected through a proxy, and has claimed a task.
+fn monitor_behind(rework: &Rework, proxy: &Proxy) -> Monitor {
+    let mut command = rework.command(&["monitor"]);
+    command.env("REWORK_DB", rework.database.url_by_tcp(proxy.port()));
+    let monitor = rework.monitor_by(command);
+    let id = rework.schedule(&["noop"]);
+    rework.wait(&id, &["done"]);
+    monitor
+}
+
+/// How long a task waited until it began, in milliseconds, as the server has it.
+fn waited(rework: &Rework) -> i64 {
+    let id = rework.schedule(&["noop"]);
+    rework.wait(&id, &["done"]);
+    let sql = format!(
+        "select (extract(epoch from started - queued) * 1000)::bigint from rework.task where id = {id}"
+    );
+    rework.database.psql(&sql).parse().unwrap()
+}
+
+#[test]
+fn a_silent_connection_is_found_out_and_the_listener_hears_again() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let proxy = Proxy::to(&rework.database.socket());
+    let monitor = monitor_behind(&rework, &proxy);
+    proxy.fall_silent();
+    let begin = Instant::now();
+    let id = rework.schedule(&["noop"]);
+    rework.wait(&id, &["done"]);
+    let took = begin.elapsed();
+    assert!(
+        took < Duration::from_secs(10),
+        "{took:?}: {}",
+        monitor.log()
+    );
+    // Looks come once a second; who hears is quicker, five times in a row.
+    until(
+        "five tasks that begin at once",
+        || (0..5).map(|_| waited(&rework)).max().unwrap(),
+        |longest| *longest < 300,
+    );
+    assert_eq!(monitor.interrupt(), Some(0));
+}
+
+/// Writes a line into the log of a task, as a monitor does.
+fn write_line(rework: &Rework, id: &str, number: u32) {
+    rework.database.psql(&format!(
+        "insert into rework.log (task, attempt, first, lines)
+         values ({id}, 0, {number}, '[[1700000000000000, \"stdout\", \"info\", null, \"line {number}\"]]')"
+    ));
+}
+
+#[test]
+fn a_watched_log_goes_on_through_silence_and_outage() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let proxy = Proxy::to(&rework.database.socket());
+    let id = rework.schedule(&["noop"]);
+    write_line(&rework, &id, 1);
+    let output = rework.directory().join("watched");
+    let mut watch = rework
+        .command(&["log-task", &id, "--watch"])
+        .env("REWORK_DB", rework.database.url_by_tcp(proxy.port()))
+        .stdout(fs::File::create(&output).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let shows = |number: u32| {
+        until(
+            &format!("line {number}"),
+            || fs::read_to_string(&output).unwrap(),
+            |text| text.contains(&format!("line {number}\n")),
+        );
+    };
+    shows(1);
+    proxy.fall_silent();
+    write_line(&rework, &id, 2);
+    shows(2);
+    proxy.cut();
+    write_line(&rework, &id, 3);
+    // Longer than a pool of connections waits for one.
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(watch.try_wait().unwrap().is_none(), "it gave up");
+    proxy.resume();
+    shows(3);
+    rework.ok(&["abort-task", &id]);
+    let status = until(
+        "the watch to end",
+        || watch.try_wait().unwrap(),
+        Option::is_some,
+    );
+    assert!(status.unwrap().success());
+    let text = fs::read_to_string(&output).unwrap();
+    for number in 1..=3 {
+        assert_eq!(
+            text.matches(&format!("line {number}\n")).count(),
+            1,
+            "{text}"
+        );
+    }
+    let mut told = String::new();
+    watch
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut told)
+        .unwrap();
+    assert!(
+        told.contains("the database is away") && told.contains("the database is back"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_wait_goes_on_through_silence_and_outage() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let proxy = Proxy::to(&rework.database.socket());
+    let mut wait = rework
+        .command(&["schedule", "my_first_task", "--input", "1", "--wait"])
+        .env("REWORK_DB", rework.database.url_by_tcp(proxy.port()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until(
+        "somebody to wait",
+        || rework.database.psql("select count(*) from rework.waiter"),
+        |n| n == "1",
+    );
+    proxy.fall_silent();
+    let before = proxy.accepted();
+    until(
+        "another connection",
+        || proxy.accepted(),
+        |now| *now > before,
+    );
+    proxy.cut();
+    let _monitor = rework.monitor(&[]);
+    rework.wait("1", &["done"]);
+    assert!(wait.try_wait().unwrap().is_none(), "it gave up");
+    proxy.resume();
+    until(
+        "the wait to end",
+        || wait.try_wait().unwrap(),
+        Option::is_some,
+    );
+    let ended = wait.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "2\n");
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(told.contains("the database is away"), "{told}");
+}
+
+#[test]
+fn a_statement_that_takes_long_is_waited_for() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut holder = Command::new("psql")
+        .args(["-X", "-q", "-d", &rework.database.url(), "-c"])
+        .arg("begin; lock table rework.deployment in access exclusive mode; select pg_sleep(9)")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let locks = "select count(*) from pg_locks where mode = 'AccessExclusiveLock'
+                    and relation = 'rework.deployment'::regclass";
+    until(
+        "the lock",
+        || rework.database.psql(locks),
+        |count| count == "1",
+    );
+    let begin = Instant::now();
+    rework.schedule(&["noop"]);
+    assert!(
+        begin.elapsed() > Duration::from_secs(6),
+        "nothing was waited for"
+    );
+    holder.wait().unwrap();
+}
+
+/// A server of this test's own, as its settings are changed.
+#[test]
+fn a_server_that_has_become_read_only_is_left_and_looked_for_anew() {
+    let rework = Rework::without_schema();
+    let directory = tempfile::Builder::new()
+        .prefix("rw")
+        .tempdir_in("/tmp")
+        .unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let embedded = format!("embedded:{}", directory.path().join("pg").display());
+    let ours = |arguments: &[&str]| {
+        let output = rework
+            .command(arguments)
+            .env("REWORK_DB", &embedded)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    ours(&["init-db"]);
+    ours(&["register-operations", hello().to_str().unwrap()]);
+    let mut command = rework.command(&["monitor"]);
+    command.env("REWORK_DB", &embedded);
+    let monitor = rework.monitor_by(command);
+    let url = ours(&[
+        "embedded",
+        "url",
+        "--path",
+        directory.path().join("pg").to_str().unwrap(),
+    ]);
+    let sql = |statement: &str| psql(&url, &[], statement).unwrap();
+    let backends = || {
+        sql(
+            "select string_agg(pid::text, ',' order by pid) from pg_stat_activity where application_name = 'rework'",
+        )
+    };
+    let is_done = |id: &str| {
+        let state = format!("select state from rework.task_view where id = {id}");
+        until("the task", || sql(&state), |state| state == "done");
+    };
+    let id = ours(&["schedule", "noop"]);
+    is_done(&id);
+    let before = backends();
+    sql("alter system set default_transaction_read_only = on");
+    sql("select pg_reload_conf()");
+    until(
+        "the monitor to notice",
+        || monitor.log(),
+        |log| log.contains("the database is away"),
+    );
+    until("every connection to be another one", backends, |after| {
+        let mut kept = before
+            .split(',')
+            .filter(|pid| after.split(',').any(|now| now == *pid));
+        kept.next().is_none()
+    });
+    let told = rework
+        .command(&["schedule", "noop"])
+        .env("REWORK_DB", &embedded)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(
+        told.contains("read-only") && told.contains("hint: "),
+        "{told}"
+    );
+    let writes = [("PGOPTIONS", "-c default_transaction_read_only=off")];
+    psql(
+        &url,
+        &writes,
+        "alter system reset default_transaction_read_only",
+    )
+    .unwrap();
+    sql("select pg_reload_conf()");
+    let id = until(
+        "a task to be queued",
+        || {
+            rework
+                .command(&["schedule", "noop"])
+                .env("REWORK_DB", &embedded)
+                .output()
+                .unwrap()
+        },
+        |output| output.status.success(),
+    );
+    is_done(String::from_utf8_lossy(&id.stdout).trim());
+    assert_eq!(monitor.interrupt(), Some(0));
+    ours(&[
+        "embedded",
+        "stop",
+        "--path",
+        directory.path().join("pg").to_str().unwrap(),
+    ]);
+}
