@@ -237,6 +237,7 @@ impl Supervisor {
             (!upkeep.renewing).then_some(upkeep.next_heartbeat),
             (is_working && !upkeep.promoting).then_some(upkeep.next_promotion),
             self.next_mark().filter(|_| self.in_flight.is_none()),
+            self.lines.next_wake().filter(|at| *at > now),
             self.next_limit(),
             self.next_usage(),
             self.next_fire(now),
