@@ -10,7 +10,10 @@
 //! up its stack there is no record, and the monitor says what that probably means.
 
 use super::capture::Capture;
-use crate::wire::{PluginFile, WireError, marker::Marker};
+use crate::{
+    plugin::is_companion,
+    wire::{PluginFile, WireError, marker::Marker},
+};
 use nix::{
     errno::Errno,
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -138,7 +141,8 @@ fn modules(plugins: &[PluginFile]) -> Vec<Module> {
         *bounds = (bounds.0.min(start), bounds.1.max(end));
     }
     let named = |path: &str| {
-        let plugin = plugins.iter().find(|plugin| path.contains(&plugin.hash));
+        let is_at = |plugin: &&PluginFile| path.contains(&plugin.hash) && !is_companion(path);
+        let plugin = plugins.iter().find(is_at);
         let name = match plugin {
             Some(plugin) => plugin.name.as_str(),
             None => path.rsplit('/').next().unwrap_or(path),
