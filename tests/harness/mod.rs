@@ -10,7 +10,7 @@ mod wait;
 
 pub(crate) use database::Database;
 pub(crate) use fake::{Fake, about, compile, patched};
-pub(crate) use plugins::{hello, misbehaving, misbehaving_aborts, report, standalone};
+pub(crate) use plugins::{hello, hello_with, misbehaving, misbehaving_aborts, report, standalone};
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};
 pub(crate) use versions::{hello_version, place, with_texts};
