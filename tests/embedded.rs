@@ -350,3 +350,67 @@ fn the_keeper_is_the_program_that_runs_even_if_its_file_has_been_replaced() {
         |running| !running,
     );
 }
+
+#[test]
+fn a_url_that_somebody_keeps_works_when_its_server_has_stopped() {
+    let place = Place::new("alias");
+    let path = place.0.to_str().unwrap();
+    place.init();
+    let output = place.rework(&["embedded", "url", "--path", path]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        format!(
+            "note: its server stops 1s after its last user has gone; `rework embedded start --path {path}` \
+             keeps it up until `rework embedded stop --path {path}`\n"
+        )
+    );
+    let url = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    until("the server to stop", || place.server(), Option::is_none);
+    // By the URL, and by an alias for it.
+    let output = place.rework(&["list-operations", &url]);
+    assert!(output.status.success(), "{output:?}");
+    until(
+        "the server to stop again",
+        || place.server(),
+        Option::is_none,
+    );
+    fs::write(
+        place.0.join("rework.cfg"),
+        format!("[dburi]\ndev = {url}\n"),
+    )
+    .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+        .args(["list-operations", "dev"])
+        .env("REWORK_EMBEDDED_LINGER", "1")
+        .env("REWORKCFGPATH", place.0.join("rework.cfg"))
+        .env_remove("REWORK_DB")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_server_that_was_started_stays_up_without_users() {
+    let place = Place::new("kept");
+    let started = place.embedded("start");
+    assert!(
+        started.ends_with(", kept up until it is stopped"),
+        "{started}"
+    );
+    let path = place.0.to_str().unwrap();
+    let output = place.rework(&["embedded", "url", "--path", path]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let server = place.server().unwrap();
+    // The keeper has looked, more than once.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!(place.server(), Some(server));
+    assert_eq!(place.embedded("stop"), "stopped");
+    assert_eq!(place.server(), None);
+    place.init();
+    until(
+        "the server to stop by itself",
+        || place.server(),
+        Option::is_none,
+    );
+}

@@ -76,9 +76,10 @@ fn a_schedule_fires_once_with_two_monitors_and_at_its_times() {
             "queued {late} after its time"
         );
     }
-    assert_eq!(
-        rework.ok(&["unprepare", &id]),
-        format!("{id} : removed 0 prepared operation")
+    let refusal = rework.fails(1, &["unprepare", &id]);
+    assert!(
+        refusal.starts_with(&format!("error: no schedule {id}\nhint: ")),
+        "{refusal}"
     );
     assert_eq!(rework.ok(&["list-scheduled"]), "");
     // What it has queued stays.

@@ -128,13 +128,26 @@ fn a_flood_is_cut_visibly_and_harms_nobody() {
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
     let id = rework.misbehave("flood");
     rework.wait(&id, &["done"]);
-    let last = rework.database.psql(&format!(
-        "select line from rework.log_line where task = {id} order by id desc limit 1"
-    ));
-    assert!(
-        last.starts_with("output truncated: more than 100000 lines"),
-        "{last}"
+    let line = |number: u32| {
+        rework.database.psql(&format!(
+            "select line from rework.log_line where task = {id} and id >= {number} order by id limit 1"
+        ))
+    };
+    assert_eq!(
+        line(90_000),
+        "line 89998 of a flood",
+        "after one line before the flood"
     );
+    let ends = rework.database.psql(&format!(
+        "select line from (select id, line from rework.log_line where task = {id}
+                            order by id desc limit 10001) l order by id limit 2"
+    ));
+    let (cut, next) = ends.split_once('\n').unwrap();
+    assert!(
+        cut.starts_with("output truncated: 100001 lines (") && cut.contains("are missing here"),
+        "{cut}"
+    );
+    assert_eq!(next, "line 190000 of a flood");
     let count = rework.database.psql(&format!(
         "select count(*) from rework.log_line where task = {id}"
     ));
@@ -194,7 +207,11 @@ fn lines_of_megabytes_are_cut_and_block_nobody() {
         assert_eq!(log.len(), 3);
         assert!(log[2].starts_with("stdout:info:2 xxx"), "{}", &log[2][..30]);
     }
-    assert!(rework.log(&ids[4])[0].ends_with("[line truncated]"));
+    let long = &rework.log(&ids[4])[0];
+    assert!(
+        long.contains("[line truncated: ") && long.ends_with("xxx"),
+        "the end of a line is kept too"
+    );
 }
 
 #[test]

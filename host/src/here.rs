@@ -14,7 +14,8 @@ pub fn state_dir() -> PathBuf {
             .map(PathBuf::from)
     };
     if let Some(named) = of("REWORK_STATE_DIR") {
-        return named;
+        // Some of those who use it work in other directories.
+        return std::path::absolute(&named).unwrap_or(named);
     }
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/var/lib/rework");
@@ -22,7 +23,12 @@ pub fn state_dir() -> PathBuf {
     if let Some(state) = of("XDG_STATE_HOME") {
         return state.join("rework");
     }
-    let home = of("HOME").unwrap_or_else(|| PathBuf::from("/tmp"));
+    let own_home = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+        user.ok().flatten().map(|user| user.dir)
+    };
+    let home = of("HOME").or_else(own_home);
+    let home = home.unwrap_or_else(|| PathBuf::from("/tmp"));
     home.join(".local/state/rework")
 }
 

@@ -103,3 +103,45 @@ pub(crate) fn standalone() -> PathBuf {
     });
     built.clone()
 }
+
+/// The quick start as a plugin that is linked with what a test brings: C code, and arguments of the
+/// linker.
+pub(crate) fn hello_with(so: &Path, source: &str, arguments: &[String]) {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let archive = BUILT.get_or_init(|| {
+        let mut arguments = vec!["rustc", "-p", "hello", "--lib", "--crate-type", "staticlib"];
+        if target().ends_with("release") {
+            arguments.push("--release");
+        }
+        cargo(&arguments, root());
+        target().join("libhello.a")
+    });
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let c = so.with_extension("c");
+    std::fs::write(&c, source).expect("a file");
+    let (so, c, archive) = (text(so), text(&c), text(archive));
+    let own = [
+        "-shared",
+        "-fPIC",
+        "-o",
+        &so,
+        &c,
+        "-Wl,--whole-archive",
+        &archive,
+    ];
+    let system = [
+        "-Wl,--no-whole-archive",
+        "-lgcc_s",
+        "-lutil",
+        "-lrt",
+        "-lpthread",
+        "-lm",
+        "-ldl",
+    ];
+    let more: Vec<String> = system
+        .map(str::to_owned)
+        .into_iter()
+        .chain(arguments.to_vec())
+        .collect();
+    super::fake::compile(&own, &more);
+}

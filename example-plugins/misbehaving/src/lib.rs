@@ -6,6 +6,7 @@ mod crashes;
 mod descriptors;
 mod loading;
 mod native;
+mod output;
 mod panics;
 mod resources;
 

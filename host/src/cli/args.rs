@@ -55,7 +55,7 @@ pub(super) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Look at, or stop, an embedded cluster
+    /// Look at an embedded cluster, keep it up, or stop it
     Embedded {
         #[command(subcommand)]
         command: EmbeddedCommand,
@@ -136,9 +136,12 @@ pub(super) enum Command {
 pub(super) enum EmbeddedCommand {
     /// Whether it runs, which version, where
     Status(EmbeddedArgs),
+    /// Start it, making it if needed, and keep it up without users, until `stop`
+    Start(EmbeddedArgs),
     /// Stop it
     Stop(EmbeddedArgs),
-    /// Print a URL for other clients, making the cluster and starting it if needed
+    /// Print a URL for other clients, making the cluster and starting it if needed; its server stops
+    /// a little after its last user has gone, unless it was started with `start`
     Url(EmbeddedArgs),
 }
 
@@ -192,6 +195,10 @@ pub(super) struct ProbeArgs {
         value_parser = duration
     )]
     pub(super) probe_timeout: Duration,
+    /// Pass this environment variable on to that child, as monitors do to their workers with the same
+    /// option (LD_LIBRARY_PATH, for example); repeatable
+    #[arg(long, value_name = "NAME", value_parser = variable)]
+    pub(super) env: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -371,7 +378,8 @@ pub(super) struct MonitorArgs {
     /// The host to work for, instead of this one
     #[arg(long, value_parser = word)]
     pub(super) host: Option<String>,
-    /// Pass this environment variable on to workers; repeatable
+    /// Pass this environment variable on to workers, and to the children that try out plugins;
+    /// repeatable
     #[arg(long, value_name = "NAME", value_parser = variable)]
     pub(super) env: Vec<String>,
     /// Run workers as this user; the monitor has to be root
@@ -462,7 +470,7 @@ pub(super) struct ListTasksArgs {
     /// Only before this task, for the next page
     #[arg(long, value_name = "ID", value_parser = whole::<i64>(0..=1 << 53))]
     pub(super) before: Option<i64>,
-    /// Also print the backtraces of panics
+    /// Also print where errors were made, the whole of their text, and the backtraces of panics
     #[arg(long)]
     pub(super) tracebacks: bool,
     /// Also count log lines
@@ -507,6 +515,14 @@ pub(super) struct LogTaskArgs {
     /// Only lines after this one
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<i64>(0..=1 << 53))]
     pub(super) fromid: i64,
+    /// Only the last lines, so many of them (and, with --watch, those that follow)
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole::<i64>(0..=1 << 31),
+        conflicts_with = "fromid"
+    )]
+    pub(super) tail: Option<i64>,
     /// Only lines of at least this level: error, warn, info, debug, trace
     #[arg(long, value_parser = level)]
     pub(super) level: Option<u8>,
@@ -519,8 +535,9 @@ pub(super) struct LogTaskArgs {
 pub(super) struct AbortTaskArgs {
     /// The database
     pub(super) db: String,
-    /// The task
-    pub(super) id: TaskId,
+    /// The task, or several
+    #[arg(value_name = "ID", required = true)]
+    pub(super) ids: Vec<TaskId>,
     /// Why; shown with the task
     #[arg(long, value_name = "TEXT")]
     pub(super) message: Option<String>,
@@ -554,8 +571,9 @@ pub(super) struct ListMonitorsArgs {
 pub(super) struct EndedTaskArgs {
     /// The database
     pub(super) db: String,
-    /// The task
-    pub(super) id: TaskId,
+    /// The task, or several
+    #[arg(value_name = "ID", required = true)]
+    pub(super) ids: Vec<TaskId>,
 }
 
 #[derive(Debug, Args)]
@@ -720,11 +738,19 @@ pub(super) struct BenchArgs {
 
 /// Parses a command line. If an argument is missing and `REWORK_DB` is set, it is `DB`.
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let database = env::var_os("REWORK_DB").filter(|database| !database.is_empty());
     let first = match read(&arguments) {
-        Ok(cli) => return Ok(cli),
+        Ok(cli) => match &database {
+            // Of `abort-task 1 2` both are tasks.
+            Some(database) if cli.command.takes_task_for_database() => {
+                let mut completed = arguments;
+                completed.insert(2, database.clone());
+                return read(&completed);
+            }
+            _ => return Ok(cli),
+        },
         Err(error) => error,
     };
-    let database = env::var_os("REWORK_DB").filter(|database| !database.is_empty());
     // A database was given: something else is missing.
     let has_database = arguments
         .get(2)
@@ -749,8 +775,57 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Reads a command line. `-3` is a value, which the option then refuses if it has to be positive.
 fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
-    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
+}
+
+/// The command tree, with what the derived one leaves out.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        with_exit_codes(command.allow_negative_numbers(true)).mut_subcommands(with_exit_codes)
+    })
+}
+
+/// Says at the end of a command's help what its exit codes mean.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let [done, failed] = match command.get_name() {
+        "schedule" => [
+            "queued, or with --wait: it ended `done`",
+            "refused, or with --wait: it did not end `done`, or not in time",
+        ],
+        "monitor" => [
+            "it has ended in order, as it was told to",
+            "it could not start, or could not go on",
+        ],
+        "doctor" => ["all is well", "there is a problem"],
+        "check-plugin" => ["it can be registered", "it is refused"],
+        "get-input" => ["printed", "there is no such task, or it has none"],
+        "get-output" => ["printed", "there is no such task, or it has none (yet)"],
+        "abort-task" | "retry-task" | "delete-task" => [
+            "done, for each of the tasks",
+            "not done, for one of them at least: no such task, or in the wrong state",
+        ],
+        "unprepare" => ["removed", "there is no such schedule"],
+        "unregister-operation" => [
+            "withdrawn, or there was nothing to withdraw",
+            "the command could not do it",
+        ],
+        _ => ["done", "the command could not do it"],
+    };
+    command.after_help(format!(
+        "Exit codes: 0 {done}; 1 {failed}; 2 the command line is wrong"
+    ))
+}
+
+impl Command {
+    /// Whether what stands where the database should is a task, and so are all that follow.
+    fn takes_task_for_database(&self) -> bool {
+        let db = match self {
+            Self::AbortTask(args) => &args.db,
+            Self::RetryTask(args) | Self::DeleteTask(args) => &args.db,
+            _ => return false,
+        };
+        !db.is_empty() && db.bytes().all(|byte| byte.is_ascii_digit())
+    }
 }
 
 /// Commands that know no `DB`.
@@ -774,7 +849,7 @@ fn long_version() -> String {
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "rework", &mut script);
+    clap_complete::generate(shell, &mut command(), "rework", &mut script);
     script
 }
 
@@ -879,6 +954,20 @@ mod tests {
 
     #[test]
     fn the_command_tree_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_names_exit_codes() {
+        fn check(command: &clap::Command) {
+            for one in command.get_subcommands() {
+                let help = one.clone().render_help().to_string();
+                assert!(help.contains("Exit codes: 0 "), "{help}");
+                check(one);
+            }
+        }
+        check(&command());
+        let help = command().render_long_help().to_string();
+        assert!(help.contains("Exit codes: 0 "), "{help}");
     }
 }

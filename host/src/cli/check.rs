@@ -8,7 +8,7 @@ use super::{
 use crate::{
     here,
     model::{duration::human, word::printable_path},
-    plugin::{self, Cache, Demands, Inspection, OperationNote},
+    plugin::{self, Cache, Confinement, Demands, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
 use rework_plugin::abi::ABI_MAJOR;
@@ -22,8 +22,18 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
         key: args.require_signature.as_ref(),
         hash: None,
     };
-    let inspection = plugin::check(&args.plugin, &cache, demands, args.probe.probe_timeout)
-        .map_err(|error| Failure::new(error.to_string()))?;
+    let confinement = Confinement {
+        environment: plugin::environment_of(&args.probe.env),
+        ..Confinement::default()
+    };
+    let limit = args.probe.probe_timeout;
+    let inspection =
+        plugin::check(&args.plugin, &cache, demands, limit, &confinement).map_err(|error| {
+            match &error.hint {
+                Some(hint) => Failure::new(error.to_string()).hint(hint),
+                None => Failure::new(error.to_string()),
+            }
+        })?;
     let warnings = inspection.warnings();
     if args.json {
         return output::json(&Document {
@@ -76,6 +86,10 @@ fn show(file: &Path, inspection: &Inspection) -> Result<()> {
         ("panics", note.panic.clone()),
     ] {
         output::line(&format!("  {what:<11}{value}"))?;
+    }
+    if !inspection.libraries.is_empty() {
+        let libraries = inspection.libraries.join(", ");
+        output::line(&format!("  {:<11}{libraries}", "with"))?;
     }
     for operation in &inspection.operations {
         show_operation(operation)?;

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, Target},
+    model::duration::human,
     postgres::Cluster,
 };
 use std::io::{BufRead, Write};
@@ -55,6 +56,13 @@ pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
             let status = cluster(args)?.status().map_err(ClientError::from)?;
             output::line(&status.to_string())
         }
+        EmbeddedCommand::Start(args) => {
+            let cluster = cluster(args)?;
+            let _lease = cluster.ensure_running().map_err(ClientError::from)?;
+            cluster.keep().map_err(ClientError::from)?;
+            let status = cluster.status().map_err(ClientError::from)?;
+            output::line(&status.to_string())
+        }
         EmbeddedCommand::Stop(args) => {
             let stopped = cluster(args)?.stop().map_err(ClientError::from)?;
             output::line(if stopped {
@@ -66,7 +74,19 @@ pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
         EmbeddedCommand::Url(args) => {
             let cluster = cluster(args)?;
             let _lease = cluster.ensure_running().map_err(ClientError::from)?;
-            output::line(&cluster.url())
+            output::line(&cluster.url())?;
+            if !cluster.is_kept() {
+                let path = match &args.path {
+                    Some(path) => format!(" --path {}", path.display()),
+                    None => String::new(),
+                };
+                output::note(&format!(
+                    "note: its server stops {} after its last user has gone; `rework embedded \
+                     start{path}` keeps it up until `rework embedded stop{path}`",
+                    human(cluster.linger())
+                ));
+            }
+            Ok(())
         }
     }
 }

@@ -119,7 +119,9 @@ pub(super) fn log_line(row: &LogRow) -> String {
     let level = match level.as_str() {
         "ERROR" => coloured(&level, AnsiColor::Red),
         "WARN" => coloured(&level, AnsiColor::Yellow),
-        _ => level,
+        "INFO" => coloured(&level, AnsiColor::Green),
+        "DEBUG" => coloured(&level, AnsiColor::Blue),
+        _ => coloured(&level, AnsiColor::BrightBlack),
     };
     format!(
         "{source}:{level}: {}: {}",
@@ -188,8 +190,8 @@ pub(super) fn planned(run: &PlannedRun) -> String {
     format!("{} {}", human(run.time), run.operation)
 }
 
-/// `ID LASTSEEN DOMAIN options(k=v, …)`
-pub(super) fn monitor(row: &MonitorRow) -> String {
+/// `ID LASTSEEN DOMAIN options(k=v, …) host(HOST) pid(PID) workers(N)`
+pub(super) fn monitor(row: &MonitorRow, workers: usize) -> String {
     let options = match &row.options {
         Value::Object(options) => options
             .iter()
@@ -206,10 +208,12 @@ pub(super) fn monitor(row: &MonitorRow) -> String {
         row.domains.join(",")
     };
     let mut text = format!(
-        "{} {} {domains} options({})",
+        "{} {} {domains} options({}) host({}) pid({}) workers({workers})",
         row.id,
         human(row.last_seen),
-        options.join(", ")
+        options.join(", "),
+        row.host,
+        row.pid
     );
     if row.stale {
         text += &format!(" {}", coloured("stale", AnsiColor::Red));

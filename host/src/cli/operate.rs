@@ -3,7 +3,7 @@
 use super::{
     args::{PauseArgs, VacuumArgs},
     exit::{Failure, Result},
-    operations::note_unknown,
+    operations::refuse_unknown,
     output,
 };
 use crate::client::{Client, Paused};
@@ -20,7 +20,7 @@ pub(super) async fn vacuum(args: VacuumArgs) -> Result<()> {
     }
     let client = Client::connect(&args.db).await?;
     let domain = args.domain.as_deref();
-    note_unknown(&client, domain, None).await?;
+    refuse_unknown(&client, domain).await?;
     let age = Duration::from_secs(u64::from(args.days) * 86_400);
     if args.workers {
         let deleted = client.vacuum_workers(domain, age).await?;

@@ -20,6 +20,7 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
         replace: args.replace,
         dry_run: args.dry_run,
         probe_limit: Some(args.probe.probe_timeout),
+        environment: args.probe.env,
         publish: args.publish,
         key: args.require_signature,
     };
@@ -126,18 +127,36 @@ pub(super) async fn note_unknown(
     domain: Option<&str>,
     operation: Option<&str>,
 ) -> Result<()> {
+    if let Some(what) = unknown(client, domain, operation).await? {
+        output::note(&format!("{what}: see `rework list-operations`"));
+    }
+    Ok(())
+}
+
+/// Refuses a domain that no operation is in, for a command that would do nothing there.
+pub(super) async fn refuse_unknown(client: &Client, domain: Option<&str>) -> Result<()> {
+    match unknown(client, domain, None).await? {
+        Some(what) => Err(Failure::new(what).hint("see `rework list-operations`")),
+        None => Ok(()),
+    }
+}
+
+/// What is not there, in words; `None`: it is, or nothing was named.
+async fn unknown(
+    client: &Client,
+    domain: Option<&str>,
+    operation: Option<&str>,
+) -> Result<Option<String>> {
     let what = match (domain, operation) {
-        (None, None) => return Ok(()),
+        (None, None) => return Ok(None),
         (Some(domain), None) => format!("no operation is in domain `{domain}`"),
         (None, Some(operation)) => format!("no operation is called `{operation}`"),
         (Some(domain), Some(operation)) => {
             format!("no operation of domain `{domain}` is called `{operation}`")
         }
     };
-    if !client.knows_operation(domain, operation).await? {
-        output::note(&format!("{what}: see `rework list-operations`"));
-    }
-    Ok(())
+    let is_known = client.knows_operation(domain, operation).await?;
+    Ok((!is_known).then_some(what))
 }
 
 pub(super) async fn list(args: ListOperationsArgs) -> Result<()> {

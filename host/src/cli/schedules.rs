@@ -5,7 +5,7 @@ use super::{
     exit::{Failure, Result},
     files::{read, read_at_most, save},
     format,
-    operations::note_unknown,
+    operations::{note_unknown, refuse_unknown},
     output,
     schedule::check_given_once,
 };
@@ -60,6 +60,11 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
 pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let removed = client.unprepare(args.id).await?;
+    if removed == 0 {
+        return Err(
+            Failure::new(format!("no schedule {}", args.id)).hint("see `rework list-scheduled`")
+        );
+    }
     output::line(&format!(
         "{} : removed {removed} prepared operation",
         args.id
@@ -87,7 +92,7 @@ pub(super) async fn plan(args: PlanArgs) -> Result<()> {
         .scheduled_plan(&args.domain, within, args.limit.saturating_add(1))
         .await?;
     if plan.is_empty() {
-        note_unknown(&client, Some(&args.domain), None).await?;
+        refuse_unknown(&client, Some(&args.domain)).await?;
     }
     if plan.len() > args.limit {
         plan.truncate(args.limit);

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, Payload, Task, TaskReport},
-    model::{log, task::TaskState},
-    store::{AttemptRow, FileInfo, LogRow, TaskFilter},
+    model::{TaskId, log, task::TaskState},
+    store::{AttemptRow, FileInfo, LogRow, TaskFilter, TaskRow},
 };
+use anstyle::AnsiColor;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -38,11 +39,24 @@ pub(super) async fn list(args: ListTasksArgs) -> Result<()> {
     }
     for row in &rows {
         output::line(&format::task(row))?;
-        if let Some(backtrace) = &row.backtrace {
-            output::line(backtrace)?;
+        if filter.backtraces {
+            traceback(row)?;
         }
     }
     Ok(())
+}
+
+/// What the line of a task leaves out of its error: the rest of its text, where it was made, and, of
+/// a panic, how the code got there.
+fn traceback(row: &TaskRow) -> Result<()> {
+    let error = row.error.as_deref().unwrap_or_default();
+    for line in error.lines().skip(1) {
+        output::line(format!("    {line}").trim_end())?;
+    }
+    if let Some(location) = &row.location {
+        output::line(&format!("  at {location}"))?;
+    }
+    row.backtrace.iter().try_for_each(|text| output::line(text))
 }
 
 pub(super) async fn show(args: TaskArgs) -> Result<()> {
@@ -193,7 +207,10 @@ pub(super) async fn get(args: GetArgs, side: Side) -> Result<()> {
         Side::Output => task.output_payload().await?,
     };
     let Some(field) = args.field else {
-        return print_payload(payload);
+        return match payload {
+            Payload::None => Err(nothing_there(&task, side).await?),
+            payload => print_payload(payload),
+        };
     };
     let content = match side {
         Side::Input => task.input_file(&field).await,
@@ -212,11 +229,47 @@ pub(super) async fn get(args: GetArgs, side: Side) -> Result<()> {
     }
 }
 
+/// Why there is nothing to print: scripts have to tell it from an empty output.
+async fn nothing_there(task: &Task, side: Side) -> Result<Failure> {
+    let id = task.id();
+    Ok(match side {
+        Side::Input => Failure::new(format!("task {id} has no input")),
+        Side::Output => match task.state().await? {
+            TaskState::Done => Failure::new(format!("task {id} has no output: it saved none")),
+            state if state.is_terminal() => {
+                Failure::new(format!("task {id} has no output: it {}", ended_as(state)))
+                    .hint(format!("`rework log-task {id}` tells why"))
+            }
+            state => Failure::new(format!("task {id} has no output yet: it is {state}"))
+                .hint(format!("`rework log-task {id} --watch` ends with the task")),
+        },
+    })
+}
+
+fn ended_as(state: TaskState) -> String {
+    match state {
+        TaskState::Failed => "failed".to_owned(),
+        other => format!("was {other}"),
+    }
+}
+
 pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     let task = client.task(args.id);
     let mut after = args.fromid;
     let mut collected = Vec::new();
+    if let Some(count) = args.tail {
+        // The end of the log first, so that nothing between the two questions is left out.
+        after = client.log_end(args.id).await?;
+        let level = args.level.unwrap_or(log::TRACE);
+        for row in client.log_tail(args.id, level, after, count).await? {
+            if args.json {
+                collected.push(row);
+            } else {
+                output::line(&format::log_line(&row))?;
+            }
+        }
+    }
     loop {
         // The state first: lines are written before, or with, the end of their task.
         let state = perhaps_patiently(args.watch, async || task.state().await).await?;
@@ -256,7 +309,7 @@ async fn print_error(task: &Task, state: TaskState, is_patient: bool) -> Result<
     }
     let report = perhaps_patiently(is_patient, async || task.report().await).await?;
     if let Some(error) = perhaps_patiently(is_patient, async || task.error().await).await? {
-        output::line(&error)?;
+        output::line(&output::coloured(&error, AnsiColor::Red))?;
     }
     if let Some(location) = &report.detail.location {
         output::line(&format!("  at {location}"))?;
@@ -269,27 +322,48 @@ async fn print_error(task: &Task, state: TaskState, is_patient: bool) -> Result<
 
 pub(super) async fn abort(args: AbortTaskArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
-    match client.task(args.id).abort(args.message.as_deref()).await? {
-        TaskState::Aborted => output::line(&format!("task {} is aborted", args.id)),
-        TaskState::Aborting => output::line(&format!(
-            "task {} is aborting: its worker is being killed",
-            args.id
-        )),
-        state => Err(Failure::new(format!("task {} is {state}", args.id))),
-    }
+    each(&args.ids, async |id| {
+        match client.task(id).abort(args.message.as_deref()).await? {
+            TaskState::Aborted => Ok(format!("task {id} is aborted")),
+            TaskState::Aborting => Ok(format!("task {id} is aborting: its worker is being killed")),
+            state => Err(Failure::new(format!("task {id} is {state}"))),
+        }
+    })
+    .await
 }
 
 pub(super) async fn retry(args: EndedTaskArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
-    let attempt = client.task(args.id).retry().await?;
-    output::line(&format!(
-        "task {} is queued again, attempt {attempt}",
-        args.id
-    ))
+    each(&args.ids, async |id| {
+        let attempt = client.task(id).retry().await?;
+        Ok(format!("task {id} is queued again, attempt {attempt}"))
+    })
+    .await
 }
 
 pub(super) async fn delete(args: EndedTaskArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
-    client.task(args.id).delete().await?;
-    output::line(&format!("task {} is deleted, with its log", args.id))
+    each(&args.ids, async |id| {
+        client.task(id).delete().await?;
+        Ok(format!("task {id} is deleted, with its log"))
+    })
+    .await
+}
+
+/// Does something to each of these tasks and says what; one that it cannot be done to does not keep
+/// the others from it.
+async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>) -> Result<()> {
+    let mut refused: Option<Failure> = None;
+    for id in ids {
+        match act(*id).await {
+            Ok(done) => output::line(&done)?,
+            Err(failure) => {
+                if let Some(before) = refused.replace(failure) {
+                    // Its exit code is that of all.
+                    let _ = before.report();
+                }
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
 }

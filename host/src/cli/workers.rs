@@ -7,7 +7,7 @@ use super::{
     operations::note_unknown,
     output,
 };
-use crate::client::Client;
+use crate::{client::Client, store::WorkerRow};
 
 pub(super) async fn list_workers(args: ListWorkersArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
@@ -28,8 +28,12 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    rows.iter()
-        .try_for_each(|row| output::line(&format::monitor(row)))
+    let workers = client.workers(None, false).await?;
+    rows.iter().try_for_each(|row| {
+        let is_its = |worker: &&WorkerRow| worker.monitor == row.id && worker.state != "dead";
+        let count = workers.iter().filter(is_its).count();
+        output::line(&format::monitor(row, count))
+    })
 }
 
 pub(super) async fn shutdown(args: WorkerArgs) -> Result<()> {

@@ -81,6 +81,14 @@ pub enum ClientError {
     /// The plugin cannot be used.
     #[error("{0} (nothing was registered)")]
     Plugin(String),
+    /// The plugin cannot be kept on this host.
+    #[error("{message} (nothing was registered)")]
+    StateDirectory {
+        /// The plugin, the directory, and why.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// There is no way back.
     #[error("{0}")]
     Rollback(String),
@@ -96,6 +104,7 @@ impl ClientError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Database { hint, .. } => hint.clone(),
+            Self::StateDirectory { hint, .. } => Some(hint.clone()),
             Self::Store(error) => error.hint(),
             Self::Embedded(error) => error.hint(),
             Self::Rollback(_) => {

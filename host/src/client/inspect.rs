@@ -2,7 +2,7 @@
 
 use super::{Client, Task, error::Result};
 use crate::{
-    model::TaskId,
+    model::{TaskId, log::LEVELS},
     store::{
         BatchRow, LogRow, MonitorRow, OperationRow, Retired, ScheduleRequest, TaskFilter, TaskRow,
         WorkerRow,
@@ -47,6 +47,27 @@ impl Client {
     /// Lines of a task after line `after`, at most `limit`.
     pub async fn log_lines(&self, task: TaskId, after: i64, limit: i64) -> Result<Vec<LogRow>> {
         Ok(self.store().log_lines(task, after, limit).await?)
+    }
+
+    /// The number of a task's last line; 0: it has none.
+    pub async fn log_end(&self, task: TaskId) -> Result<i64> {
+        Ok(self.store().log_end(task).await?)
+    }
+
+    /// The last lines of a task up to line `until` that are of this level at least, at most `limit`.
+    pub async fn log_tail(
+        &self,
+        task: TaskId,
+        level: u8,
+        until: i64,
+        limit: i64,
+    ) -> Result<Vec<LogRow>> {
+        let levels: Vec<String> = LEVELS
+            .into_iter()
+            .take(usize::from(level) + 1)
+            .map(str::to_owned)
+            .collect();
+        Ok(self.store().log_tail(task, &levels, until, limit).await?)
     }
 
     /// Where an operation is offered; `module` is an SQL `LIKE` pattern.

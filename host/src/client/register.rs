@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{difference::Change, plugin::title},
+    model::{difference::Change, plugin::title, word::printable_path},
     plugin::{self, Examined, PluginError, TrustedKey},
     store::{PackedPlugin, Placement, StoreError},
 };
@@ -28,6 +28,8 @@ pub struct RegistrationOptions {
     pub dry_run: bool,
     /// How long loading may take; [`plugin::PROBE_LIMIT`] if nothing is said.
     pub probe_limit: Option<Duration>,
+    /// Variables of this process's environment that it is loaded with, by name.
+    pub environment: Vec<String>,
     /// Also store its bytes, for monitors of other hosts.
     pub publish: bool,
     /// Refuse it unless it is signed with this key.
@@ -62,7 +64,13 @@ impl Client {
         file: &Path,
         options: &RegistrationOptions,
     ) -> Result<Registration> {
-        let refused = |error: PluginError| ClientError::Plugin(error.to_string());
+        let refused = |error: PluginError| match &error.hint {
+            Some(hint) => ClientError::StateDirectory {
+                message: error.to_string(),
+                hint: hint.clone(),
+            },
+            None => ClientError::Plugin(error.to_string()),
+        };
         let path = stored_path(file)?;
         let cache = plugin::Cache::at(here::plugin_cache_dir());
         let limit = options.probe_limit.unwrap_or(plugin::PROBE_LIMIT);
@@ -70,21 +78,26 @@ impl Client {
             key: options.key.as_ref(),
             hash: None,
         };
+        let confinement = plugin::Confinement {
+            environment: plugin::environment_of(&options.environment),
+            ..plugin::Confinement::default()
+        };
         let (inspection, examined) = if options.dry_run {
-            let inspection = plugin::check(file, &cache, demands, limit).map_err(refused)?;
+            let inspection = plugin::check(file, &cache, demands, limit, &confinement);
+            let inspection = inspection.map_err(refused)?;
             (inspection, None)
         } else {
-            let examined = plugin::examine(
-                file,
-                file,
-                &cache,
-                demands,
-                limit,
-                &plugin::Confinement::default(),
-            )
-            .map_err(refused)?;
+            let examined = plugin::examine(file, file, &cache, demands, limit, &confinement)
+                .map_err(refused)?;
             (examined.inspection.clone(), Some(examined))
         };
+        if let (true, [first, ..]) = (options.publish, inspection.libraries.as_slice()) {
+            return Err(ClientError::Plugin(format!(
+                "{} brings libraries along ({first}), and --publish stores the plugin alone: link them \
+                 statically, or register it on each host",
+                printable_path(file)
+            )));
+        }
         let (domain, as_domain) = (options.domain.as_deref(), options.as_domain.as_deref());
         let plugin = inspection.offer(file, domain, as_domain).map_err(refused)?;
         let placement = Placement {

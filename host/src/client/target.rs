@@ -49,13 +49,13 @@ impl Target {
                 })
             }
             None => Ok(Self {
+                embedded: running_again(&url),
                 options: url.parse().map_err(|error| match error {
                     StoreError::Url(fault) if !is_direct => {
                         StoreError::Url(format!("alias `{database}`: {fault}"))
                     }
                     error => error,
                 })?,
-                embedded: None,
             }),
         }
     }
@@ -93,6 +93,23 @@ fn embedded_cluster(database: &str) -> Result<Option<Cluster>> {
         hint: None,
     })?;
     Ok(Some(Cluster::at(path)))
+}
+
+/// The embedded cluster that a URL leads to, with its server running: it may have stopped since
+/// `rework embedded url` told the URL.
+fn running_again(url: &str) -> Option<(Cluster, Lease)> {
+    let cluster = Cluster::of_url(url)?;
+    match cluster.ensure_running() {
+        Ok(lease) => Some((cluster, lease)),
+        // Perhaps it answers all the same; if not, connecting fails.
+        Err(error) => {
+            tracing::debug!(
+                "the server in {} is not held up: {error}",
+                cluster.directory().display()
+            );
+            None
+        }
+    }
 }
 
 /// The first existing file of `$REWORKCFGPATH`, `./rework.cfg`, `~/rework.cfg`.

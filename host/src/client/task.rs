@@ -51,7 +51,7 @@ pub struct TaskReport {
     pub input_files: Vec<FileInfo>,
     /// File contents of the output.
     pub output_files: Vec<FileInfo>,
-    /// The last lines of its log, if it did not end well.
+    /// The last lines of its log, if it runs or did not end well.
     pub last_lines: Vec<String>,
     /// What it waits for, while it is queued.
     pub waits: Option<String>,
@@ -297,7 +297,8 @@ impl Task {
         let store = self.client.store();
         let unknown = || ClientError::UnknownTask(self.id);
         let row = self.row().await?;
-        let last_lines = if row.cause.is_some() {
+        let is_running = ["running", "aborting"].contains(&row.state.as_str());
+        let last_lines = if row.cause.is_some() || is_running {
             store.log_last_lines(self.id, LAST_LINES).await?
         } else {
             Vec::new()

@@ -20,6 +20,9 @@ pub struct LogLine(
 /// Levels by their number on the wire, 1 (error) to 5 (trace).
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// The number of the level that lets everything through.
+pub const TRACE: u8 = 5;
+
 /// The word for a level number.
 pub fn level_name(level: u8) -> &'static str {
     LEVELS.get(usize::from(level)).copied().unwrap_or("trace")

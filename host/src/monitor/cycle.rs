@@ -47,6 +47,7 @@ impl Supervisor {
             return;
         }
         self.mark_running(now);
+        self.lines.show_unfinished(now);
         self.save_workers();
         if self.upkeep.saving {
             // The workers first: whoever sees a task running finds the worker that runs it.
@@ -99,6 +100,23 @@ impl Supervisor {
         // Whether it was committed is found out as after any lost connection.
         let said = async move { within_limit(&store, store.cycle(&cycle)).await };
         self.ask(said, Event::Cycled);
+    }
+
+    /// Deletes what was shown of lines that went on, where something newer is written. In a
+    /// statement of its own: this is rare, and the cycle is the same for everybody.
+    fn delete_superseded_lines(&mut self) {
+        let rows = self.lines.written();
+        if rows.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        self.ask(
+            async move {
+                let deleted = store.log_delete(&rows).await;
+                (deleted, rows)
+            },
+            |(deleted, rows)| Event::LinesDeleted(deleted, rows),
+        );
     }
 
     /// Everything that waits, or, after a refusal, one thing, so that it is found out which one the
@@ -191,6 +209,7 @@ impl Supervisor {
         match result {
             Ok(result) => {
                 self.upkeep.found();
+                self.delete_superseded_lines();
                 let said_something =
                     !(cycle.ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty());
                 self.cycle_taken(said_something);

@@ -35,6 +35,8 @@ pub(super) enum Event {
     Interrupted,
     /// The cycle in flight has come back.
     Cycled(Result<CycleResult, StoreError>),
+    /// Rows of the log have been deleted (or not): others have taken their place.
+    LinesDeleted(Result<(), StoreError>, Vec<(TaskId, i64)>),
     /// What this host may run.
     Catalog(Result<Vec<CatalogRow>, StoreError>),
     /// Which of our tasks somebody wants to end, and what they say.

@@ -129,6 +129,8 @@ impl Supervisor {
                     .as_ref()
                     .map(|identity| (identity.user.as_raw(), identity.group.as_raw())),
                 no_network: self.options.no_network,
+                // Not in the request, which is an argument: everybody can read those.
+                environment: Vec::new(),
             },
             hash: match &purpose {
                 Purpose::DropIn(_) => None,
@@ -137,7 +139,7 @@ impl Supervisor {
             },
         };
         let request = serde_json::to_string(&request).expect("a request is plain data");
-        let (pid, said) = match process::spawn_examiner(&request) {
+        let (pid, said) = match process::spawn_examiner(&request, &self.environment) {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(

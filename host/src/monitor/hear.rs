@@ -4,7 +4,7 @@
 use super::{
     event::Event,
     fault::Fault,
-    output::TaskLine,
+    output::{Said, TaskLine},
     report::{self, Place, Saved},
     supervisor::Supervisor,
     worker::Life,
@@ -168,7 +168,9 @@ impl Supervisor {
             ended.cause = end.cause;
             ended.error = end.error;
         }
-        if !lingering {
+        if lingering {
+            self.lines.end(handed.task);
+        } else {
             self.lines.close(handed.task);
         }
         let Finished { output, files, .. } = finished;
@@ -298,12 +300,33 @@ impl Supervisor {
     }
 
     pub(super) fn keep_lines(&mut self, lines: Vec<TaskLine>) {
-        for (task, line) in lines {
-            match task {
-                Some(task) => self.lines.keep(task, line),
-                None => tracing::debug!("a worker said between two tasks: {}", line.4),
+        let now = Instant::now();
+        for (task, said) in lines {
+            match (task, said) {
+                (Some(task), said) => self.lines.keep(task, said, now),
+                (None, Said::Line(line)) => {
+                    tracing::debug!("a worker said between two tasks: {}", line.4);
+                }
+                (None, Said::Unfinished(_)) => {}
             }
         }
+    }
+
+    /// Rows of the log whose place others have taken are gone (or not).
+    pub(super) fn lines_deleted(
+        &mut self,
+        deleted: Result<(), StoreError>,
+        rows: Vec<(TaskId, i64)>,
+    ) {
+        let left = match deleted {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                self.upkeep.lost(&error);
+                // What the database refuses to delete stays, and harms nobody.
+                rows.into_iter().filter(|_| error.is_disconnect()).collect()
+            }
+        };
+        self.lines.deleted(left);
     }
 
     /// Queues a task that a task asks for.

@@ -19,6 +19,7 @@ mod hear;
 mod heartbeat;
 mod identity;
 mod limits;
+mod lines;
 mod output;
 mod pages;
 mod parked;

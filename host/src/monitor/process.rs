@@ -6,7 +6,10 @@
 //! process table, and a child of the monitor that is no worker is a dead worker's orphan.
 
 use super::identity::Identity;
-use crate::descendants::{self, Processes};
+use crate::{
+    descendants::{self, Processes},
+    plugin::{LOAD_ENVIRONMENT, load_environment},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -127,17 +130,21 @@ pub(super) fn spawn_worker(
 }
 
 /// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, without our
-/// environment and with nothing of ours but the request. Answers where it will print its verdict.
+/// environment and with nothing of ours but the request, and what plugins are loaded with. Answers where it will print its verdict.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that starts the monitor's children"
 )]
-pub(super) fn spawn_examiner(request: &str) -> io::Result<(Pid, OwnedFd)> {
+pub(super) fn spawn_examiner(
+    request: &str,
+    environment: &[(String, String)],
+) -> io::Result<(Pid, OwnedFd)> {
     let (said, child_said) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
         .arg0(EXAMINER)
         .args(["examine", request])
         .env_clear()
+        .env(LOAD_ENVIRONMENT, load_environment(environment))
         .stdin(Stdio::null())
         .stdout(child_said)
         .stderr(Stdio::null())

@@ -9,7 +9,7 @@ use super::{
     event::Event,
     examiner::Examiners,
     identity::{Identity, IdentityError},
-    output::Lines,
+    lines::Lines,
     pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
     process,
@@ -234,7 +234,7 @@ impl Supervisor {
     ) -> Result<Self, MonitorError> {
         let pages = Pages::create(&pages_dir()).map_err(|source| {
             let doing = format!(
-                "could not make its pages in {}",
+                "could not use its state directory {} (REWORK_STATE_DIR names another one)",
                 here::state_dir().display()
             );
             MonitorError::System { doing, source }
@@ -390,6 +390,7 @@ impl Supervisor {
             Event::Child => self.reap(),
             Event::Interrupted => self.interrupted(),
             Event::Cycled(result) => self.cycled(result),
+            Event::LinesDeleted(deleted, rows) => self.lines_deleted(deleted, rows),
             Event::Catalog(rows) => self.catalog_arrived(rows),
             Event::Aborts(requests) => self.aborts_arrived(requests),
             Event::Fetched(task, files) => self.fetched(task, files),
@@ -514,6 +515,7 @@ impl Supervisor {
             && self.outbox.is_empty()
             && self.outbox.parked.is_empty()
             && self.lines.is_empty()
+            && !self.lines.is_deleting
             && self.dead_workers.is_empty()
             && !self.upkeep.saving
     }

@@ -266,6 +266,7 @@ impl Supervisor {
             self.outbox.parked.next_try().filter(|at| *at > now),
             self.next_verdict.filter(|_| is_working && !self.recovering),
             self.often.filter(|_| is_working),
+            self.lines.next_wake().filter(|at| *at > now),
             self.next_limit(),
             self.next_usage(),
             self.next_fire(now),

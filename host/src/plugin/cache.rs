@@ -2,9 +2,11 @@
 //! or deleting the original does no harm to who runs the copy.
 
 use super::{
-    PluginError, permissions, signature::signature_path, source::Source, stamp::FileStamp,
+    PluginError, companions, permissions, signature::signature_path, source::Source,
+    stamp::FileStamp, tree::Tree,
 };
-use crate::model::input::hexadecimal;
+use crate::model::{input::hexadecimal, word::printable_path};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -15,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// A copy that is being made; whoever makes it holds a lock on it.
 const INCOMING: &str = ".incoming-";
@@ -32,7 +34,7 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 pub struct Cache {
     directory: PathBuf,
     /// The files whose content has been seen to be what their name says, as they were then.
-    verified: Arc<Mutex<HashMap<String, FileStamp>>>,
+    verified: Arc<Mutex<HashMap<String, Vec<FileStamp>>>>,
 }
 
 /// A plugin in the cache.
@@ -52,6 +54,10 @@ pub struct Incoming {
     file: NamedTempFile,
     hash: String,
     named: PathBuf,
+    /// With the libraries that it brings along.
+    tree: Option<(TempDir, Tree)>,
+    /// Locked, so that the tree is not swept away.
+    _lock: Option<File>,
 }
 
 impl Cache {
@@ -112,34 +118,63 @@ impl Cache {
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.place(hash);
         let mut file = File::open(&path).ok()?;
-        let stamp = FileStamp::from(&file.metadata().ok()?);
-        if self.verified().get(hash) == Some(&stamp) {
+        let stamps = self.stamps(hash, &file).unwrap_or_default();
+        if self.verified().get(hash) == Some(&stamps) {
             return Some(path);
         }
         // A directory of somebody else's is not believed either; who puts something there is told.
         permissions::check_one(&self.directory).ok()?;
         let found = hash_while(&mut file, |_| Ok(())).ok()?;
-        if found == hash {
+        let is_whole = match self.tree(hash) {
+            None => found == hash,
+            Some(tree) => {
+                let expected = (hash.to_owned(), found);
+                tree.hashes().is_ok_and(|hashes| hashes == expected)
+            }
+        };
+        if is_whole {
             let _ = let_others_read(&file);
-            let stamp = FileStamp::from(&file.metadata().ok()?);
-            self.verified().insert(hash.to_owned(), stamp);
+            let stamps = self.stamps(hash, &file).ok()?;
+            self.verified().insert(hash.to_owned(), stamps);
             return Some(path);
         }
         tracing::warn!(plugin.hash = %hash, "the cached copy {} was damaged", path.display());
         // Whoever has mapped it keeps what he has.
         let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir_all(self.tree_place(hash));
         None
     }
 
+    /// The libraries that a plugin in the cache has brought along.
+    fn tree(&self, hash: &str) -> Option<Tree> {
+        Tree::open(&self.tree_place(hash))
+    }
+
+    fn tree_place(&self, hash: &str) -> PathBuf {
+        self.directory.join(format!("{hash}.d"))
+    }
+
+    /// What tells whether a copy, which is open as `file`, or one of its libraries has changed.
+    fn stamps(&self, hash: &str, file: &File) -> io::Result<Vec<FileStamp>> {
+        let mut stamps = vec![FileStamp::from(&file.metadata()?)];
+        if let Some(tree) = self.tree(hash) {
+            stamps.extend(tree.stamps()?);
+        }
+        Ok(stamps)
+    }
+
     /// Opens a copy that was found, if it is still the file that it was then: who loads it by this
-    /// descriptor loads that file, whatever is put in its place.
+    /// descriptor loads that file, whatever is put in its place. Of a plugin that has brought libraries
+    /// along it opens the directory that the plugin is in, which leads to them.
     pub fn open(&self, hash: &str) -> io::Result<File> {
         let file = File::open(self.place(hash))?;
-        let now = FileStamp::from(&file.metadata()?);
-        if self.verified().get(hash) != Some(&now) {
+        if self.verified().get(hash) != Some(&self.stamps(hash, &file)?) {
             return Err(io::Error::other("somebody has changed the cached copy"));
         }
-        Ok(file)
+        match self.tree(hash) {
+            Some(tree) => File::open(tree.origin()),
+            None => Ok(file),
+        }
     }
 
     /// Whether a copy that was found is still the file that it was then.
@@ -158,8 +193,9 @@ impl Cache {
     /// Copies a file beside the cache, after checking that nobody else could have written it.
     pub fn receive(&self, file: &Path) -> Result<Incoming, PluginError> {
         let mut source = Source::open(file)?;
-        let failed = |error: io::Error| cannot_copy(file, &error);
+        let failed = |error: io::Error| cannot_copy(file, &self.directory, &error);
         self.make().map_err(failed)?;
+        self.check_exec(file)?;
         permissions::check_one(&self.directory).map_err(|error| {
             PluginError::new(file, format!("could not be copied to the cache{error}"))
         })?;
@@ -169,19 +205,49 @@ impl Cache {
         let _ = copy.as_file().lock();
         let hash = hash_while(source.file(), |bytes| copy.write_all(bytes)).map_err(failed)?;
         source.check_unchanged()?;
-        Ok(Incoming {
+        let mut incoming = Incoming {
             cache: self.clone(),
             file: copy,
             hash,
             named: file.to_owned(),
-        })
+            tree: None,
+            _lock: None,
+        };
+        incoming.bring_along(&self.original(file))?;
+        Ok(incoming)
+    }
+
+    /// What to look beside for libraries: the file itself, or, of a copy in the cache, where that has
+    /// them.
+    fn original(&self, file: &Path) -> PathBuf {
+        let is_ours = file.parent() == Some(self.directory.as_path());
+        let hash = file.file_stem().and_then(|stem| stem.to_str());
+        let tree = hash.filter(|_| is_ours).and_then(|hash| self.tree(hash));
+        tree.map_or_else(|| file.to_owned(), |tree| tree.plugin())
+    }
+
+    /// What lies on a file system that is mounted `noexec` cannot be loaded; the loader's words for
+    /// that would blame the plugin.
+    fn check_exec(&self, file: &Path) -> Result<(), PluginError> {
+        let flags = statvfs(&self.directory).map(|of| of.flags());
+        if !flags.is_ok_and(|flags| flags.contains(FsFlags::ST_NOEXEC)) {
+            return Ok(());
+        }
+        let place = printable_path(&self.directory);
+        Err(PluginError::of_state_dir(
+            file,
+            format!(
+                "could not be copied to the cache: {place} is on a file system that is mounted \
+                 noexec, from which nothing can be loaded"
+            ),
+        ))
     }
 
     fn place(&self, hash: &str) -> PathBuf {
         self.directory.join(format!("{hash}.so"))
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashMap<String, FileStamp>> {
+    fn verified(&self) -> MutexGuard<'_, HashMap<String, Vec<FileStamp>>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,15 +271,53 @@ impl Cache {
                 || is(INCOMING) && older(UNLOCKED) && is_free();
             if is_left {
                 let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
 }
 
 impl Incoming {
-    /// Where it is for now.
+    /// The file, for who reads it.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// What is to be loaded: the file, or the directory where it has its libraries.
+    pub fn loadable(&self) -> PathBuf {
+        match &self.tree {
+            Some((_, tree)) => tree.origin(),
+            None => self.file.path().to_owned(),
+        }
+    }
+
+    /// The libraries that it brings along.
+    pub fn libraries(&self) -> &[String] {
+        self.tree.as_ref().map_or(&[], |(_, tree)| tree.libraries())
+    }
+
+    /// Copies what lies beside the original and has to lie beside the copy.
+    fn bring_along(&mut self, original: &Path) -> Result<(), PluginError> {
+        let directory = &self.cache.directory;
+        let failed = |error: io::Error| cannot_copy(&self.named, directory, &error);
+        let content = fs::read(self.file.path()).map_err(failed)?;
+        let Some(found) = companions::find(original, &content) else {
+            return Ok(());
+        };
+        let fresh = tempfile::Builder::new()
+            .prefix(INCOMING)
+            .suffix(".d")
+            .tempdir_in(directory)
+            .map_err(failed)?;
+        let lock = File::open(fresh.path()).ok();
+        if let Some(lock) = &lock {
+            let _ = lock.lock();
+        }
+        let tree = Tree::make(fresh.path(), self.file.path(), &self.named, &found, failed)?;
+        self.hash = tree.hashes().map_err(failed)?.0;
+        self.tree = Some((fresh, tree));
+        self._lock = lock;
+        Ok(())
     }
 
     /// SHA-256 of the content, hexadecimal.
@@ -228,8 +332,11 @@ impl Incoming {
             file,
             hash,
             named,
+            tree,
+            _lock,
         } = self;
-        let failed = |error: io::Error| cannot_copy(&named, &error);
+        let directory = cache.directory.clone();
+        let failed = |error: io::Error| cannot_copy(&named, &directory, &error);
         if let Some(path) = cache.find(&hash) {
             return Ok(Cached { hash, path });
         }
@@ -238,11 +345,16 @@ impl Incoming {
             .set_permissions(fs::Permissions::from_mode(0o555))
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed)?;
+        if let Some((fresh, _)) = tree {
+            // The plugin comes after its libraries: without it nobody looks for them.
+            let place = cache.tree_place(&hash);
+            let _ = fs::remove_dir_all(&place);
+            fs::rename(fresh.keep(), &place).map_err(failed)?;
+        }
         // A rename: whoever looks sees all of it or nothing, also when two do this at once.
         let kept = file.persist(&path).map_err(|error| failed(error.error))?;
-        if let Ok(metadata) = kept.metadata() {
-            let stamp = FileStamp::from(&metadata);
-            cache.verified().insert(hash.clone(), stamp);
+        if let Ok(stamps) = cache.stamps(&hash, &kept) {
+            cache.verified().insert(hash.clone(), stamps);
         }
         Ok(Cached { hash, path })
     }
@@ -256,9 +368,13 @@ fn let_others_read(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o555))
 }
 
-fn cannot_copy(file: &Path, error: &io::Error) -> PluginError {
+fn cannot_copy(file: &Path, directory: &Path, error: &io::Error) -> PluginError {
     let why = without_path(error);
-    PluginError::new(file, format!("could not be copied to the cache: {why}"))
+    let place = printable_path(directory);
+    PluginError::of_state_dir(
+        file,
+        format!("could not be copied to the cache: {why}, in {place}"),
+    )
 }
 
 /// What went wrong with a temporary file, without its name, which is another one each time.
@@ -271,7 +387,7 @@ pub fn without_path(error: &io::Error) -> String {
 }
 
 /// Reads a file to its end, and answers its SHA-256.
-fn hash_while(
+pub(super) fn hash_while(
     file: &mut File,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<String> {

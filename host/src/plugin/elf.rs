@@ -332,6 +332,58 @@ fn exports(header: &Header, data: &[u8], wanted: &[u8]) -> Option<bool> {
     Some(symbols.iter().any(is_wanted))
 }
 
+/// What the dynamic loader reads of a library before it looks for what that needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Dynamic {
+    /// The libraries that it needs.
+    pub(super) needed: Vec<String>,
+    /// Where they are looked for (`DT_RUNPATH`).
+    pub(super) run_path: Option<String>,
+    /// The older kind of that (`DT_RPATH`).
+    pub(super) old_run_path: Option<String>,
+}
+
+/// Reads it from the segments, as the loader does; `None`: this is no library of this host.
+pub(super) fn dynamic(data: &[u8]) -> Option<Dynamic> {
+    is_ours(data).ok()?;
+    let header = Header::parse(data).ok()?;
+    let segments = header.program_headers(ENDIAN, data).ok()?;
+    let mut entries = segments
+        .iter()
+        .filter_map(|segment| segment.dynamic(ENDIAN, data).ok().flatten());
+    let entries: Vec<(i64, u64)> = entries
+        .next()?
+        .iter()
+        .map(|entry| (entry.d_tag(ENDIAN).0, entry.d_val(ENDIAN)))
+        .take_while(|(tag, _)| *tag != elf::DT_NULL.0)
+        .take(MANY)
+        .collect();
+    let value = |wanted: i64| {
+        entries
+            .iter()
+            .find(|(tag, _)| *tag == wanted)
+            .map(|(_, value)| *value)
+    };
+    let address = value(elf::DT_STRTAB.0)?;
+    let strings = segments.iter().find_map(|segment| {
+        segment
+            .data_range(ENDIAN, data, address, value(elf::DT_STRSZ.0)?)
+            .ok()
+            .flatten()
+    })?;
+    let text = |at: u64| {
+        let text = strings.get(usize::try_from(at).ok()?..)?;
+        let end = text.iter().position(|byte| *byte == 0)?;
+        Some(str::from_utf8(&text[..end]).ok()?.to_owned())
+    };
+    let needed = entries.iter().filter(|(tag, _)| *tag == elf::DT_NEEDED.0);
+    Some(Dynamic {
+        needed: needed.filter_map(|(_, at)| text(*at)).collect(),
+        run_path: value(elf::DT_RUNPATH.0).and_then(text),
+        old_run_path: value(elf::DT_RPATH.0).and_then(text),
+    })
+}
+
 fn glibc_version(name: &[u8]) -> Option<(u32, u32)> {
     version(str::from_utf8(name).ok()?.strip_prefix("GLIBC_")?)
 }

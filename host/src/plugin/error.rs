@@ -6,6 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What to do about a state directory that cannot be used.
+const STATE_DIR_HINT: &str = "set REWORK_STATE_DIR to a directory that this user can write, on a file system that is not \
+     mounted noexec";
+
 /// A plugin that cannot be used. Its text is complete: path, reason, remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginError {
@@ -15,6 +19,8 @@ pub struct PluginError {
     pub reason: String,
     /// Whether time may mend it: the file may still be arriving.
     pub unfinished: bool,
+    /// What to do, where the reason does not say it.
+    pub hint: Option<String>,
 }
 
 impl PluginError {
@@ -26,6 +32,7 @@ impl PluginError {
             path: path.into(),
             reason,
             unfinished: false,
+            hint: None,
         }
     }
 
@@ -34,6 +41,14 @@ impl PluginError {
         Self {
             path: named.to_owned(),
             ..self
+        }
+    }
+
+    /// As [`PluginError::new`], where the state directory is to blame and not the plugin.
+    pub(super) fn of_state_dir(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self {
+            hint: Some(STATE_DIR_HINT.to_owned()),
+            ..Self::new(path, reason)
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
 use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -108,9 +109,9 @@ pub fn check(
     cache: &Cache,
     demands: Demands<'_>,
     limit: Duration,
+    confinement: &Confinement,
 ) -> Result<Inspection, PluginError> {
-    let unconfined = Confinement::default();
-    let (_copy, inspection, _) = look(file, file, cache, demands, limit, &unconfined)?;
+    let (_copy, inspection, _) = look(file, file, cache, demands, limit, confinement)?;
     Ok(inspection)
 }
 
@@ -142,18 +143,46 @@ fn look(
             .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))?;
         key.check(&content, signature.as_deref(), named)?;
     }
-    let inspection = inspect_copy(copy.path(), copy.hash(), named)?;
-    probe(copy.path(), named, limit, confinement)?;
+    if let (Some(_), [first, ..]) = (demands.key, copy.libraries()) {
+        return Err(PluginError::new(
+            named,
+            format!(
+                "brings libraries along ({first}), which its signature does not cover: link them \
+                 statically, or give it an absolute run path"
+            ),
+        ));
+    }
+    let mut inspection = inspect_copy(copy.path(), copy.hash(), named)?;
+    inspection.libraries = copy.libraries().to_vec();
+    probe(&copy.loadable(), named, limit, confinement)?;
     Ok((copy, inspection, signature))
+}
+
+/// In the environment of an examiner; its value is the environment that plugins are loaded in.
+pub const LOAD_ENVIRONMENT: &str = "REWORK_LOAD_ENVIRONMENT";
+
+/// The value of [`LOAD_ENVIRONMENT`].
+pub fn load_environment(environment: &[(String, String)]) -> String {
+    let environment: Vec<(&str, &OsStr)> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), OsStr::new(value)))
+        .collect();
+    serde_json::to_string(&environment).expect("it is plain data")
 }
 
 /// The examiner's side: prints a [`Verdict`].
 pub fn child(request: &str) -> ExitCode {
     // Nobody waits for a verdict whose monitor has died, and nobody would end us.
     let _ = prctl::set_pdeathsig(Some(Signal::SIGKILL));
-    let Ok(request) = serde_json::from_str::<Examination>(request) else {
+    let Ok(mut request) = serde_json::from_str::<Examination>(request) else {
         return ExitCode::FAILURE;
     };
+    if let Ok(environment) = std::env::var(LOAD_ENVIRONMENT) {
+        let Ok(environment) = serde_json::from_str(&environment) else {
+            return ExitCode::FAILURE;
+        };
+        request.confinement.environment = environment;
+    }
     let verdict = verdict(&request);
     let text = serde_json::to_vec(&verdict).expect("a verdict is plain data");
     // If nobody listens any more, nobody needs it.
@@ -175,7 +204,10 @@ fn verdict(request: &Examination) -> Verdict {
     }
     let refused = |error: PluginError| Verdict::Refused {
         unfinished: error.unfinished,
-        reason: error.to_string(),
+        reason: match &error.hint {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        },
     };
     let key = match request.key.as_deref().map(TrustedKey::read).transpose() {
         Ok(key) => key,

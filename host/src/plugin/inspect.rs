@@ -1,7 +1,7 @@
 //! What a plugin is, found out without running a byte of it: a whole shared library for this host,
 //! with notes that make sense, an ABI that this host speaks and a C library that it has.
 
-use super::{PluginError, elf, note};
+use super::{PluginError, elf, note, tree::plugin_in};
 use crate::model::input::sha256;
 use crate::model::plugin::build_warnings;
 use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR};
@@ -22,6 +22,9 @@ pub struct Inspection {
     pub note: PluginNote,
     /// The oldest glibc that it runs with, if it needs one: `MAJOR.MINOR`.
     pub glibc: Option<String>,
+    /// The libraries that it brings along, where they are relative to each other.
+    #[serde(default)]
+    pub libraries: Vec<String>,
     /// What it offers, by domain and name.
     pub operations: Vec<OperationNote>,
 }
@@ -56,7 +59,8 @@ pub(super) fn inspect_copy(
 
 /// Not mapped: whoever cuts a mapped file short kills its readers.
 fn read(file: &Path, named: &Path) -> Result<Vec<u8>, PluginError> {
-    fs::read(file).map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))
+    fs::read(plugin_in(file))
+        .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))
 }
 
 fn describe(
@@ -103,6 +107,7 @@ fn described(
         glibc: library
             .glibc
             .map(|(major, minor)| format!("{major}.{minor}")),
+        libraries: Vec::new(),
         operations,
     })
 }

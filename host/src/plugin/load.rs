@@ -1,7 +1,7 @@
 //! The only `dlopen`: opens a cached copy for good and finds its operations. Nothing is ever
 //! closed, for a library that has run cannot be unloaded safely.
 
-use super::PluginError;
+use super::{PluginError, companions::not_found, tree::plugin_in};
 use abi_stable::library::{
     AbiHeaderRef, LibraryError, ROOT_MODULE_LOADER_NAME, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
@@ -55,6 +55,7 @@ impl Loaded {
 )]
 pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
+    let file = &plugin_in(file);
     // SAFETY: loading runs the library's constructors. The caller is a process that exists to run
     // this code, and the file is a private copy that nobody else can write.
     let library = unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }
@@ -102,8 +103,11 @@ fn loader_words(error: &libloading::Error, file: &Path) -> String {
     let path = file.display().to_string();
     words = words.replace(&format!("{path}: "), "");
     match words.split_once(": cannot open shared object file") {
-        Some((library, _)) if !library.contains(' ') => {
-            format!("needs {library}, which is not on this host")
+        Some((library, why)) if !library.contains(' ') && why.contains("No such file") => {
+            not_found(library, file)
+        }
+        Some((library, why)) if !library.contains(' ') => {
+            format!("needs {library}, which cannot be opened{why}")
         }
         _ => words.replace("undefined symbol: ", "undefined symbol "),
     }

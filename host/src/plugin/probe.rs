@@ -14,7 +14,7 @@ use crate::descendants;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{self, Read},
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
@@ -39,14 +39,24 @@ pub(super) const REFUSED: &[u8] = b"refused ";
 /// In the environment of a child; its value is the [`Confinement`].
 pub(super) const PROBING: &str = "REWORK_PROBE";
 
-/// What is taken from whoever loads plugins: a monitor takes from its probes what it takes from its
-/// workers.
+/// What is taken from whoever loads plugins, and what is given to them: a monitor does with its probes
+/// as with its workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// The user and the group to load as, if not our own.
     pub user: Option<(u32, u32)>,
     /// Without TCP.
     pub no_network: bool,
+    /// The environment to load in.
+    #[serde(default)]
+    pub environment: Vec<(String, OsString)>,
+}
+
+/// These variables of our own environment, where they are set: what a plugin is loaded with that
+/// `--env` names.
+pub fn environment_of(names: &[String]) -> Vec<(String, OsString)> {
+    let named = |name: &String| Some((name.clone(), std::env::var_os(name)?));
+    names.iter().filter_map(named).collect()
 }
 
 impl Confinement {

@@ -68,16 +68,18 @@ pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
 fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
     // Whatever the plugin forks comes to us when its parent is gone.
     prctl::set_child_subreaper(true)?;
+    let confinement = Confinement::of_this_probe()?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0(PROBE)
         .arg("probe-load")
         .env_clear()
+        .envs(confinement.environment)
         .envs(env::vars_os().filter(|(name, _)| name == PROBING))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    match Confinement::of_this_probe()?.user {
+    match confinement.user {
         None => command.arg(file).stdin(Stdio::null()),
         // Who cannot reach the copy is handed it.
         Some((user, group)) => command

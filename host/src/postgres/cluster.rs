@@ -7,6 +7,7 @@
 //!   start.lock    held while somebody makes, starts or stops it
 //!   users.lock    shared by its users; the keeper stops the server when nobody holds it
 //!   server.log    what the server says
+//!   kept          is there: the server stays up without users
 //! ```
 
 use super::{Error, binaries::Binaries, keeper, user::ServerUser};
@@ -33,6 +34,8 @@ use std::{
 const PORT: &str = "5432";
 /// The longest path of a Unix socket.
 const SOCKET_LIMIT: usize = 107;
+/// The file that says that the server stays up without users.
+const KEPT: &str = "kept";
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the remains of a killed server may be in the way of the next one.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -71,6 +74,8 @@ pub struct Status {
     pub version: Option<String>,
     /// Where clients find it.
     pub url: String,
+    /// Whether its server stays up without users.
+    pub kept: bool,
 }
 
 impl fmt::Display for Status {
@@ -83,8 +88,13 @@ impl fmt::Display for Status {
             }
             (Some(version), Some(pid)) => write!(
                 f,
-                "running: PostgreSQL {version} in {directory}, process {pid}, {}",
-                self.url
+                "running: PostgreSQL {version} in {directory}, process {pid}, {}{}",
+                self.url,
+                if self.kept {
+                    ", kept up until it is stopped"
+                } else {
+                    ""
+                }
             ),
         }
     }
@@ -144,6 +154,51 @@ impl Cluster {
             }
         }
         format!("postgresql://postgres@{host}:{PORT}/postgres")
+    }
+
+    /// The cluster whose URL this is, if there is one: an alias may hold what [`Cluster::url`] has
+    /// told.
+    pub fn of_url(url: &str) -> Option<Self> {
+        let directory = socket_directory(url)?;
+        let cluster = Self::at(std::path::absolute(directory).ok()?);
+        // Any other server has its socket beside neither of them.
+        let is_ours = cluster.exists() && cluster.directory.join("users.lock").is_file();
+        is_ours.then_some(cluster)
+    }
+
+    /// Keeps the server up when nobody uses it, until [`Cluster::stop`].
+    pub fn keep(&self) -> Result<(), Error> {
+        let path = self.directory.join(KEPT);
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path);
+        match made {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(Error::system(format!("make {}", path.display()))(error)),
+        }
+    }
+
+    /// Whether its server stays up when nobody uses it.
+    pub fn is_kept(&self) -> bool {
+        self.directory.join(KEPT).symlink_metadata().is_ok()
+    }
+
+    /// How long its server stays up otherwise.
+    pub fn linger(&self) -> Duration {
+        keeper::linger()
+    }
+
+    fn do_not_keep(&self) -> Result<(), Error> {
+        let path = self.directory.join(KEPT);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::system(format!("remove {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the cluster if there is none, starts it if it is not running, and holds it up. Safe
@@ -383,6 +438,7 @@ impl Cluster {
             return Ok(false);
         }
         let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
+        self.do_not_keep()?;
         let stopped = self.stop_locked()?;
         keeper::dismiss(&self.directory);
         Ok(stopped)
@@ -429,8 +485,41 @@ impl Cluster {
                 .ok()
                 .map(|version| version.trim().to_owned()),
             url: self.url(),
+            kept: self.is_kept(),
         })
     }
+}
+
+/// The directory that a URL names as its one host.
+fn socket_directory(url: &str) -> Option<PathBuf> {
+    let (_, rest) = url.split_once("://")?;
+    let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = authority.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default();
+    let named = query
+        .split('&')
+        .find_map(|parameter| parameter.strip_prefix("host="));
+    let host = decoded(named.unwrap_or(host))?;
+    host.starts_with('/').then(|| PathBuf::from(host))
+}
+
+/// A part of a URL without its escapes.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        let digits = str::from_utf8(digits).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// How a file is written.
@@ -545,4 +634,27 @@ fn last_words(log: &Path, said: u64) -> String {
             || format!("it does not start; see {}", log.display()),
             str::to_owned,
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_back_to_its_directory() {
+        let cluster = Cluster::at("/some where/é".into());
+        let found = |url: &str| socket_directory(url);
+        let url = cluster.url();
+        assert_eq!(found(&url).as_deref(), Some(cluster.directory()));
+        for (url, directory) in [
+            ("postgres:///db?host=/a/b&user=x", Some("/a/b")),
+            ("postgres:///db?user=x&host=%2Fa", Some("/a")),
+            ("postgres://u:p@host:5432/db", None),
+            ("postgres:///db", None),
+            ("postgres://%2Fa,%2Fb/db", Some("/a,/b")),
+            ("postgres://%zz/db", None),
+        ] {
+            assert_eq!(found(url), directory.map(PathBuf::from), "{url}");
+        }
+    }
 }

@@ -32,6 +32,12 @@ pub enum Error {
     /// There is no unprivileged user.
     #[error("the server cannot run as root, and there is neither a user `postgres` nor `nobody`")]
     NoUser,
+    /// The caller has no name, and PostgreSQL runs for nobody without one.
+    #[error(
+        "user id {0} has no name on this host, and PostgreSQL does not run without one: \
+         no embedded server"
+    )]
+    Nameless(u32),
     /// The system could not do it.
     #[error("could not {doing}: {source}")]
     System {
@@ -66,7 +72,18 @@ impl Error {
                 "chmod o+x {}, or choose another directory",
                 path.display()
             )),
-            Self::NoUser | Self::System { .. } | Self::Program { .. } => None,
+            Self::Nameless(id) => Some(format!(
+                "add a line for user id {id} to /etc/passwd, run as a user who has one, or name a \
+                 server: postgres://…"
+            )),
+            Self::System { source, .. } if cannot_write(source) => Some(
+                "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME"
+                    .to_owned(),
+            ),
+            Self::NoUser => {
+                Some("make a user `postgres`, or name a server: postgres://…".to_owned())
+            }
+            Self::System { .. } | Self::Program { .. } => None,
         }
     }
 
@@ -74,4 +91,21 @@ impl Error {
         let doing = doing.into();
         move |source| Self::System { doing, source }
     }
+}
+
+/// Whether another directory would do.
+fn cannot_write(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        InvalidFilename, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
+    matches!(
+        error.kind(),
+        PermissionDenied
+            | ReadOnlyFilesystem
+            | StorageFull
+            | QuotaExceeded
+            | NotADirectory
+            | InvalidFilename
+    )
 }

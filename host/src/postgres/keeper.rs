@@ -21,6 +21,8 @@ use std::{
 
 /// How long the server stays up without users.
 const LINGER: Duration = Duration::from_secs(10);
+/// A server that is kept up is looked at again after this.
+const KEPT_LOOK: Duration = Duration::from_secs(2);
 /// Says otherwise, in seconds.
 const LINGER_SECONDS: &str = "REWORK_EMBEDDED_LINGER";
 /// Tells the process that starts the keeper from the keeper.
@@ -121,13 +123,18 @@ pub fn keeper(directory: &Path) -> ExitCode {
     }
 }
 
+/// How long a server stays up without users.
+pub(super) fn linger() -> Duration {
+    env::var(LINGER_SECONDS)
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(LINGER, Duration::from_secs)
+}
+
 fn keep(cluster: &Cluster) -> Result<(), Error> {
     // Or it would be called `exe`.
     let _ = nix::sys::prctl::set_name(c"rework-keeper");
-    let linger = env::var(LINGER_SECONDS)
-        .ok()
-        .and_then(|seconds| seconds.parse().ok())
-        .map_or(LINGER, Duration::from_secs);
+    let linger = linger();
     // One at a time; the next one waits, for this one may be about to end.
     let mut only = cluster.lock("keeper.lock", FlockArg::LockExclusive)?;
     // For `stop`, which ends us too.
@@ -143,6 +150,10 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
         std::thread::sleep(linger);
         if cluster.pid().is_none() {
             return Ok(());
+        }
+        if cluster.is_kept() {
+            std::thread::sleep(KEPT_LOOK);
+            continue;
         }
         let _start = cluster.lock("start.lock", FlockArg::LockExclusive)?;
         // Whoever comes now waits for the start lock, or is seen here.

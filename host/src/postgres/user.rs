@@ -29,7 +29,7 @@ impl ServerUser {
         let user = User::from_uid(geteuid())
             .ok()
             .flatten()
-            .ok_or(Error::NoUser)?;
+            .ok_or_else(|| Error::Nameless(geteuid().as_raw()))?;
         Ok(Self {
             user,
             is_other: false,

@@ -53,6 +53,9 @@ pub struct TaskRow {
     /// How many lines it has written; only where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_lines: Option<i64>,
+    /// Where its error was made; only where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
     /// The backtrace of a panic; only where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<String>,
@@ -73,7 +76,7 @@ pub struct TaskFilter {
     pub limit: i64,
     /// Also count log lines.
     pub log_count: bool,
-    /// Also fetch backtraces.
+    /// Also fetch where errors were made, and backtraces.
     pub backtraces: bool,
 }
 
@@ -155,6 +158,8 @@ impl Store {
                    v.finished,
                    case when $6 then (select coalesce(sum(jsonb_array_length(l.lines)), 0)::bigint
                                         from rework.log l where l.task = v.id) end as log_lines,
+                   case when $7 then (select t.location from rework.task t where t.id = v.id) end
+                       as location,
                    case when $7 then (select t.backtrace from rework.task t where t.id = v.id) end
                        as backtrace
               from rework.task_view v

@@ -56,6 +56,72 @@ impl Store {
         Ok(rows)
     }
 
+    /// The number of a task's last line; 0: it has none.
+    pub async fn log_end(&self, task: TaskId) -> Result<i64> {
+        let end = sqlx::query_scalar!(
+            r#"select coalesce((select l.first + jsonb_array_length(l.lines) - 1
+                                  from rework.log l
+                                 where l.task = $1
+                                 order by l.first desc
+                                 limit 1), 0) as "end!""#,
+            task.0
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(end)
+    }
+
+    /// The last lines of a task up to line `until` in one of these levels, at most `limit` of them,
+    /// in their order.
+    pub async fn log_tail(
+        &self,
+        task: TaskId,
+        levels: &[String],
+        until: i64,
+        limit: i64,
+    ) -> Result<Vec<LogRow>> {
+        let mut rows = sqlx::query_as!(
+            LogRow,
+            r#"select l.first + n - 1 as "id!", l.task, l.attempt,
+                      to_timestamp(0) + (line->>0)::bigint * interval '1 microsecond' as "time!",
+                      line->>1 as "stream!", line->>2 as "level!", line->>3 as target,
+                      line->>4 as "line!"
+                 from rework.log l,
+                      jsonb_array_elements(l.lines) with ordinality as unfolded (line, n)
+                where l.task = $1
+                  and line->>2 = any($2::text[])
+                  and l.first + n - 1 <= $3::bigint
+                order by 1 desc
+                limit $4"#,
+            task.0,
+            levels,
+            until,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// Deletes chunks, each by its task and the number of its first line: others have taken their
+    /// place.
+    pub async fn log_delete(&self, chunks: &[(TaskId, i64)]) -> Result<()> {
+        let (tasks, numbers): (Vec<i64>, Vec<i64>) =
+            chunks.iter().map(|(task, first)| (task.0, *first)).unzip();
+        sqlx::query!(
+            "delete from rework.log l
+              using unnest($1::bigint[], $2::bigint[]) as superseded (task, first)
+              where l.task = superseded.task
+                and l.first = superseded.first",
+            &tasks,
+            &numbers
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// The last lines of a task's last attempt, at most `limit` of them, in their order.
     pub async fn log_last_lines(&self, task: TaskId, limit: i64) -> Result<Vec<String>> {
         let mut lines = sqlx::query_scalar!(

@@ -29,7 +29,7 @@ use std::{
 /// server. `synchronous_commit` is left as it is: who turns it off accepts to lose the last moments
 /// before a crash of the server. The driver itself sets `DateStyle`, `TimeZone`, `client_encoding` and
 /// `extra_float_digits` when it connects.
-pub(super) const SETTINGS: [(&str, &str); 27] = [
+pub(super) const SETTINGS: [(&str, &str); 26] = [
     // Claims skip what others have locked, and see what has been committed.
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
@@ -61,8 +61,6 @@ pub(super) const SETTINGS: [(&str, &str); 27] = [
     ("enable_indexscan", "on"),
     ("enable_nestloop", "on"),
     ("enable_partition_pruning", "on"),
-    // Our transactions are never prepared, so they may notify: see `rework.tell` in the migrations.
-    ("rework.notifies", "on"),
 ];
 
 /// A connection as it is kept by the pool.

@@ -4,19 +4,18 @@
 //! A marker is `\x1e`, a nonce that no operation can guess, a letter, a payload and a newline. It
 //! is found after an unterminated line too. The worker writes markers, the monitor parses them.
 
-use super::Crash;
+use super::{Crash, line::OpenLine};
 use crate::model::input::hexadecimal;
 use serde::{Deserialize, Serialize};
 
 /// Separates records, in ASCII; programs do not print it.
 const ESCAPE: u8 = 0x1e;
 const NONCE: usize = 32;
-/// Longer lines are cut, visibly.
+/// Longer markers are none, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 /// Writes up to this are atomic (`PIPE_BUF` of Linux), so that a child's output cannot come in
 /// between.
 const MAX_MARKER: usize = 4096;
-const CUT: &str = " … [line truncated]";
 
 /// Which of the two pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +130,10 @@ fn truncated(text: &str, bytes: usize) -> &str {
 /// What comes out of a pipe.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// A printed line, without its newline.
+    /// A printed line, without its newline; of a line that was rewritten (`\r`), its last state.
     Line(String),
+    /// What a line shows that has not ended yet. The line follows, or what it shows next.
+    Unfinished(String),
     /// A task's output begins.
     Begin {
         /// The task.
@@ -166,9 +167,10 @@ pub enum Piece {
 #[derive(Debug)]
 pub struct Parser {
     intro: Vec<u8>,
-    buffer: Vec<u8>,
-    /// The rest of a line that was cut is thrown away.
-    skipping: bool,
+    /// The beginning of what may become a marker.
+    pending: Vec<u8>,
+    /// The line that has not ended yet.
+    line: OpenLine,
 }
 
 impl Parser {
@@ -178,92 +180,86 @@ impl Parser {
         intro.extend_from_slice(nonce.as_bytes());
         Self {
             intro,
-            buffer: Vec::new(),
-            skipping: false,
+            pending: Vec::new(),
+            line: OpenLine::default(),
         }
     }
 
     /// More bytes have arrived.
     pub fn push(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece)) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.extend_from_slice(bytes);
-        let mut rest: &[u8] = &buffer;
-        while let Some(taken) = self.step(rest, sink) {
-            rest = &rest[taken..];
+        if self.pending.is_empty() {
+            let rest = self.take_all(bytes, sink);
+            self.pending = rest.to_vec();
+        } else {
+            let mut joined = std::mem::take(&mut self.pending);
+            joined.extend_from_slice(bytes);
+            let rest = self.take_all(&joined, sink).len();
+            joined.drain(..joined.len() - rest);
+            self.pending = joined;
         }
-        let left = buffer.len() - rest.len();
-        buffer.drain(..left);
-        self.buffer = buffer;
+        if let Some(text) = self.line.state() {
+            sink(Piece::Unfinished(text));
+        }
     }
 
     /// No more will come: what is left is a line too.
     pub fn finish(&mut self, sink: &mut impl FnMut(Piece)) {
-        let rest = std::mem::take(&mut self.buffer);
-        if !rest.is_empty() {
-            self.line(&rest, sink);
-        }
-        self.skipping = false;
+        let rest = std::mem::take(&mut self.pending);
+        self.line.extend(&rest);
+        self.end_line(sink);
     }
 
-    /// Takes one piece off the front, if one is complete; how many bytes it took.
-    fn step(&mut self, rest: &[u8], sink: &mut impl FnMut(Piece)) -> Option<usize> {
-        if rest.is_empty() {
-            return None;
-        }
-        let newline = rest.iter().position(|byte| *byte == b'\n');
-        let line = &rest[..newline.unwrap_or(rest.len())];
-        let Some(escape) = self.find_intro(line, newline.is_some()) else {
-            return match newline {
+    /// Takes every piece that is complete off the front; what is left may become a marker.
+    fn take_all<'a>(&mut self, mut rest: &'a [u8], sink: &mut impl FnMut(Piece)) -> &'a [u8] {
+        while let Some(at) = next_special(rest) {
+            self.line.extend(&rest[..at]);
+            rest = &rest[at..];
+            if rest[0] == b'\n' {
+                sink(Piece::Line(self.line.end().unwrap_or_default()));
+                rest = &rest[1..];
+                continue;
+            }
+            let compared = rest.len().min(self.intro.len());
+            if rest[..compared] != self.intro[..compared] {
+                // No marker: a byte like any other.
+                self.line.extend(&rest[..1]);
+                rest = &rest[1..];
+                continue;
+            }
+            match rest.iter().position(|byte| *byte == b'\n') {
                 Some(end) => {
-                    self.line(line, sink);
-                    Some(end + 1)
+                    self.marker(&rest[self.intro.len()..end], sink);
+                    rest = &rest[end + 1..];
                 }
                 None if rest.len() > MAX_LINE => {
-                    self.cut(rest, sink);
-                    Some(rest.len())
+                    // Nobody of ours writes markers that long.
+                    self.line.extend(&rest[..1]);
+                    rest = &rest[1..];
                 }
-                None => None,
-            };
-        };
-        if escape > 0 {
-            if rest.len() - escape < self.intro.len() && newline.is_none() {
-                // It may become a marker; until it does not, the line before it is not complete.
-                return None;
+                // It is not complete; until then neither is the line before it.
+                None => return rest,
             }
-            self.line(&rest[..escape], sink);
-            return Some(escape);
         }
-        let end = newline?;
-        if let Some(payload) = rest[..end].strip_prefix(self.intro.as_slice()) {
-            self.marker(payload, sink);
-        } else {
-            self.line(line, sink);
-        }
-        self.skipping = false;
-        Some(end + 1)
+        self.line.extend(rest);
+        &[]
     }
 
-    /// Where a marker begins in a line, or, at the end of an incomplete one, may begin.
-    fn find_intro(&self, line: &[u8], complete: bool) -> Option<usize> {
-        let mut from = 0;
-        while let Some(found) = line[from..].iter().position(|byte| *byte == ESCAPE) {
-            let at = from + found;
-            let candidate = &line[at..];
-            if candidate.starts_with(&self.intro)
-                || (!complete && self.intro.starts_with(candidate))
-            {
-                return Some(at);
-            }
-            from = at + 1;
+    /// The line before a marker ends there, although no newline says so.
+    fn end_line(&mut self, sink: &mut impl FnMut(Piece)) {
+        if let Some(text) = self.line.end() {
+            sink(Piece::Line(text));
         }
-        None
     }
 
-    fn marker(&self, payload: &[u8], sink: &mut impl FnMut(Piece)) {
+    fn marker(&mut self, payload: &[u8], sink: &mut impl FnMut(Piece)) {
         let text = String::from_utf8_lossy(payload);
         let Some(letter) = text.chars().next() else {
             return;
         };
+        // A record passes by a progress bar, which goes on after it.
+        if letter != 'L' || !self.line.is_progress() {
+            self.end_line(sink);
+        }
         let rest = &text[letter.len_utf8()..];
         match letter {
             'B' => {
@@ -290,42 +286,38 @@ impl Parser {
                         level: record.level,
                         time_us: record.time,
                         target: clean(&record.target),
-                        message: clean(&record.text),
+                        message: lines_of_record(&record.text),
                     });
                 }
             }
             _ => {}
         }
     }
+}
 
-    fn line(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece)) {
-        if std::mem::take(&mut self.skipping) {
-            return;
-        }
-        if bytes.len() > MAX_LINE {
-            self.cut(bytes, sink);
-            self.skipping = false;
-            return;
-        }
-        sink(Piece::Line(clean(&String::from_utf8_lossy(bytes))));
-    }
-
-    /// The front of a line that is too long; the rest of it is skipped.
-    fn cut(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece)) {
-        if !self.skipping {
-            let front = String::from_utf8_lossy(&bytes[..MAX_LINE.min(bytes.len())]);
-            sink(Piece::Line(clean(&front) + CUT));
-        }
-        self.skipping = true;
-    }
+/// Where a line ends or a marker may begin.
+fn next_special(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .iter()
+        .position(|byte| *byte == b'\n' || *byte == ESCAPE)
 }
 
 /// Postgres stores no NUL in a text.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
     } else {
         text.to_owned()
+    }
+}
+
+/// The text of a record: a carriage return ends a line of it, with or without a newline.
+fn lines_of_record(text: &str) -> String {
+    let text = clean(text);
+    if text.contains('\r') {
+        text.replace("\r\n", "\n").replace('\r', "\n")
+    } else {
+        text
     }
 }
 
@@ -336,12 +328,17 @@ mod tests {
     const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
     fn parse(parts: &[&[u8]]) -> Vec<Piece> {
-        let mut parser = Parser::new(NONCE);
         let mut pieces = Vec::new();
+        let mut keep = |piece| match piece {
+            // How often it is said depends on how the bytes arrive.
+            Piece::Unfinished(_) => {}
+            piece => pieces.push(piece),
+        };
+        let mut parser = Parser::new(NONCE);
         for part in parts {
-            parser.push(part, &mut |piece| pieces.push(piece));
+            parser.push(part, &mut keep);
         }
-        parser.finish(&mut |piece| pieces.push(piece));
+        parser.finish(&mut keep);
         pieces
     }
 
@@ -425,9 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_once_and_what_follows_is_kept() {
-        let mut bytes = vec![b'x'; 3 * MAX_LINE];
-        bytes.extend(b"\nnext\n");
+    fn a_long_line_loses_its_middle_and_what_follows_is_kept() {
+        let mut bytes = b"begin".to_vec();
+        bytes.extend(vec![b'x'; 3 * MAX_LINE]);
+        bytes.extend(b"end\nnext\n");
         for size in [bytes.len(), 1000, 70_000] {
             let parts: Vec<&[u8]> = bytes.chunks(size).collect();
             let pieces = parse(&parts);
@@ -435,9 +433,70 @@ mod tests {
             let Piece::Line(cut) = &pieces[0] else {
                 panic!("a line")
             };
-            assert!(cut.ends_with(CUT) && cut.len() == MAX_LINE + CUT.len());
+            assert!(cut.starts_with("beginx") && cut.ends_with("xend"));
+            assert!(
+                cut.contains("[line truncated: 131080 bytes are missing]"),
+                "in parts of {size}"
+            );
             assert_eq!(pieces[1], line("next"));
         }
+    }
+
+    #[test]
+    fn of_a_line_that_is_rewritten_the_last_state_remains() {
+        for (printed, kept) in [
+            (&b"crlf\r\nnext\r\r\n"[..], &["crlf", "next"][..]),
+            (b"\r  0%\r 50%\r100%\n", &["100%"]),
+            (b"  0%\r 50%\r100%\r", &["100%"]),
+            (b"\x1b[2K\r50%\r\x1b[2K100%\x1b[K\n", &["100%"]),
+            // Cleared at its end, and something else printed there.
+            (b"50%\r100%\r      \rfinished\n", &["finished"]),
+            // Cleared at its end, and nothing after it.
+            (b"50%\r100%\r      \r\nnext\n", &["100%", "next"]),
+            (b"\r\n\n \n", &["", "", " "]),
+            (b"\x1b[31mred\x1b[0m\x1b[K\n", &["\x1b[31mred\x1b[0m\x1b[K"]),
+            (b"|\x08/\x08-\n", &["|\x08/\x08-"]),
+        ] {
+            let kept: Vec<Piece> = kept.iter().map(|text| line(text)).collect();
+            let text = String::from_utf8_lossy(printed);
+            assert_eq!(parse(&[printed]), kept, "{text:?}");
+            let singles: Vec<&[u8]> = printed.chunks(1).collect();
+            assert_eq!(parse(&singles), kept, "{text:?} byte by byte");
+        }
+    }
+
+    #[test]
+    fn a_line_shows_its_state_before_it_ends() {
+        let mut parser = Parser::new(NONCE);
+        let mut pieces = Vec::new();
+        for part in [&b" 10%\r"[..], b" 20%\r 3", b"0%", b"\n", b"prompt: "] {
+            parser.push(part, &mut |piece| pieces.push(piece));
+        }
+        let state = |text: &str| Piece::Unfinished(text.to_owned());
+        assert_eq!(
+            pieces,
+            [
+                state(" 10%"),
+                state(" 3"),
+                state(" 30%"),
+                line(" 30%"),
+                state("prompt: ")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_record_passes_by_a_progress_bar() {
+        let marker = Marker::new(NONCE.to_owned());
+        let mut bytes = b" 10%\r 20%".to_vec();
+        bytes.extend(marker.record(3, 1, "t", "first\r\nsecond\rthird").concat());
+        bytes.extend(b"\r100%\n");
+        let pieces = parse(&[&bytes]);
+        assert!(
+            matches!(&pieces[0], Piece::Record { message, .. } if message == "first\nsecond\nthird"),
+            "{pieces:?}"
+        );
+        assert_eq!(pieces[1..], [line("100%")]);
     }
 
     #[test]

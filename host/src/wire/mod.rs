@@ -3,6 +3,7 @@
 
 mod crash;
 pub mod frame;
+mod line;
 pub mod marker;
 mod memfd;
 mod message;

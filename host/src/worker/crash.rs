@@ -10,7 +10,10 @@
 //! up its stack there is no record, and the monitor says what that probably means.
 
 use super::capture::Capture;
-use crate::wire::{PluginFile, WireError, marker::Marker};
+use crate::{
+    plugin::is_companion,
+    wire::{PluginFile, WireError, marker::Marker},
+};
 use nix::{
     errno::Errno,
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -138,7 +141,7 @@ fn modules(plugin: &PluginFile) -> Vec<Module> {
         *bounds = (bounds.0.min(start), bounds.1.max(end));
     }
     let named = |path: &str| {
-        let name = if path.contains(&plugin.hash) {
+        let name = if path.contains(&plugin.hash) && !is_companion(path) {
             plugin.name.as_str()
         } else {
             path.rsplit('/').next().unwrap_or(path)
