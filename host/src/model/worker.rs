@@ -16,6 +16,8 @@ pub enum WorkerCause {
     MaxRuns,
     /// It had grown beyond what it may keep.
     MaxMem,
+    /// A task has left its process changed, and not all of that can be put back.
+    Leftovers,
     /// It was not ready in time.
     StartTimeout,
     /// Another version of its plugins took over.
@@ -37,6 +39,7 @@ impl WorkerCause {
             Self::Idle => "idle",
             Self::MaxRuns => "maxruns",
             Self::MaxMem => "maxmem",
+            Self::Leftovers => "leftovers",
             Self::StartTimeout => "start timeout",
             Self::Upgrade => "upgrade",
             Self::MonitorExit => "monitor exit",
@@ -51,9 +54,12 @@ impl WorkerCause {
             Self::Shutdown | Self::Killed => Cause::WorkerKilled,
             Self::MonitorExit => Cause::MonitorExit,
             Self::MonitorLost => Cause::MonitorLost,
-            Self::Idle | Self::MaxRuns | Self::MaxMem | Self::StartTimeout | Self::Upgrade => {
-                Cause::Crash
-            }
+            Self::Idle
+            | Self::MaxRuns
+            | Self::MaxMem
+            | Self::Leftovers
+            | Self::StartTimeout
+            | Self::Upgrade => Cause::Crash,
             Self::Task(cause) => cause,
         }
     }

@@ -18,6 +18,7 @@ mod feed;
 mod hear;
 mod heartbeat;
 mod identity;
+mod init;
 mod limits;
 mod output;
 mod pages;
@@ -34,6 +35,7 @@ mod usage;
 mod worker;
 
 pub use identity::IdentityError;
+pub use init::stand_below_init;
 pub use pool::PoolOptions;
 pub use process::{EXAMINER, WORKER};
 pub use supervisor::{MonitorError, Options, run};
