@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod plugin;
 pub mod postgres;
 pub mod program;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod testing;

@@ -167,7 +167,14 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(future))
+    let process = std::process::id();
+    let returned = runtime.block_on(future);
+    if std::process::id() != process {
+        // A child that the future has forked has none of the runtime's threads to wait for, and shares
+        // the registrations of its descriptors with the worker: they are not its to undo.
+        std::mem::forget(runtime);
+    }
+    Ok(returned)
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub enum Level {
 }
 
 /// The task that an operation runs.
+///
+/// It belongs to the process that the operation was called in. In a process that the operation forks, a
+/// method that would say something to the host does nothing, or fails; and if such a process returns from
+/// the operation, it is ended there, with exit code 70 and a line in the task's log.
 #[derive(Debug)]
 pub struct Task {
     host: HostRef,

@@ -4,6 +4,9 @@
 mod children;
 mod crashes;
 mod descriptors;
+mod faults;
+mod forks;
+mod leftovers;
 mod loading;
 mod native;
 mod output;
@@ -119,6 +122,15 @@ fn hang_with_timeout() {
 fn end_late(task: &mut Task) {
     wait_for_cancel(task, Duration::from_secs(3600));
     thread::sleep(Duration::from_secs(5));
+}
+
+/// Is told to end, and does not.
+#[operation(domain = "misbehaving")]
+fn end_late_after_all(task: &mut Task) {
+    println!("as long as it takes");
+    let patience = Duration::from_secs(3600);
+    wait_for_cancel(task, patience);
+    thread::sleep(patience);
 }
 
 /// Ends its process when it is told to end, which is after a second.

@@ -22,6 +22,8 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
             args.minworkers, args.maxworkers
         )));
     }
+    monitor::stand_below_init()
+        .map_err(|error| Failure::new(format!("could not start below an init: {error}")))?;
     telemetry::init(args.debug);
     // An embedded server is started before this process becomes the reaper of all below it.
     let target = Target::resolve(&database(args.db)?)?;

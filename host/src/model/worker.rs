@@ -16,6 +16,8 @@ pub enum WorkerCause {
     MaxRuns,
     /// It had grown beyond what it may keep.
     MaxMem,
+    /// A task has left its process changed, and not all of that can be put back.
+    Leftovers,
     /// It was not ready in time.
     StartTimeout,
     /// A worker of another plugin of its domain was needed in its place.
@@ -40,6 +42,7 @@ impl WorkerCause {
             Self::MadeRoom => "made room",
             Self::MaxRuns => "maxruns",
             Self::MaxMem => "maxmem",
+            Self::Leftovers => "leftovers",
             Self::StartTimeout => "start timeout",
             Self::Upgrade => "upgrade",
             Self::MonitorExit => "monitor exit",
@@ -58,6 +61,7 @@ impl WorkerCause {
             | Self::MadeRoom
             | Self::MaxRuns
             | Self::MaxMem
+            | Self::Leftovers
             | Self::StartTimeout
             | Self::Upgrade => Cause::Crash,
             Self::Task(cause) => cause,

@@ -21,10 +21,16 @@ const PANIC_TAKES: Duration = Duration::from_secs(5);
 impl Supervisor {
     /// A worker sent what cannot be read: whatever it still does, nobody would hear of it.
     pub(super) fn garbled(&mut self, id: WorkerId, error: &WireError) {
-        let why = format!(
-            "its worker sent what cannot be read: {}",
-            report::chain(error)
-        );
+        let words = report::chain(error);
+        self.unusable(id, format!("its worker sent what cannot be read: {words}"));
+    }
+
+    /// A worker spoke of what is not its own: so little is certain about what it runs that it ends.
+    pub(super) fn misspoke(&mut self, id: WorkerId, what: &str) {
+        self.unusable(id, format!("its worker spoke {what}"));
+    }
+
+    fn unusable(&mut self, id: WorkerId, why: String) {
         tracing::warn!(worker.id = %id, "worker {id}: {why}");
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -113,6 +119,7 @@ impl Supervisor {
                 worker.kill_at.map(|(_, cause)| cause)
             }
         };
+        let crash = worker.crash();
         let mut fault = None;
         for (_, handed) in std::mem::take(&mut worker.handed).into_values() {
             if handed.begun.is_none() {
@@ -131,7 +138,7 @@ impl Supervisor {
                     .and_then(|asked| asked.because.as_deref()),
                 panic: fatal_panic(&worker, handed.task),
                 last_words: worker.last_words(),
-                crash: worker.crash(),
+                crash: crash.as_ref(),
                 limits: held.limits(),
                 out_of_memory: worker.was_out_of_memory(),
                 cut_off: worker.page.is_cut_off(),
@@ -190,7 +197,7 @@ fn worker_end(
     if let Life::Draining(cause) = worker.life
         && exit.code == Some(0)
     {
-        return (cause, None);
+        return (cause, worker.left_behind.clone());
     }
     if let Some(reason) = &worker.refused {
         return (
@@ -202,8 +209,9 @@ fn worker_end(
         let error = format!("{name} {} while loading", exit.in_words());
         return (WorkerCause::Task(Cause::Crash), Some(error));
     }
+    let crash = worker.crash();
     let fault = Death {
-        crash: worker.crash(),
+        crash: crash.as_ref(),
         had_handler: worker.started.is_some(),
         cut_off: worker.page.is_cut_off(),
         ..Death::of(exit)

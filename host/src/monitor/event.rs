@@ -33,6 +33,8 @@ pub(super) enum Event {
     Child,
     /// Somebody wants us to end.
     Interrupted,
+    /// The init above the monitor was told to end.
+    Relayed,
     /// The cycle in flight has come back.
     Cycled(Result<CycleResult, StoreError>),
     /// Rows of the log have been deleted (or not): others have taken their place.

@@ -2,6 +2,7 @@
 //! worker has time for.
 
 use super::{
+    limits::end_task,
     pool::{Member, Pool, PoolOptions},
     report::{Held, Place},
     supervisor::{Phase, Supervisor},
@@ -42,8 +43,8 @@ impl Supervisor {
         }
         match self.phase {
             Phase::Working => {}
-            Phase::Draining(deadline) => self.end_workers(now >= deadline),
-            Phase::Forced(_) | Phase::Lost => self.end_workers(true),
+            Phase::Draining(deadline) => self.end_workers(now >= deadline, now),
+            Phase::Forced(_) | Phase::Lost => self.kill_workers(),
         }
     }
 
@@ -236,14 +237,33 @@ impl Supervisor {
         }
     }
 
-    /// Interrupted: workers with nothing begun end now, the others at the deadline.
-    fn end_workers(&mut self, now: bool) {
+    /// Interrupted: workers with nothing begun end now. At the deadline the others do: a task that asks
+    /// `cancelled()` is told then, and given some time to keep what it has.
+    fn end_workers(&mut self, is_deadline: bool, now: Instant) {
         let mut unbegun = Vec::new();
         for worker in self.workers.values_mut() {
             unbegun.extend(worker.revoke_all());
-            if now || worker.running().is_none() && worker.handed.is_empty() {
-                worker.kill(WorkerCause::MonitorExit);
+            worker.see_begun(now);
+            match worker.running() {
+                None if worker.handed.is_empty() => worker.kill(WorkerCause::MonitorExit),
+                Some((slot, _)) if is_deadline && worker.kill_at.is_none() => {
+                    let grace = self.options.kill_grace;
+                    end_task(worker, slot, grace, WorkerCause::MonitorExit, now);
+                }
+                _ => {}
             }
+        }
+        for handed in unbegun {
+            self.release(handed.task);
+        }
+    }
+
+    /// No more waiting for anything.
+    fn kill_workers(&mut self) {
+        let mut unbegun = Vec::new();
+        for worker in self.workers.values_mut() {
+            unbegun.extend(worker.revoke_all());
+            worker.kill(WorkerCause::MonitorExit);
         }
         for handed in unbegun {
             self.release(handed.task);

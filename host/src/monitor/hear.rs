@@ -55,18 +55,18 @@ impl Supervisor {
             FromWorker::Loaded => worker.is_loading = false,
             FromWorker::Refused(reason) => worker.refused = Some(reason),
             FromWorker::Finished(finished) => self.finished(id, *finished, descriptors),
-            FromWorker::Panicking { slot, failure } => {
-                let task = worker.handed.values().find(|(taken, _)| *taken == slot);
-                worker.panic = task.map(|(_, handed)| (handed.task, failure, Instant::now()));
+            FromWorker::Panicking { task, failure } => {
+                let handed = worker.handed_task(TaskId(task));
+                worker.panic = handed.map(|handed| (handed.task, failure, Instant::now()));
             }
             FromWorker::Progress {
-                slot,
+                task,
                 fraction,
                 message,
             } => {
                 worker.see_begun(Instant::now());
-                let Some((_, handed)) = worker.handed.values().find(|(taken, _)| *taken == slot)
-                else {
+                // A thread that a task has left behind may still speak of it.
+                let Some(handed) = worker.handed_task(TaskId(task)) else {
                     return;
                 };
                 let started = handed.begun.map_or_else(Utc::now, |(_, time)| time);
@@ -91,11 +91,23 @@ impl Supervisor {
                 self.outbox.marks.insert(handed.task, mark);
             }
             FromWorker::Schedule {
-                request, raw_input, ..
+                task,
+                request,
+                raw_input,
             } => {
+                if worker.handed_task(TaskId(task)).is_none() {
+                    let refusal = format!("task {task} has ended: nothing is queued for it");
+                    return worker.send(ToWorker::Scheduled(Err(refusal)));
+                }
                 let mut descriptors = descriptors;
                 let raw_input = raw_input.map(|bytes| bytes.into_vec(&mut descriptors));
                 self.schedule_for(id, request, raw_input.transpose());
+            }
+            FromWorker::Pipes { task } if worker.handed_task(TaskId(task)).is_none() => {
+                self.misspoke(
+                    id,
+                    &format!("of children of task {task}, which it does not run"),
+                );
             }
             FromWorker::Pipes { task } => {
                 let events = self.events.clone();
@@ -114,9 +126,13 @@ impl Supervisor {
         let mut lines = Vec::new();
         let worker = self.workers.get_mut(&id).expect("the caller looked");
         worker.read_all(&mut lines);
-        let Some(handed) = worker.take_back(finished.slot) else {
-            tracing::warn!(worker.id = %id, "worker {id} finished what it was not given");
-            return;
+        let Some(handed) = worker.take_back(finished.slot, TaskId(finished.task)) else {
+            self.keep_lines(lines);
+            let task = finished.task;
+            return self.misspoke(
+                id,
+                &format!("of the end of task {task}, which it does not run"),
+            );
         };
         worker.runs += 1;
         worker.panic = None;
@@ -137,6 +153,10 @@ impl Supervisor {
         if max_mem > 0 && finished.resident_bytes > max_mem {
             worker.drain(WorkerCause::MaxMem);
         }
+        if let Some(left) = finished.left_behind.clone() {
+            worker.left_behind = Some(format!("task {} left {left}", handed.task));
+            worker.drain(WorkerCause::Leftovers);
+        }
         let revoked = if matches!(worker.life, Life::Draining(_)) {
             worker.revoke_all()
         } else {
@@ -154,6 +174,9 @@ impl Supervisor {
             .cast_unsigned();
         let share = self.pool(&domain).share(&plugin.hash);
         share.took(Duration::from_micros(micros));
+        if let Some(left) = &finished.left_behind {
+            self.say_left_behind(handed.task, left);
+        }
         let Some(held) = self.tasks.get_mut(&handed.task) else {
             return;
         };
@@ -185,6 +208,23 @@ impl Supervisor {
             self.ask(
                 async move { unpack.await.unwrap_or_else(|error| Err(error.to_string())) },
                 move |saved| Event::Unpacked(task, Box::new(ended), saved),
+            );
+        }
+    }
+
+    /// Says once per version of an operation what it leaves in its process.
+    fn say_left_behind(&mut self, task: TaskId, left: &str) {
+        let Some(held) = self.tasks.get(&task) else {
+            return;
+        };
+        let operation = &held.operation;
+        if self.left_behind.insert(operation.plugin_operation) {
+            tracing::warn!(
+                task.id = %task,
+                "operation `{}` of domain {} leaves its worker changed ({left}): that worker runs \
+                 nothing more; what has to last belongs where the plugin is loaded",
+                operation.name,
+                operation.domain
             );
         }
     }

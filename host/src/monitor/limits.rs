@@ -222,7 +222,7 @@ impl Supervisor {
 
 /// Ends a running task: a task that asks `cancelled()` is told and given some time, others have
 /// nothing to gain from waiting.
-fn end_task(
+pub(super) fn end_task(
     worker: &mut super::worker::Worker,
     slot: u32,
     grace: Duration,

@@ -18,6 +18,7 @@ mod feed;
 mod hear;
 mod heartbeat;
 mod identity;
+mod init;
 mod limits;
 mod lines;
 mod output;
@@ -41,6 +42,7 @@ mod witness;
 mod worker;
 
 pub use identity::IdentityError;
+pub use init::stand_below_init;
 pub use pool::PoolOptions;
 pub use process::{EXAMINER, WORKER};
 pub use supervisor::{MonitorError, Options, run};

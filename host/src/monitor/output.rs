@@ -8,7 +8,7 @@ use crate::{
         log::{LogLine, level_name},
     },
     wire::{
-        self, Crash, WireError,
+        self, WireError,
         marker::{Parser, Piece, Stream},
     },
 };
@@ -38,8 +38,6 @@ pub(super) struct Pipe {
     left_to: Option<TaskId>,
     /// The last line on stderr that tells something.
     last_line: Option<String>,
-    /// The worker is dying of this.
-    crash: Option<Crash>,
 }
 
 impl Drop for Pipe {
@@ -101,7 +99,6 @@ impl Pipe {
             closed: false,
             left_to: None,
             last_line: None,
-            crash: None,
         };
         Ok((pipe, watch))
     }
@@ -160,11 +157,6 @@ impl Pipe {
         self.last_line.as_deref().filter(|_| self.left_to.is_none())
     }
 
-    /// What the worker's signal handler wrote.
-    pub(super) fn crash(&self) -> Option<&Crash> {
-        self.crash.as_ref()
-    }
-
     /// The unterminated rest of a worker that has died.
     pub(super) fn finish(&mut self, lines: &mut Vec<TaskLine>) {
         self.parse(None, lines);
@@ -178,7 +170,6 @@ impl Pipe {
             stdio,
             left_to,
             last_line,
-            crash,
             ..
         } = self;
         let mut sink = |piece: Piece| match piece {
@@ -186,11 +177,9 @@ impl Pipe {
                 *task = Some(TaskId(begun));
                 *stdio = true;
                 *last_line = None;
-                *crash = None;
             }
             Piece::End { .. } => *task = *left_to,
             Piece::Stdio(on) => *stdio = on,
-            Piece::Crash(record) => *crash = Some(record),
             Piece::Line(text) => {
                 // What is not kept is not quoted either.
                 let counts = *stdio || fault::is_about_memory(&text);

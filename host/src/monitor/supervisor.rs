@@ -9,6 +9,7 @@ use super::{
     event::Event,
     examiner::Examiners,
     identity::{Identity, IdentityError},
+    init,
     lines::Lines,
     pages::{Pages, pages_dir},
     pool::{Pool, PoolOptions},
@@ -29,7 +30,7 @@ use crate::{
 };
 use nix::sys::signal::Signal;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Not,
     sync::Arc,
     time::{Duration, Instant},
@@ -166,6 +167,26 @@ pub(super) enum Phase {
     Lost,
 }
 
+/// How often a monitor was told to end. Where there is an init above it, the two may each hear of the
+/// same order, or only one of them does.
+#[derive(Debug, Default)]
+struct Interrupts {
+    own: u32,
+    relayed: u32,
+    /// How many orders have been obeyed.
+    obeyed: u32,
+}
+
+impl Interrupts {
+    /// Whether there is an order that has not been obeyed; now it has.
+    fn is_another(&mut self) -> bool {
+        let given = self.own.max(self.relayed);
+        let is_another = given > self.obeyed;
+        self.obeyed = given;
+        is_another
+    }
+}
+
 /// All that a monitor knows.
 #[derive(Debug)]
 pub(super) struct Supervisor {
@@ -205,6 +226,9 @@ pub(super) struct Supervisor {
     pub(super) drop_in: DropIn,
     pub(super) supply: Supply,
     pub(super) phase: Phase,
+    interrupts: Interrupts,
+    /// The versions of operations of which it has been said that they leave something behind.
+    pub(super) left_behind: HashSet<i32>,
     /// Where workers get cgroups of their own, if anywhere.
     pub(super) cgroup: Option<Delegated>,
     /// Who workers run as, if not as this process.
@@ -291,6 +315,8 @@ impl Supervisor {
             drop_in: DropIn::new(&options.plugin_dirs, Instant::now()),
             supply: Supply::new(options.fetch_plugins, options.key.is_some(), Instant::now()),
             phase: Phase::Working,
+            interrupts: Interrupts::default(),
+            left_behind: HashSet::new(),
             cgroup: delegated_cgroup(),
             worker_user,
             installation: store.schema_installation().await?,
@@ -388,7 +414,14 @@ impl Supervisor {
             Event::Unpacked(task, ended, saved) => self.unpacked(task, *ended, saved),
             Event::Readable(worker, pipe) => self.readable(worker, pipe),
             Event::Child => self.reap(),
-            Event::Interrupted => self.interrupted(),
+            Event::Interrupted => {
+                self.interrupts.own += 1;
+                self.interrupted();
+            }
+            Event::Relayed => {
+                self.interrupts.relayed += 1;
+                self.interrupted();
+            }
             Event::Cycled(result) => self.cycled(result),
             Event::LinesDeleted(deleted, rows) => self.lines_deleted(deleted, rows),
             Event::Catalog(rows) => self.catalog_arrived(rows),
@@ -467,6 +500,9 @@ impl Supervisor {
     }
 
     fn interrupted(&mut self) {
+        if !self.interrupts.is_another() {
+            return;
+        }
         let now = Instant::now();
         self.phase = match self.phase {
             Phase::Working => {
@@ -535,6 +571,7 @@ impl Supervisor {
         listen(SignalKind::child(), || Event::Child)?;
         listen(SignalKind::interrupt(), || Event::Interrupted)?;
         listen(SignalKind::terminate(), || Event::Interrupted)?;
+        listen(SignalKind::from_raw(init::relay()), || Event::Relayed)?;
         if process::is_ignored(Signal::SIGHUP) {
             // As under nohup(1): the terminal may go, the monitor stays.
             return Ok(());
@@ -593,5 +630,25 @@ fn delegated_cgroup() -> Option<Delegated> {
             );
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_comes_twice_counts_once() {
+        let mut interrupts = Interrupts::default();
+        interrupts.own += 1;
+        assert!(interrupts.is_another());
+        interrupts.relayed += 1;
+        assert!(
+            !interrupts.is_another(),
+            "the same order by way of the init"
+        );
+        interrupts.relayed += 1;
+        assert!(interrupts.is_another());
+        assert!(!interrupts.is_another());
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{
     fault::megabytes,
+    limits::end_task,
     process::{self, Figures},
     report::AskedToEnd,
     supervisor::Supervisor,
@@ -80,7 +81,7 @@ impl Watched {
 }
 
 impl Supervisor {
-    /// Kills the workers of tasks that use more than they may.
+    /// Ends tasks that use more than they may.
     pub(super) fn enforce_usage(&mut self, now: Instant) {
         // One look at the processes of this machine serves all.
         let table = self
@@ -88,16 +89,16 @@ impl Supervisor {
             .filter(|next| now >= *next)
             .map(|_| Processes::look());
         for worker in self.workers.values_mut() {
-            let running = worker.running().and_then(|(_, handed)| {
+            let running = worker.running().and_then(|(slot, handed)| {
                 let held = self.tasks.get_mut(&handed.task)?;
                 let limits = held.limits();
                 (limits.memory_bytes.is_some() || limits.cpu_ms.is_some()).then_some((
-                    handed.task,
+                    (slot, handed.task),
                     held,
                     limits,
                 ))
             });
-            let Some((task, held, limits)) = running else {
+            let Some(((slot, task), held, limits)) = running else {
                 if worker.watched.take().is_some() {
                     worker.set_memory_limit(None);
                 }
@@ -113,7 +114,10 @@ impl Supervisor {
                     held.asked_to_end.get_or_insert(AskedToEnd {
                         because: Some(words),
                     });
-                    worker.kill(WorkerCause::Task(cause));
+                    if worker.kill_at.is_none() {
+                        let cause = WorkerCause::Task(cause);
+                        end_task(worker, slot, self.options.kill_grace, cause, now);
+                    }
                 }
                 _ => {
                     worker.watched = Some(Watched::begin(worker, task, now));

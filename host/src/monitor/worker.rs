@@ -104,9 +104,15 @@ pub(super) struct Worker {
     /// Processor time of the tasks that it has finished.
     pub(super) cpu_of_finished: Duration,
     cgroup: Option<WorkerCgroup>,
+    /// What a task has left in its process that cannot be put back.
+    pub(super) left_behind: Option<String>,
     /// When a task that was asked to end in its own time will be killed.
     pub(super) kill_at: Option<(Instant, WorkerCause)>,
 }
+
+/// How long a process may take to die of a fault: a crash reporter of its plugin may write down its
+/// memory first. Of an earlier fault it has recovered.
+const CRASH_TAKES: Duration = Duration::from_secs(10);
 
 /// The kernel's peak of a process is not exact: its counters of pages lag behind.
 const PEAK_BLUR: u64 = 2 << 20;
@@ -212,6 +218,7 @@ impl Worker {
             peak_before: 0,
             cpu_of_finished: Duration::ZERO,
             cgroup: None,
+            left_behind: None,
             kill_at: None,
         };
         worker.send_with(hello, vec![plugin]);
@@ -317,9 +324,13 @@ impl Worker {
         Some(slot)
     }
 
-    /// The task of a slot has left this worker.
-    pub(super) fn take_back(&mut self, slot: u32) -> Option<Handed> {
-        let (&key, _) = self.handed.iter().find(|(_, (taken, _))| *taken == slot)?;
+    /// The task of a slot has left this worker; `None` if it has not begun there.
+    pub(super) fn take_back(&mut self, slot: u32, task: TaskId) -> Option<Handed> {
+        if self.page.state(slot) != SlotState::Begun {
+            return None;
+        }
+        let is_it = |(taken, handed): &(u32, Handed)| *taken == slot && handed.task == task;
+        let (&key, _) = self.handed.iter().find(|(_, entry)| is_it(entry))?;
         let (_, handed) = self.handed.remove(&key)?;
         self.page.release(slot);
         if self.handed.is_empty() {
@@ -367,6 +378,12 @@ impl Worker {
                 handed.begun = Some((now, from_micros(started_us)));
             }
         }
+    }
+
+    /// A task that it was handed and has not given back.
+    pub(super) fn handed_task(&self, task: TaskId) -> Option<Handed> {
+        let mut handed = self.handed.values().map(|(_, handed)| *handed);
+        handed.find(|handed| handed.task == task)
     }
 
     /// The task that it is running.
@@ -436,9 +453,10 @@ impl Worker {
         self.pipes.values().find_map(Pipe::last_words)
     }
 
-    /// What its signal handler wrote.
-    pub(super) fn crash(&self) -> Option<&Crash> {
-        self.pipes.values().find_map(Pipe::crash)
+    /// What its signal handler recorded, now that it is dead.
+    pub(super) fn crash(&self) -> Option<Crash> {
+        let (_, died) = self.exit?;
+        self.page.crash(died.elapsed() + CRASH_TAKES)
     }
 
     /// The peak memory of the task that it died with; if there was more before it, what was left of

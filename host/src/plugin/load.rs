@@ -56,10 +56,12 @@ impl Loaded {
 pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     let file = &plugin_in(file);
+    let process = std::process::id();
     // SAFETY: loading runs the library's constructors. The caller is a process that exists to run
     // this code, and the file is a private copy that nobody else can write.
     let library = unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| refused(format!("cannot be loaded: {}", loader_words(&error, file))))?;
+    end_if_forked(process, named);
     // SAFETY: a symbol of this mangled name is the header that `export!` emits; `upgrade` checks
     // its magic before anything else of it is believed.
     let symbol =
@@ -94,6 +96,22 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
         })
         .collect();
     Ok(Loaded { operations })
+}
+
+/// Ends a process that a constructor has forked, and that has returned from it: it would go on as a
+/// second worker, or a second probe, with the descriptors of the first.
+fn end_if_forked(process: u32, named: &Path) {
+    /// `EX_SOFTWARE` of sysexits(3): a fault of the program.
+    const RETURNED: libc::c_int = 70;
+    let this = std::process::id();
+    if this != process {
+        eprintln!(
+            "process {this}, which {} has forked while it was loaded, returned and was ended",
+            named.display()
+        );
+        // SAFETY: ends the process at once and runs nothing else.
+        unsafe { libc::_exit(RETURNED) };
+    }
 }
 
 /// What the dynamic loader says, without the path of our copy; libloading keeps it in the source.

@@ -114,7 +114,12 @@ fn base(options: Option<&String>) -> Result<PgConnectOptions> {
         .map_err(|error| StoreError::Url(words(&error)))?;
     Ok(base
         // From the first moment on: a role may have limits that the statement that sets them exceeds.
-        .options([("statement_timeout", "0"), ("lock_timeout", "0")])
+        .options([
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+            // Our transactions are never prepared, so they may notify: see `rework.tell` in the migrations.
+            ("rework.notifies", "on"),
+        ])
         .log_statements(tracing::log::LevelFilter::Off))
 }
 

@@ -1,5 +1,5 @@
-//! The record that a dying worker writes of the signal that ends it: made by its signal handler,
-//! read by the monitor from the pipe of stderr.
+//! The record that a dying worker leaves of the signal that ends it: made by its signal handler,
+//! read by the monitor in the shared page.
 
 /// What a signal handler knows of a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const FRAME: u64 = 256 * 1024;
 const GAP: u64 = 1024 * 1024;
 
 impl Crash {
-    /// Reads the payload of a marker: signal and `si_code` in decimal, the other numbers in
+    /// Reads a record: signal and `si_code` in decimal, the other numbers in
     /// hexadecimal, the place or `-`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.splitn(7, ' ');

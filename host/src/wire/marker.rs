@@ -4,7 +4,7 @@
 //! A marker is `\x1e`, a nonce that no operation can guess, a letter, a payload and a newline. It
 //! is found after an unterminated line too. The worker writes markers, the monitor parses them.
 
-use super::{Crash, line::OpenLine};
+use super::line::OpenLine;
 use crate::model::input::hexadecimal;
 use serde::{Deserialize, Serialize};
 
@@ -90,13 +90,6 @@ impl Marker {
         self.marker(if on { "S1" } else { "S0" })
     }
 
-    /// How a crash record begins; a signal handler writes the rest of it and the newline.
-    pub fn crash_intro(&self) -> Vec<u8> {
-        let mut bytes = self.marker("C");
-        bytes.pop();
-        bytes
-    }
-
     /// A log record; a text that is too long to be written at once goes in several.
     pub fn record(&self, level: u8, time_us: i64, target: &str, text: &str) -> Vec<Vec<u8>> {
         // JSON may need six bytes for one; the target is short.
@@ -159,8 +152,6 @@ pub enum Piece {
         /// The message with its fields.
         message: String,
     },
-    /// A signal is ending the worker.
-    Crash(Crash),
 }
 
 /// Cuts the bytes of one pipe into pieces, however they arrive.
@@ -272,11 +263,6 @@ impl Parser {
             'E' => {
                 if let Ok(task) = rest.parse() {
                     sink(Piece::End { task });
-                }
-            }
-            'C' => {
-                if let Some(crash) = Crash::parse(rest) {
-                    sink(Piece::Crash(crash));
                 }
             }
             'S' => sink(Piece::Stdio(rest == "1")),
@@ -394,19 +380,6 @@ mod tests {
         }
         let singles: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(parse(&singles), pieces);
-    }
-
-    #[test]
-    fn a_crash_record_is_found_after_an_unterminated_line() {
-        let mut bytes = b"last words".to_vec();
-        bytes.extend(Marker::new(NONCE.to_owned()).crash_intro());
-        bytes.extend(b"11 1 8 401000 7ffc 0 lib.so+0x1000\n");
-        let pieces = parse(&[&bytes]);
-        assert_eq!(pieces[0], line("last words"));
-        let Piece::Crash(crash) = &pieces[1] else {
-            panic!("{pieces:?}")
-        };
-        assert_eq!(crash.place.as_deref(), Some("lib.so+0x1000"));
     }
 
     #[test]

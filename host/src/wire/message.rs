@@ -51,15 +51,15 @@ pub enum FromWorker {
     Finished(Box<Finished>),
     /// A panic has begun in the running task; it may take the process with it.
     Panicking {
-        /// The slot of the task.
-        slot: u32,
+        /// The task.
+        task: i64,
         /// What the panic says.
         failure: Failure,
     },
     /// How far the running task is.
     Progress {
-        /// The slot of the task.
-        slot: u32,
+        /// The task.
+        task: i64,
         /// 0 to 1.
         fraction: f64,
         /// A word about it.
@@ -67,8 +67,8 @@ pub enum FromWorker {
     },
     /// The running task asks for another one; the worker waits for the answer.
     Schedule {
-        /// The slot of the task.
-        slot: u32,
+        /// The task.
+        task: i64,
         /// What it wants, as JSON.
         request: String,
         /// Its raw input, if it has one.
@@ -170,6 +170,9 @@ pub struct Finished {
     pub peak_resident_bytes: u64,
     /// The worker's resident memory after the task, in bytes.
     pub resident_bytes: u64,
+    /// What it has left in its process that cannot be put back, in words; then the worker runs
+    /// nothing more.
+    pub left_behind: Option<String>,
 }
 
 /// A payload on its way.

@@ -6,16 +6,18 @@
 //! compare-and-swap of a word that holds the task too. So it is always known whether a task has
 //! begun, and a message that was overtaken begins nothing.
 
-use super::WireError;
+use super::{Crash, WireError};
 use memmap2::{MmapOptions, MmapRaw};
+use nix::time::{ClockId, clock_gettime};
 use std::{
     fs::{File, OpenOptions},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
     sync::atomic::{
-        AtomicI64, AtomicU32, AtomicU64,
+        AtomicI64, AtomicU8, AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
+    time::Duration,
 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x02");
@@ -30,6 +32,11 @@ struct Layout {
     /// 1: the worker has found its socket closed.
     cut_off: AtomicU64,
     slots: [Slot; Page::SLOTS as usize],
+    /// When the crash was recorded, on `CLOCK_BOOTTIME`, in nanoseconds.
+    crash_at: AtomicU64,
+    /// How long its record is, in bytes; 0: there is none.
+    crash_length: AtomicU64,
+    crash: [AtomicU8; Page::CRASH],
 }
 
 #[repr(C)]
@@ -89,6 +96,8 @@ pub struct Page {
 impl Page {
     /// How many tasks a worker can be handed.
     pub const SLOTS: u32 = 128;
+    /// The longest record of a crash, in bytes: seven numbers and the name of a library.
+    pub const CRASH: usize = 384;
 
     /// Makes a page of its own for a worker, readable by nobody else.
     pub fn create(path: &Path) -> Result<Self, WireError> {
@@ -212,6 +221,8 @@ impl Page {
     /// Worker: begins a task, at this time in microseconds since the epoch; false if it was taken back, and
     /// then it must not run. The time is the one that everybody sees from then on.
     pub fn begin(&self, slot: u32, task: i64, started_us: i64) -> bool {
+        // Of an earlier task, which has survived it.
+        self.forget_crash();
         // Seen by whoever sees the swap that follows.
         self.slot(slot).started_us.store(started_us, Relaxed);
         self.swap(
@@ -251,6 +262,44 @@ impl Page {
         slot.cancel.load(Acquire) != 0
     }
 
+    /// A process that a task has forked: whether the task is to end, or has ended. Unlike the worker
+    /// it is given no time for that.
+    pub fn is_over(&self, slot: u32, task: i64) -> bool {
+        let is_running = self.slot(slot).word.load(Acquire) == SlotState::Begun.with(task);
+        !is_running || self.slot(slot).cancel.load(Acquire) != 0
+    }
+
+    /// Worker, in a signal handler: this may be the end. The text is one that [`Crash`] reads.
+    pub fn say_crash(&self, text: &[u8]) {
+        let layout = self.layout();
+        layout.crash_length.store(0, Release);
+        let mut length = 0;
+        for (place, byte) in layout.crash.iter().zip(text) {
+            place.store(*byte, Relaxed);
+            length += 1;
+        }
+        layout.crash_at.store(boottime(), Relaxed);
+        layout.crash_length.store(length, Release);
+    }
+
+    /// Worker, also in a signal handler: it was not.
+    pub fn forget_crash(&self) {
+        self.layout().crash_length.store(0, Release);
+    }
+
+    /// Monitor, of a dead worker: what its signal handler recorded at most so long ago.
+    pub fn crash(&self, within: Duration) -> Option<Crash> {
+        let layout = self.layout();
+        let length = usize::try_from(layout.crash_length.load(Acquire)).ok()?;
+        let age = boottime().saturating_sub(layout.crash_at.load(Relaxed));
+        if length == 0 || age > u64::try_from(within.as_nanos()).ok()? {
+            return None;
+        }
+        let bytes = layout.crash.iter().take(length);
+        let text: Vec<u8> = bytes.map(|byte| byte.load(Relaxed)).collect();
+        Crash::parse(&String::from_utf8_lossy(&text))
+    }
+
     /// Monitor: until when, in nanoseconds of `CLOCK_BOOTTIME`, the worker may run what others
     /// would repeat; `u64::MAX`: for ever.
     pub fn set_lease(&self, until: u64) {
@@ -274,6 +323,12 @@ impl Page {
             until => until,
         }
     }
+}
+
+/// The clock that goes on while a machine sleeps, in nanoseconds. Async-signal-safe.
+fn boottime() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux has CLOCK_BOOTTIME");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
 }
 
 #[cfg(test)]
@@ -337,5 +392,26 @@ mod tests {
         assert!(page.asked_cancel(0) && page.cancelled(0));
         page.hand(0, 2);
         assert!(!page.asked_cancel(0) && !page.cancelled(0));
+    }
+    #[test]
+    fn a_crash_that_was_survived_explains_no_later_one() {
+        const LONG: Duration = Duration::from_secs(60);
+        let directory = tempfile::tempdir().unwrap();
+        let page = Page::create(&directory.path().join("1.page")).unwrap();
+        let text = b"11 1 8 401000 7000 6000 lib.so+0x1000";
+        assert_eq!(page.crash(LONG), None);
+        page.say_crash(text);
+        let crash = page.crash(LONG).expect("it was recorded");
+        assert_eq!((crash.signal, crash.address), (11, 8));
+        assert_eq!(crash.place.as_deref(), Some("lib.so+0x1000"));
+        assert_eq!(page.crash(Duration::ZERO), None, "it was long ago");
+        page.forget_crash();
+        assert_eq!(page.crash(LONG), None);
+        page.say_crash(text);
+        page.hand(0, 1);
+        assert!(page.begin(0, 1));
+        assert_eq!(page.crash(LONG), None, "the next task has begun");
+        page.say_crash(&[b'x'; 2 * Page::CRASH]);
+        assert_eq!(page.crash(LONG), None, "that is no record");
     }
 }

@@ -1,16 +1,15 @@
 //! The two pipes that a task prints into, and the markers that tell whose output it is. They last
 //! as long as the worker, unless a task leaves children behind: then those keep the old ones.
 
-use super::crash;
 use crate::wire::{WireError, high, marker::Marker};
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::wait::{Id, WaitPidFlag, waitid},
-    unistd::{dup2_stderr, dup2_stdout, pipe2},
+    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2},
 };
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -24,6 +23,7 @@ struct Ends {
 /// The pipes of this worker.
 #[derive(Debug)]
 pub(super) struct Capture {
+    stdin: OwnedFd,
     ends: Arc<Mutex<Ends>>,
     marker: Marker,
 }
@@ -47,6 +47,7 @@ impl Capture {
         // lets C allocate one.
         unsafe { libc::setvbuf(c_stdout(), std::ptr::null_mut(), libc::_IOLBF, 0) };
         Ok(Self {
+            stdin: high(std::io::stdin().as_fd())?,
             ends: Arc::new(Mutex::new(ends)),
             marker,
         })
@@ -58,12 +59,6 @@ impl Capture {
             ends: Arc::clone(&self.ends),
             marker: self.marker.clone(),
         }
-    }
-
-    /// Where a crash is told: out of reach of code that closes or redirects descriptor 2.
-    pub(super) fn crash_descriptor(&self) -> RawFd {
-        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.stderr.as_raw_fd()
     }
 
     /// The output of this task begins; with `stdio`, what it prints counts.
@@ -83,7 +78,25 @@ impl Capture {
         self.write_both(&self.marker.end(task));
         // Before anything else is opened: it would get the numbers that the task has closed, and
         // be closed in its turn when they are restored.
-        self.restore()
+        self.restore()?;
+        dup2_stdin(&self.stdin).map_err(WireError::system("restore stdin"))?;
+        self.make_blocking();
+        Ok(())
+    }
+
+    /// The mode belongs to the pipe, not to the descriptor: where one task leaves a pipe non-blocking,
+    /// a later one fails to print.
+    fn make_blocking(&self) {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        for end in [&ends.stdout, &ends.stderr] {
+            let flags = fcntl(end, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+            if let Ok(flags) = flags
+                && flags.intersects(OFlag::O_NONBLOCK | OFlag::O_ASYNC)
+            {
+                let flags = flags.difference(OFlag::O_NONBLOCK | OFlag::O_ASYNC);
+                let _ = fcntl(end, FcntlArg::F_SETFL(flags));
+            }
+        }
     }
 
     /// An operation may have closed or redirected descriptors 1 and 2.
@@ -111,8 +124,6 @@ impl Capture {
                 stdout: high(write_stdout.as_fd())?,
                 stderr: high(write_stderr.as_fd())?,
             };
-            // Before the old one is closed.
-            crash::write_to(fresh.stderr.as_raw_fd());
             *ends = fresh;
         }
         self.restore()?;

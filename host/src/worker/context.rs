@@ -1,7 +1,7 @@
 //! What a running operation can ask of its worker. One context serves all tasks of a worker, one
 //! after the other, and lives as long as the process.
 
-use super::capture::LogWriter;
+use super::{capture::LogWriter, forked};
 use crate::{
     plugin::{Captured, TaskContext, TaskData},
     wire::{
@@ -38,6 +38,7 @@ pub(super) struct Worker {
 #[derive(Debug)]
 struct Current {
     slot: u32,
+    task: i64,
     data: Arc<TaskData>,
     base: Captured,
     scopes: BTreeMap<u32, Captured>,
@@ -74,6 +75,7 @@ pub(super) fn install(
 ) -> &'static Worker {
     let current = Current {
         slot: 0,
+        task: 0,
         data: Arc::default(),
         base: Captured {
             level: 0,
@@ -116,7 +118,13 @@ impl Worker {
     }
 
     /// The next task begins. Answers whether what it prints counts.
-    pub(super) fn begin(&self, slot: u32, data: TaskData, log_level: u8, capture: Capture) -> bool {
+    pub(super) fn begin(
+        &self,
+        (slot, task): (u32, i64),
+        data: TaskData,
+        log_level: u8,
+        capture: Capture,
+    ) -> bool {
         let base = match capture {
             Capture::All => Captured {
                 level: log_level,
@@ -134,6 +142,7 @@ impl Worker {
         let mut current = locked(&self.current);
         *current = Current {
             slot,
+            task,
             data: Arc::new(data),
             base,
             scopes: BTreeMap::new(),
@@ -150,14 +159,14 @@ impl Worker {
     pub(super) fn end(&self) -> Saved {
         let mut current = locked(&self.current);
         current.scopes.clear();
-        let slot = current.slot;
+        let task = current.task;
         let held = current.held_progress.take();
         let saved = std::mem::take(&mut current.saved);
         drop(current);
         if let Some((fraction, message)) = held {
             let _ = self.send(
                 FromWorker::Progress {
-                    slot,
+                    task,
                     fraction,
                     message,
                 },
@@ -165,6 +174,13 @@ impl Worker {
             );
         }
         saved
+    }
+
+    /// A warning of this program itself in the log of the task.
+    pub(super) fn warn(&self, message: &str) {
+        const WARNING: u8 = 2;
+        self.log
+            .record(WARNING, Utc::now().timestamp_micros(), "rework", message);
     }
 
     /// What is lent to the task may go.
@@ -226,6 +242,9 @@ impl TaskContext for Worker {
     }
 
     fn save_output(&self, encoding: u8, bytes: &[u8]) {
+        if !forked::is_worker() {
+            return forked::complain(self, "save_output");
+        }
         let bytes = Bytes::Inline(bytes.to_vec());
         locked(&self.current).saved.output = match encoding {
             ENCODING_FIELDS => Payload::Fields(bytes),
@@ -235,6 +254,9 @@ impl TaskContext for Worker {
     }
 
     fn save_output_file(&self, field: &str, bytes: &[u8]) {
+        if !forked::is_worker() {
+            return forked::complain(self, "save_output_file");
+        }
         let mut current = locked(&self.current);
         let files = &mut current.saved.files;
         files.retain(|(name, _)| name != field);
@@ -249,8 +271,11 @@ impl TaskContext for Worker {
     }
 
     fn progress(&self, fraction: f64, message: &str) {
+        if !forked::is_worker() {
+            return forked::complain(self, "progress");
+        }
         let mut current = locked(&self.current);
-        let slot = current.slot;
+        let task = current.task;
         let message = message.to_owned();
         if current
             .progress
@@ -264,7 +289,7 @@ impl TaskContext for Worker {
         drop(current);
         let _ = self.send(
             FromWorker::Progress {
-                slot,
+                task,
                 fraction,
                 message,
             },
@@ -273,17 +298,26 @@ impl TaskContext for Worker {
     }
 
     fn cancelled(&self) -> bool {
-        let slot = locked(&self.current).slot;
-        self.page.cancelled(slot)
+        let current = locked(&self.current);
+        let (slot, task) = (current.slot, current.task);
+        drop(current);
+        if forked::is_worker() {
+            self.page.cancelled(slot)
+        } else {
+            self.page.is_over(slot, task)
+        }
     }
 
     fn schedule(&self, request: &str, raw_input: Option<&[u8]>) -> Result<i64, String> {
+        if !forked::is_worker() {
+            return Err(forked::refusal("schedule"));
+        }
         let gone = || "the monitor is gone".to_owned();
-        let slot = locked(&self.current).slot;
+        let task = locked(&self.current).task;
         // Held over question and answer: two threads that ask get their own answers.
         let mut receiver = locked(&self.receiver);
         let question = FromWorker::Schedule {
-            slot,
+            task,
             request: request.to_owned(),
             raw_input: raw_input.map(|bytes| Bytes::Inline(bytes.to_vec())),
         };
@@ -298,6 +332,10 @@ impl TaskContext for Worker {
     }
 
     fn capture(&self, scope: u32, captured: Captured) -> u32 {
+        if !forked::is_worker() {
+            // What it prints is taken as what the worker prints.
+            return 0;
+        }
         let mut current = locked(&self.current);
         if !current.may_scope {
             return 0;
@@ -321,9 +359,13 @@ impl TaskContext for Worker {
     }
 
     fn panicking(&self, failure: &str) {
-        let slot = locked(&self.current).slot;
+        if !forked::is_worker() {
+            // The end of its own process, of which the runtime's words on stderr tell.
+            return;
+        }
+        let task = locked(&self.current).task;
         let failure = failure_of(failure);
-        let _ = self.send(FromWorker::Panicking { slot, failure }, Vec::new());
+        let _ = self.send(FromWorker::Panicking { task, failure }, Vec::new());
     }
 
     fn fail(&self, failure: &str) {

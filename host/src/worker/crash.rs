@@ -1,36 +1,29 @@
-//! A record of the signal that ends a worker: which, where, and how far the stack had grown. The
-//! monitor reads it from the pipe of stderr and says so in the task's error.
+//! A record of the signal that ends a worker: which, where, and how far the stack had grown. It lies
+//! in the page that the monitor shares, which reads it there once the worker is dead, and says so in
+//! the task's error.
 //!
 //! The handler runs on a stack of its own and does nothing that a signal handler may not do: it
-//! allocates nothing, locks nothing, and makes one `write`. Then the signal's default action ends
-//! the process as it would have without us, so that the wait status is true.
+//! allocates nothing, locks nothing, and writes into memory. If the plugin has installed a handler
+//! while it was loaded (as the runtimes of other languages and crash reporters do), that one is
+//! called then, with all that the kernel has said. It may repair what happened, and the record is
+//! void. Otherwise the signal's default action ends the process as it would have without us, so that
+//! the wait status is true.
 //!
 //! Only the main thread has a stack for the handler: a thread that a plugin starts gets none, for
 //! the plugin's own copy of Rust's std was never initialised by a `main`. When such a thread uses
 //! up its stack there is no record, and the monitor says what that probably means.
 
-use super::capture::Capture;
 use crate::{
     plugin::is_companion,
-    wire::{PluginFile, WireError, marker::Marker},
+    wire::{Page, PluginFile, WireError},
 };
-use nix::{
-    errno::Errno,
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
-    unistd::Pid,
-};
-use std::{
-    collections::BTreeMap,
-    os::fd::RawFd,
-    sync::{
-        OnceLock,
-        atomic::{AtomicI32, Ordering::Relaxed},
-    },
-};
+use nix::{errno::Errno, sys::signal::Signal, unistd::Pid};
+use std::{collections::BTreeMap, sync::OnceLock};
 
-/// Enough for the handler and the largest register set (AVX-512, AMX).
-const STACK: usize = 64 << 10;
+/// Enough for the handler, for one of the plugin, and for the largest register set (AVX-512, AMX).
+const STACK: usize = 256 << 10;
 
+/// The signals that are faults of the code.
 const SIGNALS: [Signal; 4] = [
     Signal::SIGSEGV,
     Signal::SIGBUS,
@@ -38,12 +31,16 @@ const SIGNALS: [Signal; 4] = [
     Signal::SIGFPE,
 ];
 
+/// What each of [`SIGNALS`] does.
+type Actions = [libc::sigaction; SIGNALS.len()];
+
 /// What the handler needs, made before it can run.
 struct Prepared {
-    /// The beginning of a marker.
-    intro: Vec<u8>,
+    page: &'static Page,
     modules: Vec<Module>,
-    /// The process that writes records. A child that an operation forks has the handler too, but
+    /// What a plugin has installed while it was loaded.
+    of_plugin: [Option<libc::sigaction>; SIGNALS.len()],
+    /// The process that leaves records. A child that an operation forks has the handler too, but
     /// is not the worker.
     worker: libc::pid_t,
     /// The lowest address of the main thread's stack.
@@ -59,43 +56,80 @@ struct Module {
 
 static PREPARED: OnceLock<Prepared> = OnceLock::new();
 
-/// Where the record goes: a private duplicate of the pipe of stderr.
-static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
+/// What the signals did before a plugin was loaded: Rust's own handlers, whose work ours does.
+static BEFORE_LOADING: OnceLock<Actions> = OnceLock::new();
+
+/// Notes what the signals do now, before a plugin is loaded.
+pub(super) fn note_actions() {
+    let _ = BEFORE_LOADING.set(SIGNALS.map(|signal| action(signal as i32)));
+}
 
 /// Installs the handler. Called on the main thread, after the plugin has been loaded.
-pub(super) fn install(
-    marker: &Marker,
-    capture: &Capture,
-    plugin: &PluginFile,
-) -> Result<(), WireError> {
+pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), WireError> {
+    let mut of_plugin = SIGNALS.map(|signal| Some(action(signal as i32)));
+    if let Some(before) = BEFORE_LOADING.get() {
+        for (now, before) in of_plugin.iter_mut().zip(before) {
+            now.take_if(|now| now.sa_sigaction == before.sa_sigaction);
+        }
+    }
+    for now in &mut of_plugin {
+        now.take_if(|now| now.sa_sigaction == libc::SIG_DFL);
+    }
     let prepared = Prepared {
-        intro: marker.crash_intro(),
+        page,
         modules: modules(plugin),
+        of_plugin,
         worker: Pid::this().as_raw(),
         stack_end: stack_end(),
     };
-    if PREPARED.set(prepared).is_err() {
+    let Ok(()) = PREPARED.set(prepared) else {
         return Ok(());
-    }
-    write_to(capture.crash_descriptor());
+    };
     let failed = WireError::system("prepare for crashes");
     give_stack().map_err(&failed)?;
-    for signal in SIGNALS {
-        let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
-        let action = SigAction::new(SigHandler::SigAction(handler), flags, SigSet::empty());
+    for (signal, of_plugin) in SIGNALS.iter().zip(&of_plugin) {
+        let handler: extern "C" fn(_, _, _) = handler;
+        let mut ours = empty_action();
+        ours.sa_sigaction = handler as *const () as usize;
+        ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        if let Some(theirs) = of_plugin {
+            // While theirs runs, what it has asked for is blocked, and no more.
+            ours.sa_mask = theirs.sa_mask;
+            ours.sa_flags |= theirs.sa_flags & (libc::SA_NODEFER | libc::SA_RESTART);
+        }
         // SAFETY: the handler is async-signal-safe; see there.
-        unsafe { sigaction(signal, &action) }.map_err(&failed)?;
+        let set = unsafe { libc::sigaction(*signal as i32, &raw const ours, std::ptr::null_mut()) };
+        Errno::result(set).map_err(&failed)?;
     }
     Ok(())
 }
 
-/// From now on records go there. The descriptor stays open until the next call.
-pub(super) fn write_to(descriptor: RawFd) {
-    DESCRIPTOR.store(descriptor, Relaxed);
+fn empty_action() -> libc::sigaction {
+    // SAFETY: all-zero is a valid `sigaction`: the default action.
+    unsafe { std::mem::zeroed() }
 }
 
-/// Without a stack of its own a handler cannot run once the stack is used up.
+/// What a signal does. Async-signal-safe.
+pub(super) fn action(signal: libc::c_int) -> libc::sigaction {
+    let mut now = empty_action();
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    now
+}
+
+/// Without a stack of its own a handler cannot run once the stack is used up. One that the plugin has
+/// provided stays, if it is as large.
 fn give_stack() -> Result<(), Errno> {
+    let mut now = libc::stack_t {
+        ss_sp: std::ptr::null_mut(),
+        ss_flags: libc::SS_DISABLE,
+        ss_size: 0,
+    };
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::sigaltstack(std::ptr::null(), &raw mut now) };
+    if now.ss_flags & libc::SS_DISABLE == 0 && now.ss_size >= STACK {
+        return Ok(());
+    }
     let memory = Box::leak(vec![0_u8; STACK].into_boxed_slice());
     let stack = libc::stack_t {
         ss_sp: memory.as_mut_ptr().cast(),
@@ -169,35 +203,79 @@ fn range(line: &str) -> Option<(u64, u64)> {
 }
 
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some(prepared) = PREPARED.get() else {
+        // It is installed after that has been set.
+        return;
+    };
     // SAFETY: the kernel passes a valid siginfo.
-    let info = unsafe { &*info };
+    let code = unsafe { (*info).si_code };
     // SAFETY: getpid(2) is async-signal-safe and cannot fail.
-    let this = unsafe { libc::getpid() };
-    if let Some(prepared) = PREPARED.get()
-        && prepared.worker == this
-    {
+    let page = (prepared.worker == unsafe { libc::getpid() }).then_some(prepared.page);
+    let place = SIGNALS.iter().position(|known| *known as i32 == signal);
+    let of_plugin = place.and_then(|place| prepared.of_plugin[place]);
+    // The kernel lets nobody ignore a fault, only a signal that somebody sent.
+    if of_plugin.is_some_and(|action| action.sa_sigaction == libc::SIG_IGN && code <= 0) {
+        return;
+    }
+    if let Some(page) = page {
+        // SAFETY: as above.
+        let info = unsafe { &*info };
         // SAFETY: the kernel passes a valid context.
         let (pc, sp) = registers(unsafe { &*context.cast::<libc::ucontext_t>() });
-        let line = record(prepared, signal, info, pc, sp);
-        // SAFETY: write(2) is async-signal-safe, and the bytes lie on this stack. If it fails
-        // there is no record.
-        unsafe {
-            libc::write(
-                DESCRIPTOR.load(Relaxed),
-                line.bytes.as_ptr().cast(),
-                line.length,
-            )
-        };
+        page.say_crash(record(prepared, signal, info, pc, sp).text());
     }
-    // SA_RESETHAND has restored the default action. A fault repeats when we return; a signal that
-    // somebody sent does not.
-    if info.si_code <= 0 {
-        // SAFETY: raise(3) is async-signal-safe.
-        unsafe { libc::raise(signal) };
+    match of_plugin.filter(|action| action.sa_sigaction != libc::SIG_IGN) {
+        Some(theirs) => {
+            pass_on(&theirs, signal, info, context);
+            // It returned and wants to hear of the next one: this one was no crash.
+            let ours: extern "C" fn(_, _, _) = handler;
+            if let Some(page) = page
+                && action(signal).sa_sigaction == ours as *const () as usize
+            {
+                page.forget_crash();
+            }
+        }
+        None => {
+            let default = empty_action();
+            // SAFETY: the default action runs no code of ours.
+            unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+            // A fault repeats when we return; a signal that somebody sent does not.
+            if code <= 0 {
+                // SAFETY: raise(3) is async-signal-safe.
+                unsafe { libc::raise(signal) };
+            }
+        }
     }
 }
 
-/// Puts the marker together.
+/// Calls a handler of the plugin as the kernel would have.
+fn pass_on(
+    theirs: &libc::sigaction,
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    type WithInfo = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+    type Plain = extern "C" fn(libc::c_int);
+    if theirs.sa_flags & libc::SA_RESETHAND != 0 {
+        let default = empty_action();
+        // SAFETY: the default action runs no code of ours.
+        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+    }
+    let address = std::ptr::with_exposed_provenance::<()>(theirs.sa_sigaction);
+    if theirs.sa_flags & libc::SA_SIGINFO != 0 {
+        // SAFETY: the plugin has given this address to sigaction(2) as a handler of this type, and
+        // nothing is ever unloaded.
+        let call = unsafe { std::mem::transmute::<*const (), WithInfo>(address) };
+        call(signal, info, context);
+    } else {
+        // SAFETY: as above.
+        let call = unsafe { std::mem::transmute::<*const (), Plain>(address) };
+        call(signal);
+    }
+}
+
+/// Puts the record together; `wire::Crash` reads it.
 fn record(
     prepared: &Prepared,
     signal: libc::c_int,
@@ -213,7 +291,6 @@ fn record(
         u64::from(unsafe { info.si_pid() }.cast_unsigned())
     };
     let mut line = Line::default();
-    line.put(&prepared.intro);
     line.decimal(signal);
     line.put(b" ");
     line.decimal(info.si_code);
@@ -234,7 +311,6 @@ fn record(
         }
         None => line.put(b"-"),
     }
-    line.put(b"\n");
     line
 }
 
@@ -262,20 +338,24 @@ fn registers(_: &libc::ucontext_t) -> (u64, u64) {
 
 /// A line that is put together without allocating.
 struct Line {
-    bytes: [u8; 768],
+    bytes: [u8; Page::CRASH],
     length: usize,
 }
 
 impl Default for Line {
     fn default() -> Self {
         Self {
-            bytes: [0; 768],
+            bytes: [0; Page::CRASH],
             length: 0,
         }
     }
 }
 
 impl Line {
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Some(place) = self.bytes.get_mut(self.length) {

@@ -3,7 +3,8 @@
 use super::{
     capture::{Capture, left_children},
     context::Worker,
-    lean,
+    forked, lean,
+    leftovers::Leftovers,
     limits::Limited,
     memory::{peak_resident_bytes, resident_bytes},
 };
@@ -18,7 +19,7 @@ use nix::sys::{
 };
 use rework_plugin::abi::{ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW};
 use serde_json::json;
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Instant};
 
 /// Runs a task, unless the monitor has taken it back. Answers how it ended, and whether it left
 /// children behind.
@@ -29,6 +30,7 @@ pub(super) fn run(
     context: &'static Worker,
     page: &Page,
     capture: &mut Capture,
+    leftovers: &mut Leftovers,
 ) -> Result<Option<(Finished, bool)>, WireError> {
     let Run {
         slot,
@@ -43,14 +45,17 @@ pub(super) fn run(
     let data = task_data(task, descriptors)?;
     let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
     let started_us = Utc::now().timestamp_micros();
-    if !page.begin(slot, id, started_us) {
+    if leftovers.is_final() || !page.begin(slot, id, started_us) {
         return Ok(None);
     }
-    let stdio = context.begin(slot, data, log_level, mode);
+    let stdio = context.begin((slot, id), data, log_level, mode);
     capture.begin(id, attempt, stdio)?;
     let limited = Limited::begin(limits);
+    let began = Instant::now();
     let invoked = plugin::invoke(plugin, &domain, &operation, context);
+    forked::end_if_forked(context);
     drop(limited);
+    let left_behind = leftovers.put_back(&operation, began.elapsed());
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {
@@ -79,6 +84,7 @@ pub(super) fn run(
         // The kernel keeps one peak for the whole life of a process.
         peak_resident_bytes: if peak > peak_before { peak } else { resident },
         resident_bytes: resident,
+        left_behind,
     };
     Ok(Some((finished, left_children())))
 }

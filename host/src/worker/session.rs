@@ -2,14 +2,15 @@
 
 use super::{
     capture::Capture,
-    context, control, crash, lean,
+    context, control, crash, forked, lean,
+    leftovers::Leftovers,
     memory::{peak_resident_bytes, resident_bytes},
     network,
     run::run,
 };
 use crate::{
     causes::chain,
-    plugin,
+    plugin, signals,
     wire::{
         BlockingSocket, FromWorker, Page, ToWorker, WIRE_VERSION, WireError, high, marker::Marker,
     },
@@ -78,9 +79,10 @@ fn live() -> Result<(), WireError> {
     sender.send(FromWorker::Loaded, Vec::new())?;
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
-    crash::install(&marker, &capture, &plugin)?;
+    crash::install(page, &plugin)?;
     let context = context::install(socket, page, capture.log_writer());
     lean::Program::find().let_go();
+    let mut leftovers = Leftovers::note()?;
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
         resident_bytes: resident_bytes(),
@@ -98,6 +100,7 @@ fn live() -> Result<(), WireError> {
                     context,
                     page,
                     &mut capture,
+                    &mut leftovers,
                 )?;
                 if let Some((finished, left_children)) = finished {
                     if left_children {
@@ -146,6 +149,9 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
 fn prepare_process() -> Result<(), WireError> {
     use nix::sys::{prctl, resource};
     let failed = WireError::system("set up the worker process");
+    forked::this_is_the_worker();
+    signals::leave_to_monitor();
+    crash::note_actions();
     // What a task leaves behind stays below this process, however it forks.
     prctl::set_child_subreaper(true).map_err(&failed)?;
     prctl::set_no_new_privs().map_err(&failed)?;

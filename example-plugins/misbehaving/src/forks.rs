@@ -1,0 +1,62 @@
+//! Operations that fork and return twice.
+
+use rework_plugin::prelude::*;
+use std::{thread, time::Duration};
+
+/// Forks in this way; both processes return, the worker 42 and the other one its own number.
+#[operation(domain = "misbehaving")]
+fn fork_and_return(task: &mut Task, how: String) -> Result<i64> {
+    let child = match how.as_str() {
+        "clone" => clone(),
+        _ => fork(),
+    };
+    if child == 0 {
+        return in_the_child(task, &how);
+    }
+    if how == "late" {
+        return Ok(42);
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    println!("the child ended with {}", libc::WEXITSTATUS(status));
+    Ok(42)
+}
+
+fn in_the_child(task: &mut Task, how: &str) -> Result<i64> {
+    match how {
+        "late" => thread::sleep(Duration::from_millis(700)),
+        "grandchild" if fork() != 0 => {
+            // SAFETY: a null pointer says that the status is not wanted.
+            unsafe { libc::wait(std::ptr::null_mut()) };
+        }
+        "panic" => panic!("in the child"),
+        "error" => return Err("in the child".into()),
+        "speak" => {
+            task.progress(0.5, "from the child");
+            task.save_output(&"from the child")?;
+            if let Err(error) = task.schedule("misbehave").send() {
+                println!("the child may not schedule: {error}");
+            }
+            println!("the child is cancelled: {}", task.cancelled());
+        }
+        "thread" => {
+            let thread = thread::spawn(|| log::warn!("from a thread of the child"));
+            assert!(thread.join().is_ok(), "logging does not panic");
+        }
+        _ => {}
+    }
+    Ok(i64::from(std::process::id()))
+}
+
+fn fork() -> libc::pid_t {
+    // SAFETY: none that a task with threads could rely on; here there is one.
+    unsafe { libc::fork() }
+}
+
+/// As `fork`, without what C does around it.
+fn clone() -> libc::pid_t {
+    // SAFETY: as above; with these arguments it is what fork(2) is.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    child as libc::pid_t
+}

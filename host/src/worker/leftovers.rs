@@ -1,0 +1,510 @@
+//! What a task leaves in its process. The next task of the worker finds a process as the first one
+//! found it: what can be put back is put back; of the rest it is found out that it has changed, and
+//! then the worker runs nothing more.
+//!
+//! What counts is the state in which the plugin has been loaded. Signal handlers, timers and modes that
+//! its constructors have set up are its own and stay.
+//!
+//! Looking for everything takes some twenty microseconds, which is more than a very short operation
+//! itself. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at
+//! after each run only if that took long ([`LONG`]), and else after every sixteenth. What costs next
+//! to nothing is always put back.
+
+use super::{crash, environment::Environment, floating::Modes};
+use crate::{
+    signals,
+    wire::{WireError, high},
+};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, rlim_t, setrlimit},
+        signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
+        stat::{Mode, umask},
+    },
+    unistd::{Pid, fchdir},
+};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString},
+    fs::{File, OpenOptions},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
+    time::Duration,
+};
+
+/// So many runs in a row have to leave nothing before an operation is looked at less often.
+const TRUSTED: u32 = 100;
+/// And then after so many runs.
+const SAMPLE: u32 = 16;
+/// A run that took so long is always looked at.
+const LONG: Duration = Duration::from_micros(500);
+
+/// The signals that there are.
+const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
+/// Those that glibc keeps for itself, and takes when it first needs them.
+const OF_GLIBC: [libc::c_int; 2] = [32, 33];
+
+/// Every limit of a process.
+const LIMITS: [Resource; 16] = [
+    Resource::RLIMIT_AS,
+    Resource::RLIMIT_CORE,
+    Resource::RLIMIT_CPU,
+    Resource::RLIMIT_DATA,
+    Resource::RLIMIT_FSIZE,
+    Resource::RLIMIT_LOCKS,
+    Resource::RLIMIT_MEMLOCK,
+    Resource::RLIMIT_MSGQUEUE,
+    Resource::RLIMIT_NICE,
+    Resource::RLIMIT_NOFILE,
+    Resource::RLIMIT_NPROC,
+    Resource::RLIMIT_RSS,
+    Resource::RLIMIT_RTPRIO,
+    Resource::RLIMIT_RTTIME,
+    Resource::RLIMIT_SIGPENDING,
+    Resource::RLIMIT_STACK,
+];
+
+/// Lines of `/proc/self/status` that nothing can put back, and what it is when they change.
+const STATUS_LINES: [(&str, &str); 8] = [
+    ("Uid:", "another user"),
+    ("Gid:", "another group"),
+    ("Groups:", "other supplementary groups"),
+    ("CapInh:", "other inheritable capabilities"),
+    ("CapPrm:", "other permitted capabilities"),
+    ("CapEff:", "other effective capabilities"),
+    ("CapBnd:", "another bounding set of capabilities"),
+    ("Seccomp:", "a seccomp filter"),
+];
+
+const INTERVAL_TIMERS: [libc::c_int; 3] =
+    [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF];
+
+/// The state that a task is to find, and how far operations are trusted to leave it alone.
+#[derive(Debug)]
+pub(super) struct Leftovers {
+    umask: Mode,
+    /// The working directory, also if it is removed.
+    directory: Option<OwnedFd>,
+    mask: SigSet,
+    modes: Modes,
+    environment: Environment,
+    alternate_stack: libc::stack_t,
+    /// Which of [`INTERVAL_TIMERS`] the plugin has started while it was loaded.
+    has_timer: [bool; 3],
+    rest: Rest,
+    /// By operation: how many runs in a row have left nothing.
+    clean_runs: HashMap<String, u32>,
+    is_final: bool,
+}
+
+/// What is looked at less often.
+#[derive(Debug)]
+struct Rest {
+    status: Option<File>,
+    status_lines: Vec<Option<String>>,
+    posix_timers: Option<File>,
+    posix_timer_count: usize,
+    actions: Vec<libc::sigaction>,
+    limits: Vec<Option<(rlim_t, rlim_t)>>,
+    affinity: Option<CpuSet>,
+    nice: libc::c_int,
+    policy: libc::c_int,
+    personality: libc::c_int,
+    parent_death: Option<Signal>,
+    /// Device and inode of the root directory.
+    root: Option<(u64, u64)>,
+    locale: Option<CString>,
+}
+
+impl Leftovers {
+    /// Notes how this process is, before its first task.
+    pub(super) fn note() -> Result<Self, WireError> {
+        let mask =
+            SigSet::thread_get_mask().map_err(WireError::system("ask for blocked signals"))?;
+        // There is no way to ask for it but to change it.
+        let mode = umask(Mode::empty());
+        umask(mode);
+        let path_only = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(".");
+        Ok(Self {
+            umask: mode,
+            directory: path_only.ok().map(high).transpose()?,
+            mask,
+            modes: Modes::now(),
+            environment: Environment::now(),
+            alternate_stack: alternate_stack(),
+            has_timer: INTERVAL_TIMERS.map(is_armed),
+            rest: Rest::note()?,
+            clean_runs: HashMap::new(),
+            is_final: false,
+        })
+    }
+
+    /// Whether something is left that cannot be put back, so that no other task may find it.
+    pub(super) fn is_final(&self) -> bool {
+        self.is_final
+    }
+
+    /// A run of an operation has ended: puts back what it has changed, and answers what is left of
+    /// that, in words.
+    pub(super) fn put_back(&mut self, operation: &str, took: Duration) -> Option<String> {
+        self.put_back_cheaply();
+        let clean_runs = self.clean_runs.get(operation).copied().unwrap_or(0);
+        if clean_runs < TRUSTED || took >= LONG || clean_runs.is_multiple_of(SAMPLE) {
+            let left = self.rest.put_back();
+            if !left.is_empty() {
+                self.is_final = true;
+                return Some(left.join(", "));
+            }
+        }
+        match self.clean_runs.get_mut(operation) {
+            Some(runs) => *runs = runs.saturating_add(1),
+            None => drop(self.clean_runs.insert(operation.to_owned(), 1)),
+        }
+        None
+    }
+
+    fn put_back_cheaply(&mut self) {
+        // First, for what expires now may end this process.
+        for (timer, has_timer) in INTERVAL_TIMERS.iter().zip(self.has_timer) {
+            if !has_timer {
+                disarm(*timer);
+            }
+        }
+        self.put_back_mask();
+        umask(self.umask);
+        if let Some(directory) = &self.directory {
+            let _ = fchdir(directory);
+        }
+        self.modes.restore();
+        self.environment.restore();
+        if alternate_stack().ss_sp != self.alternate_stack.ss_sp {
+            // SAFETY: the memory of this stack was leaked when it was given, or the plugin has
+            // provided it for its whole life.
+            unsafe { libc::sigaltstack(&raw const self.alternate_stack, std::ptr::null_mut()) };
+        }
+    }
+
+    fn put_back_mask(&self) {
+        if SigSet::thread_get_mask() == Ok(self.mask) {
+            return;
+        }
+        // What waits behind the mask was meant for the task that has ended.
+        for number in pending() {
+            let is_to_stay =
+                Signal::try_from(number).is_ok_and(|signal| self.mask.contains(signal));
+            if !is_to_stay {
+                discard(number);
+            }
+        }
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+}
+
+impl Rest {
+    fn note() -> Result<Self, WireError> {
+        // Kept open: a task may leave no descriptor to open them with, or another root directory.
+        let open = |path: &str| -> Result<Option<File>, WireError> {
+            let file = File::open(path).ok().map(high).transpose()?;
+            Ok(file.map(File::from))
+        };
+        let status = open("/proc/self/status")?;
+        let posix_timers = open("/proc/self/timers")?;
+        let text = read(status.as_ref());
+        Ok(Self {
+            status_lines: STATUS_LINES
+                .iter()
+                .map(|(name, _)| line_of(&text, name).map(str::to_owned))
+                .collect(),
+            status,
+            posix_timer_count: count_timers(posix_timers.as_ref()),
+            posix_timers,
+            actions: NUMBERS.map(crash::action).collect(),
+            limits: LIMITS
+                .iter()
+                .map(|resource| getrlimit(*resource).ok())
+                .collect(),
+            affinity: sched_getaffinity(Pid::from_raw(0)).ok(),
+            nice: nice(),
+            policy: policy(),
+            personality: personality(ASK_PERSONALITY),
+            parent_death: prctl::get_pdeathsig().ok().flatten(),
+            root: root(),
+            locale: locale(),
+        })
+    }
+
+    /// Puts back what can be put back; what cannot, in words.
+    fn put_back(&self) -> Vec<String> {
+        let text = read(self.status.as_ref());
+        let mut left = self.put_back_actions(&text);
+        for ((name, words), before) in STATUS_LINES.iter().zip(&self.status_lines) {
+            if line_of(&text, name) != before.as_deref() {
+                left.push((*words).to_owned());
+            }
+        }
+        if count_timers(self.posix_timers.as_ref()) > self.posix_timer_count {
+            left.push("a timer (timer_create)".to_owned());
+        }
+        left.extend(self.put_back_limits());
+        left.extend(self.put_back_scheduling());
+        if personality(ASK_PERSONALITY) != self.personality {
+            // The call answers what it was.
+            personality(self.personality.cast_unsigned().into());
+        }
+        let _ = prctl::set_pdeathsig(self.parent_death);
+        let _ = prctl::set_child_subreaper(true);
+        if root() != self.root {
+            left.push("another root directory".to_owned());
+        }
+        if let Some(before) = &self.locale
+            && locale().as_ref() != Some(before)
+        {
+            // SAFETY: the name is a string that C has given out itself.
+            unsafe { libc::setlocale(libc::LC_ALL, before.as_ptr()) };
+        }
+        left
+    }
+
+    fn put_back_actions(&self, status: &str) -> Vec<String> {
+        let bits = |name| {
+            let line = line_of(status, name)?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        let (ignored, caught) = (bits("SigIgn:"), bits("SigCgt:"));
+        let mut left = Vec::new();
+        for (number, before) in NUMBERS.zip(&self.actions) {
+            let is_set = |mask: Option<u64>| mask.is_none_or(|mask| mask >> (number - 1) & 1 == 1);
+            let was_caught = ![libc::SIG_DFL, libc::SIG_IGN].contains(&before.sa_sigaction);
+            let was_ignored = before.sa_sigaction == libc::SIG_IGN;
+            let is_same_kind = is_set(caught) == was_caught && is_set(ignored) == was_ignored;
+            // Another handler in the place of one is no other kind.
+            if OF_GLIBC.contains(&number) || is_same_kind && !was_caught {
+                continue;
+            }
+            let now = crash::action(number);
+            if now.sa_sigaction == before.sa_sigaction {
+                continue;
+            }
+            if is_put_back(number, now.sa_sigaction) {
+                // SAFETY: what was there when this worker began, and nothing is ever unloaded.
+                unsafe { libc::sigaction(number, before, std::ptr::null_mut()) };
+            } else {
+                left.push(in_words(number, now.sa_sigaction));
+            }
+        }
+        left
+    }
+
+    fn put_back_limits(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for (resource, before) in LIMITS.iter().zip(&self.limits) {
+            let Some((soft, hard)) = *before else {
+                continue;
+            };
+            if getrlimit(*resource) != Ok((soft, hard)) && setrlimit(*resource, soft, hard).is_err()
+            {
+                left.push(format!("a lower {resource:?}"));
+            }
+        }
+        left
+    }
+
+    fn put_back_scheduling(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if policy() != self.policy {
+            let none = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the pointer is to a local of the right type.
+            unsafe { libc::sched_setscheduler(0, self.policy, &raw const none) };
+            if policy() != self.policy {
+                left.push("another scheduling policy".to_owned());
+            }
+        }
+        if nice() != self.nice {
+            // SAFETY: a plain system call.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
+            let now = nice();
+            if now != self.nice {
+                left.push(format!("a nice value of {now}"));
+            }
+        }
+        if let Some(before) = &self.affinity
+            && sched_getaffinity(Pid::from_raw(0)).as_ref() != Ok(before)
+        {
+            let _ = sched_setaffinity(Pid::from_raw(0), before);
+        }
+        left
+    }
+}
+
+/// Whether a signal's action can be put back without harm to what a plugin may still do: what a
+/// worker leaves to its monitor, a broken pipe that nobody wants to hear of, and children that are to
+/// be collected. Whoever has installed any other handler may rely on it.
+fn is_put_back(number: libc::c_int, now: usize) -> bool {
+    let Ok(signal) = Signal::try_from(number) else {
+        return false;
+    };
+    match signal {
+        Signal::SIGPIPE => [libc::SIG_IGN, libc::SIG_DFL].contains(&now),
+        Signal::SIGCHLD => now == libc::SIG_IGN,
+        other => signals::LEFT_TO_MONITOR.contains(&other),
+    }
+}
+
+/// `a handler for SIGSEGV`.
+fn in_words(number: libc::c_int, action: usize) -> String {
+    let name = Signal::try_from(number)
+        .map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
+    match action {
+        libc::SIG_IGN => format!("{name} ignored"),
+        libc::SIG_DFL => format!("no handler for {name}"),
+        _ => format!("a handler for {name}"),
+    }
+}
+
+/// The signals that wait until they are no longer blocked.
+fn pending() -> Vec<libc::c_int> {
+    let mut set = SigSet::empty().as_ref().to_owned();
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::sigpending(&raw mut set) };
+    // SAFETY: as above.
+    NUMBERS
+        .filter(|number| unsafe { libc::sigismember(&raw const set, *number) } == 1)
+        .collect()
+}
+
+/// Forgets a signal that waits: ignoring it discards it.
+fn discard(number: libc::c_int) {
+    let before = crash::action(number);
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(number, libc::SIG_IGN) };
+    // SAFETY: what was there a moment ago.
+    unsafe { libc::sigaction(number, &raw const before, std::ptr::null_mut()) };
+}
+
+fn is_armed(timer: libc::c_int) -> bool {
+    let mut now = NEVER;
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::getitimer(timer, &raw mut now) };
+    now.it_value.tv_sec != 0 || now.it_value.tv_usec != 0
+}
+
+fn disarm(timer: libc::c_int) {
+    // SAFETY: the pointer is to a constant of the right type; the former value is not wanted.
+    unsafe { libc::setitimer(timer, &raw const NEVER, std::ptr::null_mut()) };
+}
+
+static NEVER: libc::itimerval = libc::itimerval {
+    it_interval: libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    },
+    it_value: libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    },
+};
+
+fn alternate_stack() -> libc::stack_t {
+    let mut now = libc::stack_t {
+        ss_sp: std::ptr::null_mut(),
+        ss_flags: libc::SS_DISABLE,
+        ss_size: 0,
+    };
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::sigaltstack(std::ptr::null(), &raw mut now) };
+    now
+}
+
+/// How generous this thread is to others.
+fn nice() -> libc::c_int {
+    // SAFETY: a plain system call.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// By which rule this thread gets its time.
+fn policy() -> libc::c_int {
+    // SAFETY: a plain system call.
+    unsafe { libc::sched_getscheduler(0) }
+}
+
+/// Changes nothing; see personality(2).
+const ASK_PERSONALITY: libc::c_ulong = 0xffff_ffff;
+
+fn personality(wanted: libc::c_ulong) -> libc::c_int {
+    // SAFETY: a plain system call.
+    unsafe { libc::personality(wanted) }
+}
+
+fn root() -> Option<(u64, u64)> {
+    let root = std::fs::metadata("/").ok()?;
+    Some((root.dev(), root.ino()))
+}
+
+/// The name of C's locale, by which its numbers are read and written.
+fn locale() -> Option<CString> {
+    // SAFETY: a null pointer only asks.
+    let name = unsafe { libc::setlocale(libc::LC_ALL, std::ptr::null()) };
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: C answers a string that stays until the next call, and it is copied now.
+    Some(unsafe { CStr::from_ptr(name) }.to_owned())
+}
+
+/// What a file of `/proc` says now; it is made anew for whoever reads its beginning.
+fn read(file: Option<&File>) -> String {
+    let mut bytes = vec![0; 8192];
+    let length = file.map_or(Ok(0), |file| file.read_at(&mut bytes, 0));
+    bytes.truncate(length.unwrap_or(0));
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// What follows this name at the beginning of a line.
+fn line_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// How many timers of timer_create(2) there are, where the kernel tells.
+fn count_timers(file: Option<&File>) -> usize {
+    let text = read(file);
+    text.lines().filter(|line| line.starts_with("ID:")).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_that_somebody_may_rely_on_stay() {
+        let handler = in_words as *const () as usize;
+        for (number, now, expected) in [
+            (libc::SIGPIPE, libc::SIG_IGN, true),
+            (libc::SIGPIPE, handler, false),
+            (libc::SIGCHLD, libc::SIG_IGN, true),
+            (libc::SIGCHLD, handler, false),
+            (libc::SIGTERM, handler, true),
+            (libc::SIGTERM, libc::SIG_DFL, true),
+            (libc::SIGSEGV, handler, false),
+            (libc::SIGUSR1, libc::SIG_IGN, false),
+            (40, handler, false),
+        ] {
+            assert_eq!(is_put_back(number, now), expected, "{number} {now}");
+        }
+        assert_eq!(in_words(11, handler), "a handler for SIGSEGV");
+        assert_eq!(in_words(40, libc::SIG_IGN), "signal 40 ignored");
+    }
+
+    #[test]
+    fn lines_of_a_status_are_found_by_their_names() {
+        let text = "Name:\tx\nUid:\t0\t0\t0\t0\nSigIgn:\t0000000000001000\n";
+        assert_eq!(line_of(text, "Uid:"), Some("\t0\t0\t0\t0"));
+        assert_eq!(line_of(text, "Seccomp:"), None);
+    }
+}

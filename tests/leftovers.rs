@@ -1,0 +1,122 @@
+//! What a task leaves in its process does not reach the next one: it is put back, or the worker ends.
+
+use crate::harness::{Monitor, Rework, misbehaving, until};
+use serde_json::{Value, json};
+
+fn started() -> (Rework, Monitor) {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    (rework, monitor)
+}
+
+fn leave(rework: &Rework, what: &str) {
+    let input = json!({ "what": what }).to_string();
+    let id = rework.schedule(&["leave", "--input", &input]);
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    assert_eq!(task["state"], "done", "{what}: {task:#}");
+}
+
+fn look(rework: &Rework) -> Value {
+    let id = rework.schedule(&["look_at_process"]);
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    assert_eq!(task["state"], "done", "{task:#}");
+    task["output"].clone()
+}
+
+#[test]
+fn what_can_be_put_back_is() {
+    let (rework, monitor) = started();
+    let before = look(&rework);
+    for what in [
+        "a waiting alarm",
+        "mask",
+        "directory",
+        "umask",
+        "environment",
+        "rounding",
+        "non-blocking output",
+        "closed input",
+        "limit",
+        "broken pipes",
+        "ignored children",
+        "ended by SIGTERM",
+    ] {
+        leave(&rework, what);
+        // The same process, in the same state.
+        assert_eq!(look(&rework), before, "{what}");
+    }
+    assert!(!monitor.log().contains("leaves its worker"));
+}
+
+#[test]
+fn no_timer_of_one_task_ends_the_next() {
+    let (rework, _monitor) = started();
+    for what in ["alarm", "interval timer"] {
+        leave(&rework, what);
+        let later = r#"{"mode": "hang", "seconds": 1.5}"#;
+        let id = rework.schedule(&["misbehave", "--input", later]);
+        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        assert_eq!(task["state"], "done", "{what}: {task:#}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
+    let (rework, monitor) = started();
+    let is_root = nix::unistd::geteuid().is_root();
+    let whats = [
+        ("handler", "a handler for SIGUSR1"),
+        ("ignored signal", "SIGUSR1 ignored"),
+        ("real-time handler", "a handler for signal 40"),
+        ("timer", "a timer (timer_create)"),
+        ("root", "another root directory"),
+        ("user", "another user"),
+    ];
+    for (what, words) in whats {
+        if !is_root && ["root", "user"].contains(&what) {
+            // Only root can change them.
+            continue;
+        }
+        let before = look(&rework)["process"].clone();
+        leave(&rework, what);
+        assert_ne!(look(&rework)["process"], before, "{what}");
+        let dead = until(
+            "the worker to be gone",
+            || rework.json(&["list-workers", "--all"]),
+            |rows| {
+                let rows = rows.as_array().unwrap();
+                rows.iter()
+                    .any(|row| row["pid"] == before && row["state"] == "dead")
+            },
+        );
+        let rows = dead.as_array().unwrap();
+        let row = rows.iter().find(|row| row["pid"] == before).unwrap();
+        assert_eq!(row["cause"], "leftovers", "{what}: {row:#}");
+        let error = rework.database.psql(&format!(
+            "select error from rework.worker where id = {}",
+            row["id"]
+        ));
+        assert!(error.contains(words), "{what}: {error}");
+    }
+    let said = monitor.log().matches("leaves its worker changed").count();
+    assert_eq!(said, 1, "once for one operation: {}", monitor.log());
+}
+
+/// With the handler that a task had left a crash was taken for a good end.
+#[test]
+fn a_handler_that_was_left_hides_no_crash() {
+    let (rework, monitor) = started();
+    leave(&rework, "handler of faults");
+    let id = rework.misbehave("segfault");
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    assert_eq!(
+        (&task["cause"], &task["signal"]),
+        (&"crash".into(), &11.into()),
+        "{task:#}"
+    );
+    let log = monitor.log();
+    assert!(
+        log.contains("operation `leave` of domain misbehaving leaves its worker changed (a handler for SIGSEGV)"),
+        "{log}"
+    );
+}
