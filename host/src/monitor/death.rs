@@ -190,7 +190,9 @@ fn worker_end(
     if let Life::Draining(cause) = worker.life
         && exit.code == Some(0)
     {
-        return (cause, None);
+        let because = (cause == WorkerCause::MadeRoom)
+            .then(|| "made room for a worker of another plugin".to_owned());
+        return (cause, because);
     }
     if let Some(reason) = &worker.refused {
         return (

@@ -66,7 +66,7 @@ impl Store {
                           and (started is not null
                                or state = 'dead'
                                   and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
-                                                    'upgrade', 'idle', 'made room'))) latest
+                                                    'upgrade', 'idle'))) latest
                 where place <= 3
                 group by domain, host, plugin
                having count(*) = 3 and bool_and(state = 'dead' and started is null)
