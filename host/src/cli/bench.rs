@@ -1,4 +1,5 @@
-//! Measuring this installation: tasks per second, and from commit to the operation's first line.
+//! Measuring this installation: tasks per second, also where other domains stand idle beside the busy
+//! one, and from commit to the operation's first line.
 
 use super::{
     args::BenchArgs,
@@ -10,6 +11,7 @@ use crate::{
     client::{Client, ClientError},
     here,
     model::TaskId,
+    store::OperationRow,
 };
 use serde::Serialize;
 use std::{
@@ -25,11 +27,16 @@ struct Figures {
     workers: u16,
     enqueue_per_second: f64,
     run_per_second: f64,
+    /// `None`: the plugin's file is not there to be registered for other domains.
+    run_per_second_among_domains: Option<f64>,
     latency_ms_median: f64,
     latency_ms_p99: f64,
     ready_ms: f64,
     worker_memory_mb: f64,
 }
+
+/// So many domains stand idle in the monitor that is compared with one of a single domain.
+const IDLE_DOMAINS: u32 = 9;
 
 /// A monitor of our own, ended with the bench.
 struct Monitor(Child);
@@ -39,11 +46,12 @@ impl Monitor {
         clippy::disallowed_methods,
         reason = "the bench runs a whole monitor of its own"
     )]
-    fn start(args: &BenchArgs, domain: &str) -> Result<Self> {
+    fn start(args: &BenchArgs, domains: &[String]) -> Result<Self> {
         let workers = args.workers.to_string();
         let failed = |error| Failure::new(format!("could not start a monitor: {error}"));
         let mut child = Command::new("/proc/self/exe")
-            .args(["monitor", "-", "--domain", domain])
+            .args(["monitor", "-"])
+            .args(domains.iter().flat_map(|domain| ["--domain", domain]))
             .args(["--minworkers", &workers, "--maxworkers", &workers])
             // Neither in the arguments nor here: it may hold a password.
             .env_remove("REWORK_DB")
@@ -91,6 +99,11 @@ pub(super) fn bench(args: BenchArgs) -> Result<()> {
     ))?;
     output::line(&format!("enqueue   {enqueue_per_second:>10.0} tasks/s"))?;
     output::line(&format!("run       {run_per_second:>10.0} tasks/s"))?;
+    if let Some(per_second) = figures.run_per_second_among_domains {
+        output::line(&format!(
+            "domains   {per_second:>10.0} tasks/s with {IDLE_DOMAINS} idle domains beside it"
+        ))?;
+    }
     output::line(&format!(
         "latency   {:>10.2} ms median, {:.2} ms p99, commit to first line ({} samples)",
         figures.latency_ms_median, figures.latency_ms_p99, args.samples
@@ -126,35 +139,12 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
         );
     }
 
+    let among_domains = among_domains(args, &client, operation).await?;
     let began = Instant::now();
-    let mut batch = Vec::new();
-    while batch.len() < args.tasks as usize {
-        let part = (args.tasks - batch.len() as u32).min(1000);
-        batch.extend(
-            client
-                .schedule_copies(&operation.name, &operation.domain, part)
-                .await?,
-        );
-    }
+    let batch = queue(args, &client, operation).await?;
     let enqueue = began.elapsed();
-
-    let monitor = Monitor::start(args, &operation.domain)?;
-    let last = client.task(TaskId(*batch.last().expect("at least one task was queued")));
-    last.join().await?;
-    let run = loop {
-        let run = client.batch(&batch).await?;
-        if run.open == 0 {
-            break run;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    if run.unwell > 0 {
-        return Err(Failure::new(format!(
-            "{} of {} tasks of `{}` did not end done: there is nothing to measure",
-            run.unwell, args.tasks, args.operation
-        ))
-        .hint("see `rework list-tasks`"));
-    }
+    let monitor = Monitor::start(args, std::slice::from_ref(&operation.domain))?;
+    let seconds = run(args, &client, &batch).await?;
 
     let mut latencies = Vec::new();
     for _ in 0..args.samples {
@@ -190,10 +180,85 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
         tasks: args.tasks,
         workers: args.workers,
         enqueue_per_second: f64::from(args.tasks) / enqueue.as_secs_f64(),
-        run_per_second: f64::from(args.tasks) / run.seconds,
+        run_per_second: f64::from(args.tasks) / seconds,
+        run_per_second_among_domains: among_domains.map(|seconds| f64::from(args.tasks) / seconds),
         latency_ms_median: at(0.5),
         latency_ms_p99: at(0.99),
         ready_ms: ready.unwrap_or_default(),
         worker_memory_mb: memory.unwrap_or_default(),
     })
+}
+
+/// Queues the tasks of the throughput.
+async fn queue(args: &BenchArgs, client: &Client, operation: &OperationRow) -> Result<Vec<i64>> {
+    let mut batch = Vec::new();
+    while batch.len() < args.tasks as usize {
+        let part = (args.tasks - batch.len() as u32).min(1000);
+        let queued = client.schedule_copies(&operation.name, &operation.domain, part);
+        batch.extend(queued.await?);
+    }
+    Ok(batch)
+}
+
+/// Waits until all of these tasks have ended; how many seconds they took, from the first start to the
+/// last end.
+async fn run(args: &BenchArgs, client: &Client, batch: &[i64]) -> Result<f64> {
+    let last = client.task(TaskId(*batch.last().expect("at least one task was queued")));
+    last.join().await?;
+    let run = loop {
+        let run = client.batch(batch).await?;
+        if run.open == 0 {
+            break run;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    if run.unwell > 0 {
+        return Err(Failure::new(format!(
+            "{} of {} tasks of `{}` did not end done: there is nothing to measure",
+            run.unwell, args.tasks, args.operation
+        ))
+        .hint("see `rework list-tasks`"));
+    }
+    Ok(run.seconds)
+}
+
+/// As [`run`], in a monitor of which the other domains have had a task each and stand idle. They are
+/// the same plugin under other names, registered for as long as this takes.
+async fn among_domains(
+    args: &BenchArgs,
+    client: &Client,
+    operation: &OperationRow,
+) -> Result<Option<f64>> {
+    let path = std::path::Path::new(&operation.path);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let idle: Vec<String> = (1..=IDLE_DOMAINS)
+        .map(|number| format!("bench-idle-{number}"))
+        .collect();
+    client.register_copies(path, &idle).await?;
+    let ran = run_beside(args, client, operation, &idle).await;
+    for domain in &idle {
+        for row in client.operations(Some(domain)).await? {
+            let deployments = client.deployments(&row.name, Some(domain), None, None);
+            client.unregister(&deployments.await?).await?;
+        }
+    }
+    ran.map(Some)
+}
+
+async fn run_beside(
+    args: &BenchArgs,
+    client: &Client,
+    operation: &OperationRow,
+    idle: &[String],
+) -> Result<f64> {
+    let domains = [std::slice::from_ref(&operation.domain), idle].concat();
+    let _monitor = Monitor::start(args, &domains)?;
+    for domain in idle {
+        let task = client.schedule(&args.operation).domain(domain).await?;
+        task.join().await?;
+    }
+    let batch = queue(args, client, operation).await?;
+    run(args, client, &batch).await
 }

@@ -58,6 +58,41 @@ pub struct Registration {
 }
 
 impl Client {
+    /// Registers the operations of a plugin file for this host once more under each of these domains;
+    /// for the bench.
+    pub(crate) async fn register_copies(&self, file: &Path, domains: &[String]) -> Result<()> {
+        let refused = |error: PluginError| ClientError::Plugin(error.to_string());
+        let cache = plugin::Cache::at(here::plugin_cache_dir());
+        let demands = plugin::Demands {
+            key: None,
+            hash: None,
+        };
+        let confinement = plugin::Confinement::default();
+        let examined = plugin::examine(
+            file,
+            file,
+            &cache,
+            demands,
+            plugin::PROBE_LIMIT,
+            &confinement,
+        );
+        let examined = examined.map_err(refused)?;
+        for domain in domains {
+            let plugin = examined.inspection.offer(file, None, Some(domain));
+            let placement = Placement {
+                host: here::host_name(None)?,
+                path: stored_path(file)?,
+                whole: false,
+                replace: false,
+                dry_run: false,
+            };
+            let plugin = plugin.map_err(refused)?;
+            let registered = self.store().plugin_register(&plugin, &placement, None);
+            registered.await.map_err(nothing_registered)?;
+        }
+        Ok(())
+    }
+
     /// Registers the operations of a plugin file for a host.
     pub async fn register(
         &self,

@@ -38,8 +38,7 @@ impl WorkerCause {
         match self {
             Self::Shutdown => "shutdown",
             Self::Killed => "killed",
-            Self::Idle => "idle",
-            Self::MadeRoom => "made room",
+            Self::Idle | Self::MadeRoom => "idle",
             Self::MaxRuns => "maxruns",
             Self::MaxMem => "maxmem",
             Self::Leftovers => "leftovers",

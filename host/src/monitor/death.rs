@@ -197,7 +197,11 @@ fn worker_end(
     if let Life::Draining(cause) = worker.life
         && exit.code == Some(0)
     {
-        return (cause, worker.left_behind.clone());
+        let because = match cause {
+            WorkerCause::MadeRoom => Some("made room for a worker of another plugin".to_owned()),
+            _ => worker.left_behind.clone(),
+        };
+        return (cause, because);
     }
     if let Some(reason) = &worker.refused {
         return (

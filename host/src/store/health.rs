@@ -109,7 +109,7 @@ impl Store {
                           and (started is not null
                                or state = 'dead'
                                   and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
-                                                    'upgrade', 'idle', 'made room'))) latest
+                                                    'upgrade', 'idle'))) latest
                 where place = 1
                 group by domain, host, plugin
                having bool_and(state = 'dead' and started is null)
