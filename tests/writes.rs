@@ -180,11 +180,9 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
          grant all on all sequences in schema rework to {role}"
     ));
     let mut command = rework.command(&["monitor"]);
-    let url = rework
-        .database
-        .url()
-        .replace("//postgres@", &format!("//{role}@"));
-    command.env("REWORK_DB", url);
+    // The server lets nobody else in by its socket, but a session may act as another role.
+    let url = rework.database.url();
+    command.env("REWORK_DB", format!("{url}?options=-c%20role%3D{role}"));
     let monitor = rework.monitor_by(command);
     until(
         "the monitor to start",
@@ -203,8 +201,8 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
             || monitor.log(),
             |log| log.contains(&format!("permission denied for table {table}")),
         );
-        if table != "task" {
-            // That of the worker or of the log holds up no task.
+        if table == "worker" {
+            // A row of a worker that cannot be written holds up no task.
             assert_eq!(rework.wait(&next, &["done", "failed"])["output"], 4);
         }
         rework
