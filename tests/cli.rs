@@ -340,7 +340,6 @@ fn a_name_that_nothing_has_is_noted_where_a_listing_is_empty() {
         (&["list-workers", "--domain", "nope"], "`nope`"),
         (&["list-scheduled", "--domain", "nope"], "`nope`"),
         (&["scheduled-plan", "nope"], "`nope`"),
-        (&["vacuum", "--tasks", "--domain", "nope"], "`nope`"),
     ] {
         let output = rework.run(arguments);
         assert_eq!(output.code, 0, "{arguments:?}: {output:?}");

@@ -349,7 +349,9 @@ fn what_the_dynamic_loader_refuses() {
         .argument("-lgone")
         .build(directory, "needy");
     fs::remove_file(directory.join("libgone.so")).unwrap();
-    let reason = "cannot be loaded: needs libgone.so, which is not on this host";
+    let reason = "cannot be loaded: needs libgone.so, which is not in the directories of ldconfig; \
+                  put it beside the plugin and link that with -Wl,-rpath,'$ORIGIN', or pass on where \
+                  it is with --env LD_LIBRARY_PATH, or run ldconfig";
     bad.add(&rework, &needy, reason);
     bad.dropped_in(&rework);
 }

@@ -1,7 +1,6 @@
 //! Prints what it is told to, however it is cut and whenever.
 
 use rework_plugin::prelude::*;
-use serde_json::Value;
 use std::{
     io::Write,
     thread,
@@ -13,6 +12,10 @@ use std::{
 #[operation(domain = "misbehaving")]
 fn print_parts(task: &mut Task) -> Result<()> {
     let order: Value = task.input()?;
+    if order["until_cancelled"] == true {
+        // Whoever has asked once is asked to end, and not killed.
+        task.cancelled();
+    }
     let pause = Duration::from_secs_f64(order["pause"].as_f64().unwrap_or(0.0));
     for part in order["parts"].as_array().ok_or("no parts")? {
         let part = part.as_str().ok_or("a part is a string")?;

@@ -5,7 +5,7 @@ use super::{
     exit::{Failure, Result},
     files::{read, read_at_most, save},
     format,
-    operations::{note_unknown, refuse_unknown},
+    operations::note_unknown,
     output,
     schedule::check_given_once,
 };
@@ -92,7 +92,7 @@ pub(super) async fn plan(args: PlanArgs) -> Result<()> {
         .scheduled_plan(&args.domain, within, args.limit.saturating_add(1))
         .await?;
     if plan.is_empty() {
-        refuse_unknown(&client, Some(&args.domain)).await?;
+        note_unknown(&client, Some(&args.domain), None).await?;
     }
     if plan.len() > args.limit {
         plan.truncate(args.limit);
