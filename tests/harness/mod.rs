@@ -13,9 +13,7 @@ mod wait;
 pub(crate) use database::{Database, ROLES};
 pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use linked::linked;
-pub(crate) use plugins::{
-    hello, hello_with, misbehaving, misbehaving_aborts, report, standalone,
-};
+pub(crate) use plugins::{hello, hello_with, misbehaving, misbehaving_aborts, report, standalone};
 pub(crate) use proxy::Proxy;
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};

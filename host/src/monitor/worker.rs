@@ -14,7 +14,9 @@ use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
     store::WorkerSave,
-    wire::{self, AsyncReader, Crash, Page, PluginFile, SlotState, ToWorker, WireError, marker::Stream},
+    wire::{
+        self, AsyncReader, Crash, Page, PluginFile, SlotState, ToWorker, WireError, marker::Stream,
+    },
 };
 use chrono::{DateTime, Utc};
 use nix::unistd::Pid;

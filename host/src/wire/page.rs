@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(page.crash(LONG), None);
         page.say_crash(text);
         page.hand(0, 1);
-        assert!(page.begin(0, 1));
+        assert!(page.begin(0, 1, 5));
         assert_eq!(page.crash(LONG), None, "the next task has begun");
         page.say_crash(&[b'x'; 2 * Page::CRASH]);
         assert_eq!(page.crash(LONG), None, "that is no record");
