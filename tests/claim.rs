@@ -149,8 +149,10 @@ fn a_stale_row_of_the_queue_runs_nothing() {
         "insert into rework.ready (lane, rank, id) values (1, 0, {aborted}), (1, 0, {deleted})"
     ));
     let twice = rework.schedule(&["my_first_task", "--input", "1"]);
+    // In the other half, as when it was given back later.
     rework.database.psql(&format!(
-        "insert into rework.ready (lane, rank, id) values (1, 0, {twice})"
+        "insert into rework.ready (half, lane, rank, id)
+         select 1 - half, lane, rank, id from rework.ready where id = {twice}"
     ));
     let _monitor = rework.monitor(&[]);
     rework.wait(&twice, &["done"]);

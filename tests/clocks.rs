@@ -13,10 +13,10 @@ fn a_monitor_whose_times_are_odd_is_not_buried_while_it_lives() {
         rework.wait(&id, &["running"]);
         let mine = rework.database.psql("select id from rework.monitor");
         rework.database.psql(&format!(
-            "create table renewal (id int);
+            "create table public.renewal (id int);
              create function jump() returns trigger language plpgsql as $$
              begin
-                 insert into renewal values (1);
+                 insert into public.renewal values (1);
                  new.last_seen := clock_timestamp() {jump};
                  return new;
              end $$;
@@ -32,7 +32,7 @@ fn a_monitor_whose_times_are_odd_is_not_buried_while_it_lives() {
         until_within(
             Duration::from_secs(60),
             "more renewals than a lease has",
-            || rework.database.psql("select count(*) from renewal"),
+            || rework.database.psql("select count(*) from public.renewal"),
             |count| count.parse::<i32>().unwrap() >= 6,
         );
         assert_eq!(rework.task(&id)["state"], "running", "{}", other.log());

@@ -2,7 +2,7 @@
 
 use rework::postgres::{Cluster, Lease};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         OnceLock,
@@ -161,8 +161,22 @@ impl Drop for Database {
     }
 }
 
+/// Debian's `psql` is a script that looks for the program for a tenth of a second of processor time, and
+/// tests look very often: the program itself, where it can be found.
+fn psql() -> &'static Path {
+    static PSQL: OnceLock<PathBuf> = OnceLock::new();
+    PSQL.get_or_init(|| {
+        let versions = std::fs::read_dir("/usr/lib/postgresql");
+        let programs = versions.into_iter().flatten().flatten();
+        programs
+            .map(|version| version.path().join("bin/psql"))
+            .find(|program| program.exists())
+            .unwrap_or_else(|| PathBuf::from("psql"))
+    })
+}
+
 fn run_psql(url: &str, statement: &str) -> Result<String, String> {
-    let output = Command::new("psql")
+    let output = Command::new(psql())
         .args([
             "--no-psqlrc",
             "--quiet",

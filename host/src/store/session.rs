@@ -47,7 +47,8 @@ pub(super) const SETTINGS: [(&str, &str); 26] = [
     ("array_nulls", "on"),
     ("bytea_output", "hex"),
     ("IntervalStyle", "postgres"),
-    ("search_path", "pg_catalog"),
+    // Statements of ours name their schema; `public` is for triggers that somebody has put on our tables.
+    ("search_path", "pg_catalog, public"),
     ("row_security", "on"),
     ("check_function_bodies", "on"),
     ("default_table_access_method", "heap"),
