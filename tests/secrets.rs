@@ -68,7 +68,7 @@ fn a_password_reaches_no_worker_and_no_probe() {
 fn a_password_does_not_reach_the_monitor_of_the_bench() {
     let rework = Rework::with_plugins(&[hello()]);
     let mut bench = rework
-        .command(&["bench", &url(&rework), "--tasks", "2000"])
+        .command(&["bench", &url(&rework), "--tasks", "500", "--samples", "20"])
         .env("REWORK_DB", url(&rework))
         .stdout(Stdio::null())
         .spawn()

@@ -254,11 +254,11 @@ async fn run_beside(
     idle: &[String],
 ) -> Result<f64> {
     let domains = [std::slice::from_ref(&operation.domain), idle].concat();
-    let _monitor = Monitor::start(args, &domains)?;
     for domain in idle {
-        let task = client.schedule(&args.operation).domain(domain).await?;
-        task.join().await?;
+        client.schedule(&args.operation).domain(domain).await?;
     }
+    // All is queued before the monitor starts, as where there is one domain.
     let batch = queue(args, client, operation).await?;
+    let _monitor = Monitor::start(args, &domains)?;
     run(args, client, &batch).await
 }

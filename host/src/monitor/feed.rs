@@ -31,6 +31,9 @@ impl Supervisor {
         }
         self.free_trapped(now);
         let draining = self.phase != Phase::Working;
+        if !draining {
+            self.retire_outdated();
+        }
         let domains: Vec<String> = self.pools.keys().cloned().collect();
         for domain in domains {
             if draining {

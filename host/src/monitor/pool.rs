@@ -260,6 +260,17 @@ impl Pool {
         (is_failing || census.is_slow) && !census.is_ready
     }
 
+    /// Whether nothing is to be decided: no task waits, and all workers that there must be are ready.
+    /// So it is most of the time.
+    pub(super) fn is_settled(&self, members: &[Member], options: &PoolOptions) -> bool {
+        (options.min_workers..=options.max_workers).contains(&members.len())
+            && members.iter().all(|member| member.stage == Stage::Ready)
+            && self
+                .shares
+                .values()
+                .all(|share| share.waiting() == 0 && !share.is_failing())
+    }
+
     /// The plugins of which no worker can be had now: what waits for them goes back to the queue, for
     /// other hosts, and stays there.
     pub(super) fn stuck(&self, members: &[Member], now: Instant) -> Vec<String> {
@@ -564,6 +575,12 @@ impl Pool {
             .map(String::as_str)
     }
 
+    /// Whether enough time has passed since the last worker left that was one too many.
+    pub(super) fn may_shrink(&self, now: Instant) -> bool {
+        self.last_shrink
+            .is_none_or(|last| now.saturating_duration_since(last) >= SHRINK_EVERY)
+    }
+
     /// A worker that has had nothing to do for long and is one too many; one at a time.
     pub(super) fn surplus(
         &mut self,
@@ -571,10 +588,12 @@ impl Pool {
         options: &PoolOptions,
         now: Instant,
     ) -> Option<WorkerId> {
+        if members.len() <= options.min_workers || !self.may_shrink(now) {
+            return None;
+        }
         let census = self.census(members, now);
         let alive: usize = census.values().map(|census| census.alive).sum();
-        let is_soon = |last| now.saturating_duration_since(last) < SHRINK_EVERY;
-        if alive <= options.min_workers || self.last_shrink.is_some_and(is_soon) {
+        if alive <= options.min_workers {
             return None;
         }
         let is_wanted = |plugin: &str| self.shares.get(plugin).is_some_and(|s| s.waiting() > 0);

@@ -62,9 +62,13 @@ impl Supervisor {
 
     /// Does what the decisions of a domain's pool say, except for handing over tasks.
     pub(super) fn staff(&mut self, domain: &str, now: Instant) {
-        self.retire_outdated(domain);
-        self.give_up_stuck(domain, now);
-        let members = self.members(domain, now);
+        let mut members = self.members(domain, now);
+        if self.pools[domain].is_settled(&members, &self.options.pool) {
+            return;
+        }
+        if self.give_up_stuck(domain, &members, now) {
+            members = self.members(domain, now);
+        }
         let pool = &self.pools[domain];
         let leaving = pool.to_make_room(&members, &self.options.pool, now);
         let to_start = match self.catalog.domains().get(domain) {
@@ -83,9 +87,12 @@ impl Supervisor {
 
     /// Lets a worker that has been idle for long go, if it is one too many.
     pub(super) fn shrink(&mut self, domain: &str, now: Instant) {
+        if !self.pools[domain].may_shrink(now) {
+            return;
+        }
         let members = self.members(domain, now);
-        let options = self.options.pool.clone();
-        if let Some(worker) = self.pool(domain).surplus(&members, &options, now) {
+        let pool = self.pools.get_mut(domain).expect("looked up above");
+        if let Some(worker) = pool.surplus(&members, &self.options.pool, now) {
             self.send_home(worker, WorkerCause::Idle);
         }
     }
@@ -97,14 +104,13 @@ impl Supervisor {
         }
     }
 
-    /// Workers of a plugin that the domain no longer has end after what they have begun; those of its
-    /// other plugins are not concerned.
-    fn retire_outdated(&mut self, domain: &str) {
+    /// Workers of a plugin that their domain no longer has end after what they have begun; those of
+    /// its other plugins are not concerned.
+    pub(super) fn retire_outdated(&mut self) {
         let mut revoked = Vec::new();
         for worker in self.workers.values_mut() {
-            if worker.domain == domain
-                && matches!(worker.life, Life::Starting | Life::Ready)
-                && !self.catalog.offers(domain, &worker.plugin.hash)
+            if matches!(worker.life, Life::Starting | Life::Ready)
+                && !self.catalog.offers(&worker.domain, &worker.plugin.hash)
             {
                 revoked.extend(worker.revoke_all());
                 worker.drain(WorkerCause::Upgrade);
@@ -116,21 +122,20 @@ impl Supervisor {
     }
 
     /// Tasks of a plugin of which no worker can be had for now go back to the queue: other hosts may
-    /// be able to run them, and whoever looks sees that they wait.
-    fn give_up_stuck(&mut self, domain: &str, now: Instant) {
-        let members = self.members(domain, now);
-        let stuck = self.pools[domain].stuck(&members, now);
-        for plugin in stuck {
+    /// be able to run them, and whoever looks sees that they wait. False: there is no such plugin.
+    fn give_up_stuck(&mut self, domain: &str, members: &[Member], now: Instant) -> bool {
+        let stuck = self.pools[domain].stuck(members, now);
+        for plugin in &stuck {
             let mut revoked = Vec::new();
             for worker in self.workers.values_mut() {
                 if worker.domain == domain
-                    && worker.plugin.hash == plugin
+                    && worker.plugin.hash == *plugin
                     && worker.life == Life::Starting
                 {
                     revoked.extend(worker.revoke_all());
                 }
             }
-            let waiting = self.pool(domain).share(&plugin).drain();
+            let waiting = self.pool(domain).share(plugin).drain();
             for task in waiting
                 .into_iter()
                 .chain(revoked.iter().map(|one| one.task))
@@ -138,6 +143,7 @@ impl Supervisor {
                 self.release(task);
             }
         }
+        !stuck.is_empty()
     }
 
     /// Starts a worker for a plugin; false: not now.
