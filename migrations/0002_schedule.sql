@@ -106,7 +106,7 @@ begin
         raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
     end if;
     -- Most documents have no long number, and are not looked into.
-    if document::text !~ '\d[\d.]{17}' then
+    if document::text !~ '[0-9][0-9.]{17}' then
         return;
     end if;
     for number in select n::text
@@ -116,7 +116,7 @@ begin
         if abs(number::numeric) < 2.4703282292062328e-324 then
             raise exception 'the % holds a number that is closer to 0 than a double holds', what
                 using errcode = 'RW003', hint = 'give it as a string, or round it';
-        elsif length(digits) > 17 and not (number ~ '^-?\d{1,20}$'
+        elsif length(digits) > 17 and not (number ~ '^-?[0-9]{1,20}$'
               and number::numeric between -9223372036854775808 and 18446744073709551615) then
             raise exception 'the % holds a number of % digits: a double holds 17', what, length(digits)
                 using errcode = 'RW003', hint = 'give it as a string, or round it';
@@ -328,11 +328,11 @@ $$;
 -- serves the domain, whether any monitor lives there, and when there last was one (null: never).
 create function rework.lane_hosts(
     operation int, pinned text, accepts text,
-    out host text, out is_served boolean, out is_alive boolean, out last_seen timestamptz)
+    out host text, out plugin text, out is_served boolean, out is_alive boolean, out last_seen timestamptz)
 returns setof record
 language sql volatile
 as $$
-    select d.host,
+    select d.host, g.hash,
            exists (select from rework.monitor m
                     where m.host = d.host and rework.is_alive(m.last_seen, m.lease)
                       and (cardinality(m.domains) = 0 or o.domain = any(m.domains))),
@@ -345,6 +345,7 @@ as $$
       from rework.deployment d
       join rework.operation o on o.id = d.operation
       join rework.plugin_operation p on p.id = d.plugin_operation
+      join rework.plugin g on g.id = p.plugin
      where d.operation = lane_hosts.operation
        and d.retired is null
        and (lane_hosts.pinned is null or d.host = lane_hosts.pinned)

@@ -227,11 +227,15 @@ impl Client {
             let StartHealth {
                 domain,
                 host,
+                name,
                 error,
+                ..
             } = failing;
             Finding::problem(
                 "worker",
-                format!("workers of domain {domain} on {host} die before they are ready: {error}"),
+                format!(
+                    "workers of domain {domain} for {name} on {host} die before they are ready: {error}"
+                ),
                 "what is registered for the domain loads in a probe but not in a worker: see the \
                  monitor's log, its --env and its --worker-user"
                     .to_owned(),
@@ -378,8 +382,8 @@ fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth], is_any_alive:
         return Finding::problem(
             "waiting",
             format!(
-                "{wait}: on {} workers of domain {domain} die before they are ready: {}",
-                failing.host, failing.error
+                "{wait}: on {} workers of domain {domain} for {} die before they are ready: {}",
+                failing.host, failing.name, failing.error
             ),
             format!("once they start, task {task} runs; see the line `worker`"),
         );

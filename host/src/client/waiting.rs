@@ -110,16 +110,19 @@ pub(super) fn remedy(domain: &str, hosts: &[LaneHost]) -> String {
     format!("{start}; if it is gone for good: {}", gone.join(", "))
 }
 
-/// Why the workers of these hosts do not start, if that is so on all of them.
+/// Why the workers that could run tasks of a lane do not start, if that is so on all of its hosts. Workers
+/// of another plugin of the domain are not concerned.
 pub(super) fn no_starts<'f>(
     domain: &str,
     hosts: &[LaneHost],
     failing: &'f [StartHealth],
 ) -> Option<&'f StartHealth> {
     let of_host = |host: &LaneHost| {
-        failing
-            .iter()
-            .find(|failing| failing.domain == domain && failing.host == host.host)
+        failing.iter().find(|failing| {
+            (failing.domain == domain)
+                && (failing.host == host.host)
+                && (failing.plugin == host.plugin)
+        })
     };
     let mut served = hosts.iter().filter(|host| host.is_served).peekable();
     let first = of_host(served.peek()?)?;
@@ -153,8 +156,8 @@ fn waits_for(wait: &TaskWait, failing: &[StartHealth]) -> String {
     }
     if let Some(failing) = no_starts(domain, hosts, failing) {
         return format!(
-            "a worker on {}, where workers of domain {domain} die before they are ready: {}",
-            failing.host, failing.error
+            "a worker on {}, where workers of domain {domain} for {} die before they are ready: {}",
+            failing.host, failing.name, failing.error
         );
     }
     if let Some(host) = claimed_on {
@@ -175,6 +178,7 @@ mod tests {
     fn host(name: &str, is_served: bool) -> LaneHost {
         LaneHost {
             host: name.to_owned(),
+            plugin: "one".to_owned(),
             is_served,
             is_alive: is_served,
             last_seen: Some("2026-05-01T09:00:00Z".parse().unwrap()),
@@ -203,8 +207,15 @@ mod tests {
         let failing = [StartHealth {
             domain: "maths".to_owned(),
             host: "a".to_owned(),
+            plugin: "one".to_owned(),
+            name: "libone.so".to_owned(),
             error: "no".to_owned(),
         }];
+        let of_another = LaneHost {
+            plugin: "another".to_owned(),
+            ..host("a", true)
+        };
+        assert!(no_starts("maths", &[of_another], &failing).is_none());
         assert!(no_starts("maths", &[host("a", true), host("c", false)], &failing).is_some());
         assert!(no_starts("maths", &[host("a", true), host("b", true)], &failing).is_none());
         assert!(no_starts("other", &[host("a", true)], &failing).is_none());

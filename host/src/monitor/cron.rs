@@ -280,8 +280,9 @@ impl Supervisor {
                 }
             }
             Err(error) => {
-                // Not done: it is tried again.
+                // Not done: it is tried again, after a pause.
                 self.upkeep.lost(&error);
+                self.upkeep.back_off(Instant::now());
                 self.cron.due.insert((time, schedule));
                 return;
             }

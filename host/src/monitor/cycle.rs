@@ -59,6 +59,9 @@ impl Supervisor {
                 pool.look = true;
             }
         }
+        if self.outbox.is_empty() && self.lines.is_empty() {
+            self.said_alone = 0;
+        }
         let again = match self.said_alone {
             0 => self.outbox.parked.take_due(now),
             _ => None,

@@ -271,9 +271,13 @@ impl Supervisor {
         let events = self.events.clone();
         self.ask(
             async move {
-                let _turn = transfers.acquire().await;
                 loop {
-                    match store.file_save_output(task, token, &files).await {
+                    let saved = {
+                        // Not while it waits to be tried again: others have files too.
+                        let _turn = transfers.acquire().await;
+                        store.file_save_output(task, token, &files).await
+                    };
+                    match saved {
                         // A finished result is never dropped because the database was away, or refuses
                         // it for another reason than its content.
                         Err(error) if !error.is_bad_data() => {

@@ -105,7 +105,11 @@ impl Supervisor {
                 [
                     starting,
                     timeout,
-                    worker.kill_at.map(|(at, _)| at),
+                    // What has been killed is awaited, not killed again.
+                    worker
+                        .kill_at
+                        .map(|(at, _)| at)
+                        .filter(|_| !matches!(worker.life, Life::Killed(_))),
                     dying,
                     drained,
                 ]

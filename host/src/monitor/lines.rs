@@ -194,6 +194,19 @@ impl TaskLines {
 impl Lines {
     /// Begins to keep the lines of an attempt, numbered after those of the earlier ones.
     pub(super) fn open(&mut self, task: TaskId, attempt: i32, earlier: i64) {
+        let mut earlier = earlier;
+        // Lines of an earlier attempt that still wait here are written as what they are, and the new ones
+        // are numbered after them.
+        if let Some(mut before) = self.tasks.remove(&task) {
+            let lines = std::mem::take(&mut before.lines);
+            for part in lines.chunks(CHUNK) {
+                self.unwritten.push(before.numbered(task, part.to_vec()));
+            }
+            earlier = earlier.max(before.next - 1);
+        }
+        for chunk in self.unwritten.iter().filter(|chunk| chunk.task == task) {
+            earlier = earlier.max(chunk.first + chunk.lines.len() as i64 - 1);
+        }
         let fresh = TaskLines {
             attempt,
             next: earlier + 1,
@@ -401,6 +414,18 @@ mod tests {
             None,
             text.to_owned(),
         )
+    }
+
+    #[test]
+    fn lines_of_a_first_attempt_that_still_wait_are_numbered_before_those_of_the_second() {
+        let (mut lines, now) = opened();
+        lines.keep(TASK, Said::Line(line("first")), now);
+        lines.close(TASK);
+        lines.open(TASK, 2, 0);
+        lines.keep(TASK, Said::Line(line("second")), now);
+        let chunks = lines.take();
+        let told: Vec<(i32, i64)> = chunks.iter().map(|c| (c.attempt, c.first)).collect();
+        assert_eq!(told, [(1, 1), (2, 2)]);
     }
 
     const TASK: TaskId = TaskId(1);

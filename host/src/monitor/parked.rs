@@ -98,21 +98,25 @@ impl Supervisor {
         self.look = true;
         let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
         let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
+        // A claim is said together with results: it may be what is refused.
+        let has_claim = !cycle.scans.is_empty();
         if error.is_disconnect() || error.is_passing() || pieces == 0 {
             // A matter of the server, which passes.
             self.upkeep.lost(error);
+            self.upkeep.back_off(now);
             self.say_again(cycle);
         } else if error.is_bad_data() && pieces == 1 && !was_try {
             if !self.unstorable(cycle, &super::report::chain(error)) {
                 self.upkeep.report_refused(error);
             }
-        } else if pieces > 1 && !self.upkeep.refusals.is_general() {
+        } else if (pieces > 1 || has_claim) && !self.upkeep.refusals.is_general() {
             // One of them is refused, and the others must not suffer from it.
             self.said_alone = pieces;
             self.say_again(cycle);
         } else {
             self.upkeep.report_refused(error);
-            if pieces == 1 {
+            // The same result, refused again, says nothing about the others.
+            if pieces == 1 && !was_try {
                 self.upkeep.refusals.strike();
             }
             self.park(cycle, now);

@@ -4,7 +4,7 @@
 use super::{
     heartbeat::boottime,
     pages::{Abandoned, pages_dir},
-    unsaid::report_left,
+    unsaid::{Left, report_left},
     witness::Witness,
 };
 use crate::{
@@ -68,8 +68,10 @@ impl Recovery {
     async fn bury(&self, lost: &OtherMonitor, abandoned: Option<Abandoned>) -> Result<i64> {
         let mut never_begun = Vec::new();
         let mut gone = Gone::Silent;
+        let mut left = Left::Nothing;
         if let Some(abandoned) = &abandoned {
-            if !report_left(&self.store, &self.installation, abandoned).await? {
+            left = report_left(&self.store, &self.installation, abandoned).await?;
+            if left == Left::Waits {
                 // Next time: what it has said last must not end as lost.
                 return Ok(0);
             }
@@ -86,7 +88,7 @@ impl Recovery {
                 lost.host
             );
         }
-        if let Some(abandoned) = abandoned {
+        if let Some(abandoned) = abandoned.filter(|_| left == Left::Nothing) {
             abandoned.remove();
         }
         Ok(held.unwrap_or(0))
@@ -100,7 +102,7 @@ impl Recovery {
             .any(|other| other.host == self.host && Path::new(&other.pages).file_name() == name);
         if !has_row
             && abandoned.is_of(&self.installation)
-            && report_left(&self.store, &self.installation, &abandoned).await?
+            && report_left(&self.store, &self.installation, &abandoned).await? == Left::Nothing
         {
             abandoned.remove();
         }

@@ -132,7 +132,10 @@ impl Supervisor {
     }
 
     pub(super) fn reserve_ids(&mut self) {
-        if self.upkeep.reserving || self.worker_ids.len() >= 8 {
+        if self.upkeep.reserving
+            || self.worker_ids.len() >= 8
+            || self.upkeep.is_backing_off(Instant::now())
+        {
             return;
         }
         self.upkeep.reserving = true;
@@ -147,7 +150,10 @@ impl Supervisor {
         self.upkeep.reserving = false;
         match ids {
             Ok(ids) => self.worker_ids.extend(ids),
-            Err(error) => self.upkeep.lost(&error),
+            Err(error) => {
+                self.upkeep.lost(&error);
+                self.upkeep.back_off(Instant::now());
+            }
         }
     }
 }

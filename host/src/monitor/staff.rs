@@ -3,14 +3,17 @@
 
 use super::{
     pool::{Member, Stage},
+    report::without_nul,
     supervisor::Supervisor,
     worker::{Life, Spawn, Worker},
 };
 use crate::{
     causes::chain,
-    model::{WorkerId, duration::human, worker::WorkerCause},
+    model::{WorkerId, duration::human, task::Cause, worker::WorkerCause},
+    store::WorkerSave,
     wire::PluginFile,
 };
+use chrono::Utc;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -186,8 +189,28 @@ impl Supervisor {
                 true
             }
             Err(error) => {
-                self.start_failed(domain, &file, &chain(&error));
-                false
+                let reason = chain(&error);
+                // There was no process; whoever looks sees all the same why its tasks wait.
+                self.dead_workers.push(WorkerSave {
+                    id,
+                    pid: 0,
+                    domain: domain.to_owned(),
+                    plugin: file.hash.clone(),
+                    state: "dead",
+                    task: None,
+                    runs: 0,
+                    memory: None,
+                    cpu: None,
+                    created: Utc::now(),
+                    started: None,
+                    finished: Some(Utc::now()),
+                    cause: Some(WorkerCause::Task(Cause::Crash).as_str()),
+                    error: Some(without_nul(format!(
+                        "no process could be started: {reason}"
+                    ))),
+                });
+                self.start_failed(domain, &file, &reason);
+                true
             }
         }
     }

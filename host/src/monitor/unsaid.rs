@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     model::{MonitorId, TaskId},
-    store::{Cycle, Ended, FileContent, LogChunk, Result, Store},
+    store::{Cycle, Ended, FileContent, LogChunk, Result, Store, StoreError},
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -81,119 +81,202 @@ impl Unsaid {
         directory.join(FILE).exists()
     }
 
-    /// Reports it. What the database has is left out; if something has to wait for a lock that somebody
-    /// holds, the answer is false, and it has to be reported again.
-    pub(super) async fn report(self, store: &Store) -> Result<bool> {
-        let mut is_all = true;
-        let mut cannot = HashSet::new();
-        let ended: BTreeMap<TaskId, Ended> =
+    /// Reports it. What the database has is left out. An error: the database does not answer, or says that
+    /// it will do it in a moment.
+    async fn report(self, store: &Store) -> Result<Reported> {
+        let mut reported = Reported {
+            waits: false,
+            refused: Self {
+                ended: Vec::new(),
+                files: Vec::new(),
+                logs: Vec::new(),
+                ..self.clone()
+            },
+            reason: None,
+        };
+        let mut ended: BTreeMap<TaskId, Ended> =
             self.ended.into_iter().map(|one| (one.task, one)).collect();
-        for (task, files) in &self.files {
-            let Some(one) = ended.get(task) else { continue };
-            match store.file_save_output(*task, one.token, files).await {
+        for (task, files) in self.files {
+            let Some(one) = ended.get_mut(&task) else {
+                continue;
+            };
+            match store.file_save_output(task, one.token, &files).await {
                 Ok(()) => {}
                 Err(error) if error.is_bad_data() => {
-                    cannot.insert((*task, chain(&error)));
+                    if let Some(without) = storable(one.clone(), &chain(&error)) {
+                        *one = without;
+                    }
                 }
-                Err(error) => return Err(error),
+                Err(error) if is_for_later(&error) => return Err(error),
+                Err(error) => {
+                    reported.reason = Some(chain(&error));
+                    reported.refused.ended.extend(ended.remove(&task));
+                    reported.refused.files.push((task, files));
+                }
             }
-        }
-        let mut ended = ended;
-        for (task, words) in cannot {
-            ended.entry(task).and_modify(|one| {
-                if let Some(without) = storable(one.clone(), &words) {
-                    *one = without;
-                }
-            });
         }
         let ended: Vec<Ended> = ended.into_values().collect();
         for batch in ended.chunks(BATCH) {
-            is_all &= report_batch(store, self.monitor, batch.to_vec(), Vec::new()).await?;
+            reported.say(store, batch.to_vec(), Vec::new()).await?;
         }
         for batch in self.logs.chunks(BATCH) {
-            is_all &= report_batch(store, self.monitor, Vec::new(), batch.to_vec()).await?;
+            reported.say(store, Vec::new(), batch.to_vec()).await?;
         }
-        Ok(is_all)
+        Ok(reported)
     }
 }
 
-/// Reports some of it; what cannot be stored, in words that can.
-async fn report_batch(
-    store: &Store,
-    monitor: MonitorId,
-    ended: Vec<Ended>,
-    logs: Vec<LogChunk>,
-) -> Result<bool> {
-    let said = |ended: Vec<Ended>, logs: Vec<LogChunk>| Cycle {
-        monitor,
-        number: 0,
-        ended,
-        marks: Vec::new(),
-        logs,
-        finished_cycles: Vec::new(),
-        scans: Vec::new(),
-    };
-    match store.cycle(&said(ended.clone(), logs.clone())).await {
-        Ok(result) => Ok(result.reported.len() + result.moved.len() >= ended.len()),
-        Err(error) if error.is_bad_data() => {
-            let mut is_all = true;
-            for mut one in ended {
-                loop {
-                    match store.cycle(&said(vec![one.clone()], Vec::new())).await {
-                        Ok(result) => {
-                            is_all &= !(result.reported.is_empty() && result.moved.is_empty());
-                            break;
+/// Whether the same report may be taken in a moment.
+fn is_for_later(error: &StoreError) -> bool {
+    error.is_disconnect() || error.is_passing()
+}
+
+/// What became of a report.
+#[derive(Debug)]
+struct Reported {
+    /// Something has to wait for a lock that somebody holds.
+    waits: bool,
+    /// What the database has refused.
+    refused: Unsaid,
+    /// Why, of the last of it.
+    reason: Option<String>,
+}
+
+impl Reported {
+    /// Says some of it, in one statement; if that is refused, one by one, so that what is refused harms only
+    /// itself.
+    async fn say(&mut self, store: &Store, ended: Vec<Ended>, logs: Vec<LogChunk>) -> Result<()> {
+        match store.cycle(&self.cycle(ended.clone(), logs.clone())).await {
+            Ok(result) => {
+                self.waits |= result.reported.len() + result.moved.len() < ended.len();
+                Ok(())
+            }
+            Err(error) if is_for_later(&error) => Err(error),
+            Err(_) => {
+                for one in ended {
+                    self.say_end(store, one).await?;
+                }
+                for chunk in logs {
+                    match store
+                        .cycle(&self.cycle(Vec::new(), vec![chunk.clone()]))
+                        .await
+                    {
+                        // Lines that cannot be stored are lost; they are no result.
+                        Ok(_) => {}
+                        Err(error) if error.is_bad_data() => {}
+                        Err(error) if is_for_later(&error) => return Err(error),
+                        Err(error) => {
+                            self.reason = Some(chain(&error));
+                            self.refused.logs.push(chunk);
                         }
-                        Err(error) if error.is_bad_data() => match storable(one, &chain(&error)) {
-                            Some(without) => one = without,
-                            None => return Err(error),
-                        },
-                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Says how one task ended, if that cannot be stored in words that can.
+    async fn say_end(&mut self, store: &Store, end: Ended) -> Result<()> {
+        let mut one = end.clone();
+        loop {
+            match store
+                .cycle(&self.cycle(vec![one.clone()], Vec::new()))
+                .await
+            {
+                Ok(result) => {
+                    self.waits |= result.reported.is_empty() && result.moved.is_empty();
+                    return Ok(());
+                }
+                Err(error) if is_for_later(&error) => return Err(error),
+                Err(error) => {
+                    let words = chain(&error);
+                    let without = error.is_bad_data().then(|| storable(one, &words));
+                    match without.flatten() {
+                        Some(without) => one = without,
+                        None => {
+                            self.reason = Some(words);
+                            self.refused.ended.push(end);
+                            return Ok(());
+                        }
                     }
                 }
             }
-            for chunk in logs {
-                match store.cycle(&said(Vec::new(), vec![chunk])).await {
-                    // Lines that cannot be stored are lost; they are no result.
-                    Err(error) if !error.is_bad_data() => return Err(error),
-                    Ok(_) | Err(_) => {}
-                }
-            }
-            Ok(is_all)
         }
-        Err(error) => Err(error),
+    }
+
+    fn cycle(&self, ended: Vec<Ended>, logs: Vec<LogChunk>) -> Cycle {
+        Cycle {
+            monitor: self.refused.monitor,
+            number: 0,
+            ended,
+            marks: Vec::new(),
+            logs,
+            finished_cycles: Vec::new(),
+            scans: Vec::new(),
+        }
     }
 }
 
-/// Reports what a dead monitor of this host left unsaid; false: something of it has to wait.
+/// What is left of what a dead monitor had not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing: its directory can go.
+    Nothing,
+    /// Something that waits for a lock: the monitor must not be buried yet, or it would end as lost.
+    Waits,
+    /// Something that the database refuses, or that cannot be read: the directory stays, and the rest
+    /// goes on.
+    Stays,
+}
+
+/// Reports what a dead monitor of this host left unsaid.
 pub(super) async fn report_left(
     store: &Store,
     installation: &str,
     abandoned: &Abandoned,
-) -> Result<bool> {
+) -> Result<Left> {
     let directory = abandoned.directory();
     let unsaid = match Unsaid::read(directory) {
-        Ok(unsaid) => unsaid,
+        Ok(Some(unsaid)) if unsaid.installation == installation => unsaid,
+        Ok(Some(_)) => return Ok(Left::Stays),
+        Ok(None) => return Ok(Left::Nothing),
         Err(error) => {
             tracing::error!(
                 "what a monitor left unsaid in {} cannot be read: {error}",
                 directory.display()
             );
-            return Ok(true);
+            return Ok(Left::Stays);
         }
     };
-    let Some(unsaid) = unsaid.filter(|unsaid| unsaid.installation == installation) else {
-        return Ok(true);
-    };
     let (monitor, results) = (unsaid.monitor, unsaid.ended.len());
-    let is_all = unsaid.report(store).await?;
-    if is_all {
-        tracing::info!(
-            monitor.id = %monitor,
-            "reported what monitor {monitor} had left unsaid (results: {results})"
-        );
+    let Reported {
+        waits,
+        refused,
+        reason,
+    } = unsaid.report(store).await?;
+    if waits {
+        return Ok(Left::Waits);
     }
-    Ok(is_all)
+    if let Some(reason) = reason {
+        tracing::error!(
+            monitor.id = %monitor,
+            "the database refuses some of what monitor {monitor} had left unsaid (results: {} of {results}); \
+             it is kept in {} and tried again: {reason}",
+            refused.ended.len(),
+            directory.display()
+        );
+        if let Err(error) = refused.write(directory) {
+            // The file is still there, with all of it, and what is said twice changes nothing.
+            tracing::warn!("could not write {}: {error}", directory.display());
+        }
+        return Ok(Left::Stays);
+    }
+    tracing::info!(
+        monitor.id = %monitor,
+        "reported what monitor {monitor} had left unsaid (results: {results})"
+    );
+    Ok(Left::Nothing)
 }
 
 /// When the file was last written, and what was in it.

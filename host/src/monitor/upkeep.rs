@@ -116,7 +116,8 @@ impl Upkeep {
         self.asked_due = true;
     }
 
-    /// The database did not answer: said once, tried again with growing pauses.
+    /// The database did not answer, which is said once, or refused something. While it is away, or says
+    /// that it will do it in a moment, it is given a rest; a refusal of one thing holds up no other.
     pub(super) fn lost(&mut self, error: &StoreError) {
         if error.is_disconnect() && !self.away {
             self.away = true;
@@ -128,19 +129,26 @@ impl Upkeep {
         if error.is_refusal() {
             self.refusals.note(error, Refused::Other, Instant::now());
         }
-        self.back_off();
+        if error.is_disconnect() || error.is_passing() {
+            self.back_off(Instant::now());
+        }
     }
 
     /// A report was refused.
     pub(super) fn report_refused(&mut self, error: &StoreError) {
         self.refusals.note(error, Refused::Report, Instant::now());
         if self.refusals.is_general() {
-            self.back_off();
+            self.back_off(Instant::now());
         }
     }
 
-    fn back_off(&mut self) {
-        self.retry_at = Some(Instant::now() + self.retry_pause);
+    /// Gives the database a rest, longer each time. A rest that has begun is not prolonged: several
+    /// questions may fail meanwhile.
+    pub(super) fn back_off(&mut self, now: Instant) {
+        if self.is_backing_off(now) {
+            return;
+        }
+        self.retry_at = Some(now + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(Duration::from_secs(5));
     }
 
@@ -262,7 +270,9 @@ impl Supervisor {
             upkeep.retry_at.filter(|at| *at > now),
             (!upkeep.renewing).then_some(upkeep.next_heartbeat),
             (is_working && !upkeep.promoting).then_some(upkeep.next_promotion),
-            self.next_mark().filter(|_| self.in_flight.is_none()),
+            self.next_mark().filter(|_| {
+                self.in_flight.is_none() && !upkeep.is_backing_off(now) && !upkeep.saving
+            }),
             self.outbox.parked.next_try().filter(|at| *at > now),
             self.next_verdict.filter(|_| is_working && !self.recovering),
             self.often.filter(|_| is_working),

@@ -18,6 +18,8 @@ pub struct Health {
 pub struct LaneHost {
     /// Its name.
     pub host: String,
+    /// SHA-256 of the plugin that runs them there.
+    pub plugin: String,
     /// Whether a monitor that lives there serves the domain.
     pub is_served: bool,
     /// Whether any monitor lives there.
@@ -84,6 +86,10 @@ pub struct StartHealth {
     pub domain: String,
     /// The host.
     pub host: String,
+    /// SHA-256 of the plugin.
+    pub plugin: String,
+    /// The name of the plugin.
+    pub name: String,
     /// How the last of them ended.
     pub error: String,
 }
@@ -93,27 +99,24 @@ impl Store {
     pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
         let rows = sqlx::query_as!(
             StartHealth,
-            r#"select domain, host,
-                      (array_agg(coalesce(error, cause, '') order by place))[1] as "error!"
-                 from (select w.*, row_number() over (partition by domain, host, plugin order by id desc) as place
+            r#"select latest.domain, latest.host, g.hash as plugin, g.name,
+                      coalesce(latest.error, latest.cause, '') as "error!"
+                 from (select distinct on (domain, host, plugin) w.*
                          from rework.worker w
                         where created > clock_timestamp() - interval '1 day'
-                          -- What has been replaced or withdrawn is nobody's concern any more.
-                          and exists (select
-                                        from rework.plugin g
-                                        join rework.plugin_operation p on p.plugin = g.id
-                                        join rework.deployment d on d.plugin_operation = p.id
-                                       where g.hash = w.plugin and d.host = w.host
-                                         and d.retired is null)
                           -- Not those that still try, or that we ended for a reason of our own.
                           and (started is not null
                                or state = 'dead'
                                   and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
-                                                    'upgrade', 'idle'))) latest
-                where place = 1
-                group by domain, host, plugin
-               having bool_and(state = 'dead' and started is null)
-                order by domain, host, plugin"#
+                                                    'upgrade', 'idle'))
+                        order by domain, host, plugin, id desc) latest
+                 join rework.plugin g on g.hash = latest.plugin
+                where latest.state = 'dead' and latest.started is null
+                  -- What has been replaced or withdrawn is nobody's concern any more.
+                  and exists (select from rework.plugin_operation p
+                                join rework.deployment d on d.plugin_operation = p.id
+                               where p.plugin = g.id and d.host = latest.host and d.retired is null)
+                order by latest.domain, latest.host, g.name"#
         )
         .fetch_all(&self.pool)
         .await?;
@@ -238,7 +241,7 @@ impl Store {
     ) -> Result<Vec<LaneHost>> {
         let rows = sqlx::query_as!(
             LaneHost,
-            r#"select host as "host!", is_served as "is_served!", is_alive as "is_alive!", last_seen
+            r#"select host as "host!", plugin as "plugin!", is_served as "is_served!", is_alive as "is_alive!", last_seen
                  from rework.lane_hosts($1, $2, $3)"#,
             operation.0,
             host,

@@ -104,6 +104,15 @@ pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), Wi
     Ok(())
 }
 
+/// Whether the handler is in place for every fault: no task has put another one there.
+pub(super) fn is_installed() -> bool {
+    let handler: extern "C" fn(_, _, _) = handler;
+    let ours = handler as *const () as usize;
+    SIGNALS
+        .iter()
+        .all(|signal| action(*signal as i32).sa_sigaction == ours)
+}
+
 fn empty_action() -> libc::sigaction {
     // SAFETY: all-zero is a valid `sigaction`: the default action.
     unsafe { std::mem::zeroed() }
