@@ -70,7 +70,7 @@ fn workers_that_never_start_are_a_problem() {
         "--start-timeout",
         "1",
     ];
-    let problem = "problem worker: workers of domain misbehaving for libmisbehaving.so on testhost die before they are ready";
+    let problem = "problem worker: workers of domain misbehaving for misbehaving on testhost die before they are ready";
     for how in ["exit", "hang"] {
         let mut command = rework.command(&[&["monitor"], &start[..]].concat());
         command.env("MISBEHAVE_ON_LOAD", how);

@@ -414,3 +414,32 @@ fn a_server_that_was_started_stays_up_without_users() {
         Option::is_none,
     );
 }
+
+#[test]
+fn a_directory_with_other_things_in_it_is_left_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new("occupied");
+    fs::write(place.0.join("mine"), "hi").unwrap();
+    let owner = || fs::metadata(&place.0).unwrap().uid();
+    let before = owner();
+    let path = place.0.to_str().unwrap();
+    let database = format!("embedded:{path}");
+    for arguments in [
+        &["embedded", "url", "--path", path][..],
+        &["embedded", "start", "--path", path],
+        &["init-db", &database],
+    ] {
+        let output = place.rework(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let reason = "is not empty and holds no embedded cluster";
+        assert!(said.contains(reason), "{said}");
+    }
+    place.rework(&["embedded", "stop", "--path", path]);
+    assert_eq!(owner(), before);
+    assert_eq!(
+        fs::read_dir(&place.0).unwrap().count(),
+        1,
+        "nothing was made"
+    );
+}

@@ -31,9 +31,10 @@ fn is_settled(processes: &[Pid]) -> bool {
 
 /// A daemon and its worker; the same where no file can be opened any more; a family of 31, their
 /// sleeps among them, and their worker.
-const MODES: [(&str, usize); 3] = [
+const MODES: [(&str, usize); 4] = [
     ("daemon", 2),
     ("daemon and no descriptors", 2),
+    ("daemon and print", 2),
     ("many children", 32),
 ];
 

@@ -644,7 +644,7 @@ fn what_cannot_be_done_is_logged_with_its_cause() {
         "the next worker to be impossible",
         || monitor.log(),
         |log| {
-            log.contains("could not start a worker of domain misbehaving")
+            log.contains("no worker of domain misbehaving can be started")
                 && log.contains("No such file or directory")
         },
     );

@@ -206,7 +206,8 @@ fn options_are_kept_with_the_task() {
 fn delayed_tasks_wait_and_then_run() {
     let rework = Rework::with_plugins(&[hello()]);
     let _monitor = rework.monitor(&[]);
-    let id = rework.schedule(&["my_first_task", "--input", "1", "--in", "300ms"]);
+    // Long enough for two looks on a machine that is busy.
+    let id = rework.schedule(&["my_first_task", "--input", "1", "--in", "3s"]);
     assert_eq!(rework.task(&id)["state"], "queued");
     let late = rework.database.psql(&format!(
         "select pg_sleep(0); select count(*) from rework.delayed where id = {id}"

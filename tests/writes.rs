@@ -1,7 +1,7 @@
 //! Writes that the database refuses, for whatever reason: the monitor says so, keeps what it has to say,
 //! ends when it is told to, and loses nothing.
 
-use crate::harness::{Monitor, Rework, hello, misbehaving, report, until};
+use crate::harness::{Monitor, Rework, hello, misbehaving, report, until, until_within};
 use nix::sys::signal::Signal;
 use std::{
     fs,
@@ -216,16 +216,27 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
         .psql(&format!("drop owned by {role}; drop role {role}"));
 }
 
+/// Refuses the output "badbad", and counts how often.
+const REFUSE_ONE: &str = "create sequence public.tries;
+     create function refuse() returns trigger language plpgsql as $$
+     begin perform nextval('public.tries'); raise exception 'not this one'; end $$;
+     create trigger refuse before update on rework.task for each row
+       when (new.output = '\"badbad\"') execute function refuse()";
+
+fn until_tried(rework: &Rework, times: i32) {
+    until_within(
+        Duration::from_secs(60),
+        "it to be tried again and again",
+        || rework.database.psql("select last_value from public.tries"),
+        |tries| tries.parse::<i32>().unwrap() >= times,
+    );
+}
+
 /// What a trigger refuses of one task holds up no other.
 #[test]
 fn one_result_that_is_refused_holds_up_no_other() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.database.psql(
-        "create function refuse() returns trigger language plpgsql as $$
-         begin raise exception 'not this one'; end $$;
-         create trigger refuse before update on rework.task for each row
-           when (new.output = '\"badbad\"') execute function refuse()",
-    );
+    rework.database.psql(REFUSE_ONE);
     let monitor = rework.monitor(&[]);
     let bad = rework.schedule(&["my_first_task", "--input", "\"bad\""]);
     let good: Vec<String> = (1..=20)
@@ -235,10 +246,58 @@ fn one_result_that_is_refused_holds_up_no_other() {
         rework.wait(id, &["done"]);
     }
     wait_for_refusal(&rework, &monitor, "not this one");
+    // Nothing else is reported meanwhile: many tries of one result are still one result.
+    until_tried(&rework, 9);
     let later = rework.schedule(&["my_first_task", "--input", "21"]);
     rework.wait(&later, &["done"]);
     rework.database.psql("drop trigger refuse on rework.task");
     assert_eq!(rework.wait(&bad, &["done"])["output"], "badbad");
+}
+
+/// One result of a dead monitor that is refused keeps back none of the others, nor its burial.
+#[test]
+fn one_result_that_is_refused_does_not_keep_a_dead_monitor_alive() {
+    let rework = Rework::with_plugins(&[hello(), misbehaving()]);
+    rework.database.psql(REFUSE_ONE);
+    let monitor = rework.monitor(&["--all-domains"]);
+    let bad = rework.schedule(&["my_first_task", "--input", "\"bad\""]);
+    let running = rework.misbehave("hang");
+    rework.wait(&running, &["running"]);
+    wait_for_refusal(&rework, &monitor, "not this one");
+    until("the result to be kept", || unsaid(&rework), Option::is_some);
+    monitor.signal(Signal::SIGKILL);
+    drop(monitor);
+    let next = rework.monitor(&["--all-domains"]);
+    let task = rework.wait(&running, &["aborted"]);
+    assert_eq!(task["cause"], "monitor lost", "{}", next.log());
+    rework.database.psql("drop trigger refuse on rework.task");
+    assert_eq!(rework.wait(&bad, &["done"])["output"], "badbad");
+}
+
+/// Files that are refused are tried again, and others are fetched and stored meanwhile.
+#[test]
+fn files_that_are_refused_hold_up_no_others() {
+    let rework = Rework::with_plugins(&[hello(), report()]);
+    rework.database.psql(REFUSE_FILES);
+    let monitor = rework.monitor(&["--all-domains"]);
+    let refused: Vec<String> = (0..3)
+        .map(|_| rework.schedule(&["word_frequencies", "--input", r#"{"text": "a b a"}"#]))
+        .collect();
+    until(
+        "the files to be refused",
+        || monitor.log(),
+        |log| log.contains("no files today"),
+    );
+    let id = rework
+        .database
+        .psql("select rework.schedule('my_first_task', to_jsonb(repeat('x', 100000)))");
+    rework.wait(&id, &["done"]);
+    rework
+        .database
+        .psql("drop trigger refuse on rework.task_file");
+    for id in refused {
+        rework.wait(&id, &["done"]);
+    }
 }
 
 /// Where a monitor of this installation has left what it could not say.

@@ -6,7 +6,11 @@
 
 use super::crashes;
 use rework_plugin::prelude::*;
-use std::{process::Command, thread, time::Duration};
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 fn shell(script: &str) -> Result<()> {
     let status = Command::new("/bin/sh").args(["-c", script]).status()?;
@@ -39,6 +43,17 @@ pub(crate) fn one_that_works(patience: Duration) -> Result<()> {
 pub(crate) fn daemon(patience: Duration) -> Result<()> {
     leave_daemon(patience)?;
     thread::sleep(patience);
+    Ok(())
+}
+
+/// The same, talking meanwhile: it panics as soon as nobody listens any more.
+pub(crate) fn daemon_and_print(patience: Duration) -> Result<()> {
+    leave_daemon(patience)?;
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        println!("still here");
+        thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 

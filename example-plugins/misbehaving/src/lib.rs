@@ -83,6 +83,7 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
             });
         }
         "daemon" => children::daemon(patience)?,
+        "daemon and print" => children::daemon_and_print(patience)?,
         "many children" => children::many(patience)?,
         "crowd and segfault" => {
             children::crowd();

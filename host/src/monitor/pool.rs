@@ -359,12 +359,18 @@ impl Pool {
         let runs_for = member
             .runs_since
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        member.stage == Stage::Ready
-            && (member.handed == 0
-                || self
-                    .shares
-                    .get(&member.plugin.hash)
-                    .is_some_and(|share| share.is_free_soon(runs_for)))
+        match member.stage {
+            Stage::Ready => {
+                member.handed == 0
+                    || self
+                        .shares
+                        .get(&member.plugin.hash)
+                        .is_some_and(|share| share.is_free_soon(runs_for))
+            }
+            // It will be there in a moment, with nothing to do.
+            Stage::Starting => member.handed == 0 && !member.is_slow_to_start(now),
+            Stage::Leaving(_) => false,
+        }
     }
 
     /// Whether a worker has served its own plugin for long enough to leave for tasks of this one that

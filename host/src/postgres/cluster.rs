@@ -34,8 +34,12 @@ use std::{
 const PORT: &str = "5432";
 /// The longest path of a Unix socket.
 const SOCKET_LIMIT: usize = 107;
+/// A server that has no process after this, and has said nothing, does not start.
+const NO_PROCESS_LIMIT: Duration = Duration::from_secs(10);
 /// The file that says that the server stays up without users.
 const KEPT: &str = "kept";
+/// The file whose lock says that somebody uses the server.
+pub(super) const USERS_LOCK: &str = "users.lock";
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the remains of a killed server may be in the way of the next one.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -162,7 +166,7 @@ impl Cluster {
         let directory = socket_directory(url)?;
         let cluster = Self::at(std::path::absolute(directory).ok()?);
         // Any other server has its socket beside neither of them.
-        let is_ours = cluster.exists() && cluster.directory.join("users.lock").is_file();
+        let is_ours = cluster.exists() && cluster.directory.join(USERS_LOCK).is_file();
         is_ours.then_some(cluster)
     }
 
@@ -217,7 +221,7 @@ impl Cluster {
         self.make_directory(&user)?;
         // Shared first: a keeper that is about to stop the server lets go of the start lock, and
         // we start it again; one that comes later sees us.
-        let users = self.lock("users.lock", FlockArg::LockShared)?;
+        let users = self.lock(USERS_LOCK, FlockArg::LockShared)?;
         if !self.answers() {
             let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
             if !self.answers() {
@@ -237,6 +241,8 @@ impl Cluster {
             fs::create_dir_all(&self.directory).map_err(Error::system(doing()))?;
             let open = fs::Permissions::from_mode(0o755);
             fs::set_permissions(&self.directory, open).map_err(Error::system(doing()))?;
+        } else if self.is_occupied().map_err(Error::system(doing()))? {
+            return Err(Error::Occupied(self.directory.clone()));
         }
         if user.is_other {
             user.check_reach(&self.directory)?;
@@ -248,6 +254,21 @@ impl Cluster {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether there are things in the directory that belong to no cluster. The first thing that a cluster
+    /// has is a lock, made under another name beside it.
+    fn is_occupied(&self) -> std::io::Result<bool> {
+        if self.directory.join(USERS_LOCK).exists() {
+            return Ok(false);
+        }
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            if name != USERS_LOCK && !name.to_string_lossy().starts_with(".tmp") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn lock(&self, name: &str, how: FlockArg) -> Result<Flock<File>, Error> {
@@ -420,9 +441,14 @@ impl Cluster {
     /// Waits for the server to take connections, or for what it says (after the first `said` bytes
     /// of its log) when it does not.
     fn wait_until_ready(&self, deadline: Instant, log: &Path, said: u64) -> Result<(), String> {
+        let began = Instant::now();
         let mut pause = Duration::from_millis(2);
         while !self.answers() {
-            let has_ended = pause > Duration::from_millis(40) && self.pid().is_none();
+            // On a machine that is busy it takes a while until there is a process at all; one that has
+            // ended says why before.
+            let has_ended = self.pid().is_none()
+                && (began.elapsed() > NO_PROCESS_LIMIT
+                    || pause > Duration::from_millis(40) && has_failed(log, said));
             if has_ended || Instant::now() > deadline {
                 return Err(last_words(log, said));
             }
@@ -434,7 +460,8 @@ impl Cluster {
 
     /// Stops the server; false if it was not running.
     pub fn stop(&self) -> Result<bool, Error> {
-        if !self.directory.is_dir() {
+        // Nothing is made in a directory that has no cluster.
+        if !self.directory.join(USERS_LOCK).exists() {
             return Ok(false);
         }
         let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
@@ -612,6 +639,14 @@ fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Resul
         .find(|line| !line.is_empty());
     let words = line.map_or_else(|| status.to_string(), str::to_owned);
     Err(Error::Program { program, words })
+}
+
+/// Whether a server has said, after the first `said` bytes of its log, that it cannot go on.
+fn has_failed(log: &Path, said: u64) -> bool {
+    let text = fs::read(log).unwrap_or_default();
+    let text = text.get(usize::try_from(said).unwrap_or(0)..);
+    let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
+    text.contains("FATAL") || text.contains("PANIC")
 }
 
 /// The line of the server's log, after its first `said` bytes, that says why.

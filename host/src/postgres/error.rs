@@ -21,6 +21,9 @@ pub enum Error {
         /// Of the system.
         limit: usize,
     },
+    /// Somebody keeps other things there: making a cluster would give the directory to the server's user.
+    #[error("{} is not empty and holds no embedded cluster", .0.display())]
+    Occupied(PathBuf),
     /// The server's user cannot reach its directory.
     #[error("user `{user}`, who runs the server, cannot enter {}", path.display())]
     Unreachable {
@@ -68,6 +71,9 @@ impl Error {
             Self::PathTooLong { .. } => {
                 Some("choose a shorter directory: embedded:/dir".to_owned())
             }
+            Self::Occupied(_) => Some(
+                "name a directory of its own, which may be one that does not exist yet".to_owned(),
+            ),
             Self::Unreachable { path, .. } => Some(format!(
                 "chmod o+x {}, or choose another directory",
                 path.display()

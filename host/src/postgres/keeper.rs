@@ -1,7 +1,11 @@
 //! The keeper: a small process that stops the server a little after its last user has gone.
 //! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
 
-use super::{Cluster, Error, cluster::as_user, user::ServerUser};
+use super::{
+    Cluster, Error,
+    cluster::{USERS_LOCK, as_user},
+    user::ServerUser,
+};
 use crate::descendants::Processes;
 use nix::{
     fcntl::FlockArg,
@@ -146,7 +150,7 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
             return Ok(());
         }
         // Blocks without any cost until the last user has gone.
-        drop(cluster.lock("users.lock", FlockArg::LockExclusive)?);
+        drop(cluster.lock(USERS_LOCK, FlockArg::LockExclusive)?);
         std::thread::sleep(linger);
         if cluster.pid().is_none() {
             return Ok(());
@@ -157,7 +161,7 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
         }
         let _start = cluster.lock("start.lock", FlockArg::LockExclusive)?;
         // Whoever comes now waits for the start lock, or is seen here.
-        let Ok(_unused) = cluster.lock("users.lock", FlockArg::LockExclusiveNonblock) else {
+        let Ok(_unused) = cluster.lock(USERS_LOCK, FlockArg::LockExclusiveNonblock) else {
             continue;
         };
         if cluster.pid().is_some_and(has_clients) {

@@ -7,6 +7,7 @@ use super::{
     service,
     url::{self, Parameters},
 };
+use nix::unistd::{User, geteuid};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{
     ConnectOptions as _,
@@ -144,7 +145,10 @@ fn servers(
             ));
         }
     }
-    let user = value("user").unwrap_or(base.get_username());
+    // As libpq does: the name of the user id, which is there also where `USER` is not.
+    let system = User::from_uid(geteuid()).ok().flatten();
+    let system = system.map_or_else(|| base.get_username().to_owned(), |user| user.name);
+    let user = value("user").unwrap_or(&system);
     let database = value("dbname").unwrap_or(user);
     let application = value("application_name")
         .or(value("fallback_application_name"))

@@ -34,12 +34,19 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
             while !is_gone(socket, page) && boottime() < page.lease_until() {
                 program.let_go();
             }
-            have_descriptors();
-            // A SIGKILL of the worker alone would leave its descendants to nobody.
-            descendants::kill_all(Pid::this(), KILL_PATIENCE);
-            let _ = kill(Pid::this(), Signal::SIGKILL);
+            end_with_all_below();
         })
         .expect("a process that has just started can start a thread");
+}
+
+/// Ends everything below this process, and then the process. A worker that has lost its monitor ends in
+/// no other way: if it just exited, its descendants would be left to nobody.
+pub(super) fn end_with_all_below() -> ! {
+    have_descriptors();
+    descendants::kill_all(Pid::this(), KILL_PATIENCE);
+    loop {
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    }
 }
 
 /// Looking at processes takes descriptors, and the operation may have used up all there are: this

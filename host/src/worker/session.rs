@@ -16,6 +16,7 @@ use crate::{
     },
 };
 use std::{
+    io::Write,
     os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -26,18 +27,29 @@ const SOCKET_FD: RawFd = 3;
 /// Where the monitor has put the shared page.
 const PAGE_FD: RawFd = 4;
 
+/// How a session came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The monitor lives, and sees to what this process leaves behind.
+    Agreed,
+    /// The monitor has closed the socket: it is gone.
+    Alone,
+}
+
 /// Runs a worker until its monitor says goodbye, or is gone.
 pub fn main() -> ExitCode {
     match live() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Agreed) => ExitCode::SUCCESS,
+        Ok(End::Alone) => control::end_with_all_below(),
         Err(error) => {
-            eprintln!("rework worker: {}", chain(&error));
-            ExitCode::FAILURE
+            // Perhaps nobody reads it any more.
+            let _ = writeln!(std::io::stderr(), "rework worker: {}", chain(&error));
+            control::end_with_all_below()
         }
     }
 }
 
-fn live() -> Result<(), WireError> {
+fn live() -> Result<End, WireError> {
     let socket = inherited(SOCKET_FD)?;
     let page = inherited(PAGE_FD)?;
     prepare_process()?;
@@ -56,14 +68,16 @@ fn live() -> Result<(), WireError> {
         descriptors,
     )) = socket.recv()?
     else {
-        return Ok(());
+        return Ok(End::Alone);
     };
     if version != WIRE_VERSION {
         let reason = format!("this worker speaks version {WIRE_VERSION}, its monitor {version}");
-        return sender.send(FromWorker::Refused(reason), Vec::new());
+        sender.send(FromWorker::Refused(reason), Vec::new())?;
+        return Ok(End::Agreed);
     }
     if no_network && let Err(error) = network::give_up() {
-        return sender.send(FromWorker::Refused(with_source(&error)), Vec::new());
+        sender.send(FromWorker::Refused(with_source(&error)), Vec::new())?;
+        return Ok(End::Agreed);
     }
     let copy = descriptors
         .into_iter()
@@ -74,7 +88,10 @@ fn live() -> Result<(), WireError> {
     sender.send(FromWorker::Loading, Vec::new())?;
     let loaded = match plugin::load(&copy, Path::new(&plugin.name)) {
         Ok(loaded) => loaded,
-        Err(error) => return sender.send(FromWorker::Refused(error.to_string()), Vec::new()),
+        Err(error) => {
+            sender.send(FromWorker::Refused(error.to_string()), Vec::new())?;
+            return Ok(End::Agreed);
+        }
     };
     sender.send(FromWorker::Loaded, Vec::new())?;
     let marker = Marker::new(nonce);
@@ -117,12 +134,12 @@ fn live() -> Result<(), WireError> {
             }
             ToWorker::Goodbye => {
                 context.send(FromWorker::Goodbye, Vec::new())?;
-                break;
+                return Ok(End::Agreed);
             }
             ToWorker::Hello { .. } | ToWorker::Scheduled(_) => {}
         }
     }
-    Ok(())
+    Ok(End::Alone)
 }
 
 /// The path of a plugin that came as a descriptor. It stays open: a backtrace opens the path once more.
