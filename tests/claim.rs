@@ -264,7 +264,9 @@ fn large_inputs_are_fetched_when_a_worker_has_room() {
            from rework.task_file f, generate_series(0, 7) n",
     );
     let monitor = rework.monitor(&["--all-domains"]);
-    until(
+    // A gigabyte goes through the database.
+    until_within(
+        Duration::from_secs(120),
         "all of them to end",
         || {
             rework

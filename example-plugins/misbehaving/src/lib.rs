@@ -30,7 +30,7 @@ struct Order {
         "segfault in a thread", "stack overflow in a thread", "bus error", "division by zero",
         "illegal instruction", "wild address", "raise", "kill itself", "terminate itself",
         "allocation refused", "exit with 3", "use memory", "child crashes",
-        "child crashes first", "daemon", "many children",
+        "child crashes first", "daemon", "daemon and print", "many children",
         "close low descriptors", "garbage for the monitor", "daemon and no descriptors",
         "crowd and segfault", "child works",
     ])]

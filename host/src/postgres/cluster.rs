@@ -38,6 +38,8 @@ const SOCKET_LIMIT: usize = 107;
 const NO_PROCESS_LIMIT: Duration = Duration::from_secs(10);
 /// The file that says that the server stays up without users.
 const KEPT: &str = "kept";
+/// The directory that a cluster is made in before it gets its name.
+const UNFINISHED: &str = "data.new";
 /// The file whose lock says that somebody uses the server.
 pub(super) const USERS_LOCK: &str = "users.lock";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -259,7 +261,8 @@ impl Cluster {
     /// Whether there are things in the directory that belong to no cluster. The first thing that a cluster
     /// has is a lock, made under another name beside it.
     fn is_occupied(&self) -> std::io::Result<bool> {
-        if self.directory.join(USERS_LOCK).exists() {
+        // A cluster whose making was cut off is one, too.
+        if self.directory.join(USERS_LOCK).exists() || self.directory.join(UNFINISHED).exists() {
             return Ok(false);
         }
         for entry in fs::read_dir(&self.directory)? {
@@ -357,7 +360,7 @@ impl Cluster {
         reason = "this module runs the server's programs"
     )]
     fn make(&self, binaries: &Binaries, user: &ServerUser) -> Result<(), Error> {
-        let fresh = self.directory.join("data.new");
+        let fresh = self.directory.join(UNFINISHED);
         if fresh.exists() {
             fs::remove_dir_all(&fresh).map_err(Error::system(format!(
                 "remove the unfinished {}",
