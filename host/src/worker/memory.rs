@@ -43,11 +43,16 @@ mod tests {
 
     #[test]
     fn what_is_used_is_seen() {
-        let before = resident_bytes();
-        let used = std::hint::black_box(vec![1_u8; 32 << 20]);
-        assert!(resident_bytes() > before + (24 << 20));
-        assert!(peak_resident_bytes() > before + (24 << 20));
-        assert!(data_bytes().unwrap() > 32 << 20);
-        drop(used);
+        // Tests of the same process free memory at the same time: once it has to be seen.
+        let is_seen = || {
+            let before = resident_bytes();
+            let used = std::hint::black_box(vec![1_u8; 32 << 20]);
+            let is_seen = resident_bytes() > before + (24 << 20)
+                && peak_resident_bytes() > before + (24 << 20)
+                && data_bytes().unwrap() > 32 << 20;
+            drop(used);
+            is_seen
+        };
+        assert!((0..50).any(|_| is_seen()));
     }
 }
