@@ -134,18 +134,7 @@ fn whoever_starts_it_may_ignore_and_block_signals() {
 #[test]
 fn a_plugin_that_handles_faults_goes_on_doing_so() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let arguments = [
-        "monitor",
-        "--domain",
-        "misbehaving",
-        "--maxworkers",
-        "1",
-        "--env",
-        "MISBEHAVE_ON_LOAD",
-    ];
-    let mut command = rework.command(&arguments);
-    command.env("MISBEHAVE_ON_LOAD", "handler");
-    let _monitor = rework.monitor_by(command);
+    let _monitor = rework.monitor_that_misbehaves_on_load("handler");
     let id = rework.schedule(&["survive_faults", "--input", r#"{"times": 20000}"#]);
     let task = rework.wait(&id, &["done", "failed", "aborted"]);
     assert_eq!(task["output"], 20000, "{task:#}");

@@ -191,6 +191,15 @@ impl Rework {
         self.monitor_by(command)
     }
 
+    /// Runs a monitor with one worker at a time, in which `misbehaving` does this when it is loaded.
+    pub(crate) fn monitor_that_misbehaves_on_load(&self, how: &str) -> Monitor {
+        let name = "MISBEHAVE_ON_LOAD";
+        let domain = ["monitor", "--domain", "misbehaving", "--maxworkers", "1"];
+        let mut command = self.command(&[&domain[..], &["--env", name]].concat());
+        command.env(name, how);
+        self.monitor_by(command)
+    }
+
     /// Runs a monitor that is started in this way.
     pub(crate) fn monitor_by(&self, mut command: Command) -> Monitor {
         let log = self

@@ -149,7 +149,8 @@ impl Supervisor {
         !stuck.is_empty()
     }
 
-    /// Starts a worker for a plugin; false: not now.
+    /// Starts a worker for a plugin; false: no number for a worker is at hand. A start that fails is noted,
+    /// and other plugins are not concerned.
     fn start_worker(&mut self, domain: &str, plugin: &str, now: Instant) -> bool {
         let offer = self
             .catalog

@@ -63,7 +63,8 @@ pub(super) struct Upkeep {
     pub(super) refusals: Refusals,
     /// When a report was last taken.
     pub(super) taken_at: Option<Instant>,
-    /// The database is away: not before then.
+    /// The database is given a rest until then: it is away, has refused a claim, or somebody has locked a
+    /// row that a report needs.
     pub(super) retry_at: Option<Instant>,
     retry_pause: Duration,
     away: bool,

@@ -42,6 +42,7 @@ const KEPT: &str = "kept";
 const UNFINISHED: &str = "data.new";
 /// The file whose lock says that somebody uses the server.
 pub(super) const USERS_LOCK: &str = "users.lock";
+/// A server that does not take connections after this is given up.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long the remains of a killed server may be in the way of the next one.
 const PATIENCE: Duration = Duration::from_secs(15);
