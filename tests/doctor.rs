@@ -1,6 +1,6 @@
 //! `doctor`: a line per check, with what to do about each problem.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{OpenTransaction, Rework, hello, misbehaving, until};
 
 #[test]
 fn problems_are_named_with_their_remedy() {
@@ -112,5 +112,21 @@ fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
         "the problem",
         || rework.run(&["doctor"]).stdout,
         |said| said.contains(&problem),
+    );
+}
+
+/// Two doctors try the same write at the same time.
+#[test]
+fn a_write_that_somebody_else_tries_at_the_same_time_is_no_fault() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _open = OpenTransaction::begin(
+        &rework,
+        "insert into rework.task (id, operation, lane, run_at) overriding system value
+         values (-1, 0, 0, clock_timestamp())",
+    );
+    let doctor = rework.run(&["doctor"]);
+    assert!(
+        doctor.stdout.contains("ok write: could not look whether"),
+        "{doctor:?}"
     );
 }

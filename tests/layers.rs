@@ -166,3 +166,13 @@ fn dangerous_things_happen_in_their_places_only() {
         }
     }
 }
+
+/// Where the server allows prepared transactions, a notification would make some of them fail; only
+/// `rework.tell` knows whether it may.
+#[test]
+fn programs_notify_as_the_functions_of_the_schema_do() {
+    for path in sources(&host()) {
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(!source.contains("pg_notify("), "{}", path.display());
+    }
+}

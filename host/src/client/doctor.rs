@@ -5,7 +5,10 @@ use super::{
     error::Result,
     waiting::{no_starts, remedy, unserved},
 };
-use crate::store::{GoneHost, ScheduleRow, StartHealth, WaitingLane};
+use crate::{
+    model::duration::human,
+    store::{GoneHost, Holder, ScheduleRow, StartHealth, StoreError, WaitingLane},
+};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -17,7 +20,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `write`, `monitor`, `host`, `waiting`, `worker`,
+    /// What was looked at: `server`, `schema`, `clock`, `write`, `lock`, `monitor`, `host`, `waiting`, `worker`,
     /// `plugin`, `schedule`, `zones`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
@@ -66,6 +69,7 @@ impl Client {
             }
         }
         findings.push(self.write_finding().await);
+        findings.extend(self.lock_findings().await?);
         findings.extend(self.monitor_findings().await?);
         findings.extend(self.host_findings().await?);
         findings.extend(self.waiting_findings().await?);
@@ -154,6 +158,15 @@ impl Client {
     async fn write_finding(&self) -> Finding {
         match self.store().health_write().await {
             Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
+            // Another doctor tries the same, or somebody holds a lock: nothing is known of other writes.
+            Err(error) if is_contended(&error) => Finding::ok(
+                "write",
+                format!(
+                    "could not look whether the database takes what is written about tasks, somebody \
+                     else is at it: {}",
+                    crate::causes::chain(&error)
+                ),
+            ),
             Err(error) => Finding::problem(
                 "write",
                 format!(
@@ -166,6 +179,40 @@ impl Client {
                     .to_owned(),
             ),
         }
+    }
+
+    /// Who waits for a lock, and prepared transactions that nobody has ended.
+    async fn lock_findings(&self) -> Result<Vec<Finding>> {
+        let waits = self.store().lock_waits().await?;
+        let waits = waits.into_iter().map(|wait| {
+            let holder = wait.holder.as_ref();
+            let named = holder.map_or_else(|| "a lock".to_owned(), ToString::to_string);
+            Finding::problem(
+                "lock",
+                format!(
+                    "the server's process {} works on tables of rework and has waited for {} for {named}",
+                    wait.pid,
+                    human(wait.waited)
+                ),
+                holder.map(Holder::hint),
+            )
+        });
+        let forgotten = self.store().lock_forgotten().await?;
+        let forgotten = forgotten.into_iter().map(|(holder, lasted)| {
+            Finding::problem(
+                "lock",
+                format!(
+                    "{holder} holds locks on tables of rework and has not ended for {}",
+                    human(lasted)
+                ),
+                holder.hint(),
+            )
+        });
+        let mut findings: Vec<Finding> = waits.chain(forgotten).collect();
+        if findings.is_empty() {
+            findings.push(Finding::ok("lock", "nobody waits for a lock for long"));
+        }
+        Ok(findings)
     }
 
     async fn host_findings(&self) -> Result<Vec<Finding>> {
@@ -343,6 +390,14 @@ impl Client {
             })
             .collect())
     }
+}
+
+/// Whether a write did not happen because of what somebody else writes at the same time: a lock that was
+/// not to be had (55P03), a deadlock or a serialization failure (class 40).
+fn is_contended(error: &StoreError) -> bool {
+    error
+        .code()
+        .is_some_and(|code| code == "55P03" || code.starts_with("40"))
 }
 
 fn zone_finding() -> Finding {

@@ -122,7 +122,7 @@ impl Store {
             transaction.rollback().await?;
             return Ok(registered);
         }
-        sqlx::query!("select pg_notify('rework_catalog', '')")
+        sqlx::query!("select rework.tell('rework_catalog', '')")
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
@@ -267,7 +267,11 @@ pub(super) async fn deploy(
 pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
         .execute(connection)
-        .await?;
+        .await
+        .map_err(|error| {
+            let doing = || "could not change what is registered".to_owned();
+            StoreError::from(error).of_lock(doing, "changes it as well")
+        })?;
     Ok(())
 }
 
