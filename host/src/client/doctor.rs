@@ -5,6 +5,7 @@ use super::{
     error::Result,
     waiting::{no_starts, remedy, unserved},
 };
+use crate::model::plugin::{doubles_warning, title};
 use crate::store::{GoneHost, ScheduleRow, StartHealth, WaitingLane};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
@@ -246,10 +247,21 @@ impl Client {
 
     async fn plugin_findings(&self) -> Result<Vec<Finding>> {
         let refused = self.refused_files().await?;
-        if refused.is_empty() {
-            return Ok(vec![Finding::ok("plugin", "no plugin is refused")]);
-        }
-        Ok(refused
+        let outdated = self.store().plugin_sdks().await?;
+        let outdated = outdated.into_iter().filter_map(|plugin| {
+            let warning = doubles_warning(&plugin.sdk)?;
+            let title = title(&plugin.name, &plugin.version, &plugin.hash);
+            Some(Finding::problem(
+                "plugin",
+                format!("on {}: {title} {warning}", plugin.host),
+                "register what has been built again".to_owned(),
+            ))
+        });
+        let first = match refused.is_empty() {
+            true => Some(Finding::ok("plugin", "no plugin is refused")),
+            false => None,
+        };
+        let refused = refused
             .into_iter()
             .map(|file| {
                 let hint = if file.reason.contains(" to the cache") {
@@ -264,8 +276,8 @@ impl Client {
                     format!("on {}: {}", file.host, file.reason),
                     hint.to_owned(),
                 )
-            })
-            .collect())
+            });
+        Ok(first.into_iter().chain(refused).chain(outdated).collect())
     }
 
     async fn schedule_findings(&self) -> Result<Vec<Finding>> {

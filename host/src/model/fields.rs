@@ -155,6 +155,20 @@ impl Fields {
                 words[DAY]
             ));
         }
+        // Nearly everywhere clocks are changed at night, from an hour up to three.
+        let is_by_night = |hours: &str| {
+            let first = hours.split([',', '-']).filter_map(number).min();
+            !hours.contains('*') && first.is_some_and(|first| first <= 3)
+        };
+        if read[MINUTE].contains('*') && is_by_night(&read[HOUR]) {
+            let fixed = words[MINUTE].replace('*', "0-59");
+            notes.push(format!(
+                "`{}` in the minutes makes an interval, although the hour is fixed (`{}`): the rule does \
+                 not fire in an hour that clocks skip, and fires twice in one that they show twice; write \
+                 `{fixed}` for fixed times",
+                words[MINUTE], words[HOUR]
+            ));
+        }
         let is_interval = read[1..=2].iter().any(|field| field.contains('*'));
         if both {
             read[WEEKDAY].insert(0, '+');
@@ -995,6 +1009,23 @@ mod tests {
                 .contains("(`13`) or the day of the week (`fri`): write `+fri`")
         );
         assert!(notes("0 0 0 */2 * *")[0].contains("from the first of every month anew"));
+        for (rule, fixed) in [
+            ("0 */30 2 * * *", "0-59/30"),
+            ("0 * 1,2 * * *", "0-59"),
+            ("0 */20,50 0-8/2 * * *", "0-59/20,50"),
+        ] {
+            let note = &notes(rule)[0];
+            assert!(
+                note.contains("does not fire in an hour that clocks skip"),
+                "{note}"
+            );
+            assert_eq!(quoted_after(note, "write"), [fixed], "{note}");
+            let minute = rule.split(' ').nth(MINUTE).unwrap();
+            let is = Fields::read(&rule.replacen(minute, fixed, 1)).unwrap();
+            assert!(!is.is_interval && is.minutes == Fields::read(rule).unwrap().minutes);
+        }
+        assert_eq!(notes("0 */30 4 * * *"), [""; 0]);
+        assert_eq!(notes("0 */30 */2 * * *"), [""; 0]);
         assert_eq!(notes("0 0 0 13 * +fri"), [""; 0]);
         assert_eq!(notes("0 */15 8-17 * * mon-fri"), [""; 0]);
     }
