@@ -6,7 +6,10 @@ use super::{
     waiting::{no_starts, remedy, unserved},
 };
 use crate::{
-    model::duration::human,
+    model::{
+        duration::human,
+        plugin::{doubles_warning, title},
+    },
     store::{GoneHost, Holder, ScheduleRow, StartHealth, StoreError, WaitingLane},
 };
 use chrono::{TimeDelta, Utc};
@@ -293,10 +296,21 @@ impl Client {
 
     async fn plugin_findings(&self) -> Result<Vec<Finding>> {
         let refused = self.refused_files().await?;
-        if refused.is_empty() {
-            return Ok(vec![Finding::ok("plugin", "no plugin is refused")]);
-        }
-        Ok(refused
+        let outdated = self.store().plugin_sdks().await?;
+        let outdated = outdated.into_iter().filter_map(|plugin| {
+            let warning = doubles_warning(&plugin.sdk)?;
+            let title = title(&plugin.name, &plugin.version, &plugin.hash);
+            Some(Finding::problem(
+                "plugin",
+                format!("on {}: {title} {warning}", plugin.host),
+                "register what has been built again".to_owned(),
+            ))
+        });
+        let first = match refused.is_empty() {
+            true => Some(Finding::ok("plugin", "no plugin is refused")),
+            false => None,
+        };
+        let refused = refused
             .into_iter()
             .map(|file| {
                 let hint = if file.reason.contains(" to the cache") {
@@ -311,8 +325,8 @@ impl Client {
                     format!("on {}: {}", file.host, file.reason),
                     hint.to_owned(),
                 )
-            })
-            .collect())
+            });
+        Ok(first.into_iter().chain(refused).chain(outdated).collect())
     }
 
     async fn schedule_findings(&self) -> Result<Vec<Finding>> {

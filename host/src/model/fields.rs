@@ -57,9 +57,16 @@ struct Field {
     whole: &'static str,
     /// Names of values, beginning with `first`.
     names: &'static [&'static str],
+    /// A range or a step over all of the field, for messages.
+    example: &'static str,
 }
 
-const fn numbers(name: &'static str, last: u32, whole: &'static str) -> Field {
+const fn numbers(
+    name: &'static str,
+    last: u32,
+    whole: &'static str,
+    example: &'static str,
+) -> Field {
     Field {
         name,
         first: 0,
@@ -67,15 +74,18 @@ const fn numbers(name: &'static str, last: u32, whole: &'static str) -> Field {
         cycle: Some(last + 1),
         whole,
         names: &[],
+        example,
     }
 }
 
+const MINUTE: usize = 1;
+const HOUR: usize = 2;
 const DAY: usize = 3;
 const WEEKDAY: usize = 5;
 const FIELDS: [Field; 6] = [
-    numbers("seconds", 59, "minute"),
-    numbers("minutes", 59, "hour"),
-    numbers("hours", 23, "day"),
+    numbers("seconds", 59, "minute", "*/15"),
+    numbers("minutes", 59, "hour", "*/15"),
+    numbers("hours", 23, "day", "*/6"),
     Field {
         name: "days of the month",
         first: 1,
@@ -83,6 +93,7 @@ const FIELDS: [Field; 6] = [
         cycle: None,
         whole: "month",
         names: &[],
+        example: "1-31/2",
     },
     Field {
         name: "months",
@@ -93,6 +104,7 @@ const FIELDS: [Field; 6] = [
         names: &[
             "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
         ],
+        example: "*/3",
     },
     Field {
         name: "days of the week",
@@ -101,6 +113,7 @@ const FIELDS: [Field; 6] = [
         cycle: Some(7),
         whole: "week",
         names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
+        example: "1-5/2",
     },
 ];
 
@@ -119,10 +132,8 @@ impl Fields {
             None => (false, words[WEEKDAY]),
         };
         words[WEEKDAY] = weekdays;
-        let mut read: Vec<String> = words
-            .iter()
-            .enumerate()
-            .map(|(place, word)| read_field(place, word))
+        let mut read: Vec<String> = (0..words.len())
+            .map(|place| read_field(&words, place, both))
             .collect::<Result<_, _>>()?;
         let are_days_limited = read[DAY] != "*" && read[WEEKDAY] != "*";
         if both && !are_days_limited {
@@ -142,6 +153,20 @@ impl Fields {
             notes.push(format!(
                 "`{}` in the days of the month counts from the first of every month anew",
                 words[DAY]
+            ));
+        }
+        // Nearly everywhere clocks are changed at night, from an hour up to three.
+        let is_by_night = |hours: &str| {
+            let first = hours.split([',', '-']).filter_map(number).min();
+            !hours.contains('*') && first.is_some_and(|first| first <= 3)
+        };
+        if read[MINUTE].contains('*') && is_by_night(&read[HOUR]) {
+            let fixed = words[MINUTE].replace('*', "0-59");
+            notes.push(format!(
+                "`{}` in the minutes makes an interval, although the hour is fixed (`{}`): the rule does \
+                 not fire in an hour that clocks skip, and fires twice in one that they show twice; write \
+                 `{fixed}` for fixed times",
+                words[MINUTE], words[HOUR]
             ));
         }
         let is_interval = read[1..=2].iter().any(|field| field.contains('*'));
@@ -298,9 +323,11 @@ impl Fields {
     }
 }
 
-/// A field in the words of the parser: names are numbers, what is all of the field is `*`.
-fn read_field(place: usize, word: &str) -> Result<String, Fault> {
+/// A field of a rule in the words of the parser: names are numbers, what is all of the field is `*`.
+/// `both`: the day of the week was given with a `+` before it.
+fn read_field(rule: &[&str], place: usize, both: bool) -> Result<String, Fault> {
     let field = &FIELDS[place];
+    let word = rule[place];
     let is_days = place == DAY || place == WEEKDAY;
     if word == "*" || word == "*/1" || (word == "?" && is_days) {
         return Ok("*".to_owned());
@@ -315,7 +342,18 @@ fn read_field(place: usize, word: &str) -> Result<String, Fault> {
     }
     let read: Vec<String> = items
         .iter()
-        .map(|item| field.item(place, item))
+        .map(|item| match item.strip_prefix("*/") {
+            Some(step) => {
+                let step = field.step(item, step)?;
+                // Other rules stand for this one only if the step is all that this field says.
+                let others = (place == MINUTE && items.len() == 1)
+                    .then(|| every_minutes(rule, step, both))
+                    .flatten();
+                field.check_step(item, step, others)?;
+                Ok(format!("*/{step}"))
+            }
+            None => field.item(place, item),
+        })
         .collect::<Result<_, _>>()?;
     let has = |item: &str| read.iter().any(|other| other == item);
     if has("L") && has("LW") {
@@ -330,13 +368,7 @@ impl Field {
     fn item(&self, place: usize, item: &str) -> Result<String, Fault> {
         let syntax = |reason: String| Fault::Syntax(format!("`{item}`: {reason}"));
         if let Some((span, step)) = item.split_once('/') {
-            let step = number(step)
-                .filter(|step| *step > 0)
-                .ok_or_else(|| syntax("a step is a number, at least 1: `*/15`".to_owned()))?;
-            if span == "*" {
-                self.check_step(item, step)?;
-                return Ok(format!("*/{step}"));
-            }
+            let step = self.step(item, step)?;
             let Some((first, last)) = span.split_once('-') else {
                 let first = self.value(item, span)?;
                 let reason = if first + step > self.top() {
@@ -349,7 +381,7 @@ impl Field {
                 };
                 return Err(syntax(reason));
             };
-            let (first, last) = self.range(item, first, last)?;
+            let (first, last) = self.range(item, first, last, step)?;
             if step > last - first {
                 return Err(Fault::Misleading(format!(
                     "`{item}`: the step is longer than the range, so that it would mean {first} only; \
@@ -362,7 +394,7 @@ impl Field {
             return Err(syntax("`*` stands alone, not in a list".to_owned()));
         }
         if let Some((first, last)) = item.split_once('-') {
-            let (first, last) = self.range(item, first, last)?;
+            let (first, last) = self.range(item, first, last, 1)?;
             return Ok(format!("{first}-{last}"));
         }
         match place {
@@ -426,21 +458,79 @@ impl Field {
             })
     }
 
-    fn range(&self, item: &str, first: &str, last: &str) -> Result<(u32, u32), Fault> {
-        let last_text = last;
+    /// What stands behind the `/` of an item.
+    fn step(&self, item: &str, text: &str) -> Result<u32, Fault> {
+        number(text).filter(|step| *step > 0).ok_or_else(|| {
+            let example = self.example;
+            Fault::Syntax(format!(
+                "`{item}`: a step is a number, at least 1: `{example}`"
+            ))
+        })
+    }
+
+    /// The ends of a range that is walked with this step.
+    fn range(&self, item: &str, first: &str, last: &str, step: u32) -> Result<(u32, u32), Fault> {
+        let has_names = [first, last].iter().any(|text| number(text).is_none());
         let (first, mut last) = (self.value(item, first)?, self.value(item, last)?);
         // Sunday ends a week as well as it begins one.
         if self.last == 7 && last == 0 && first > 0 {
             last = 7;
         }
         if first > last {
+            let advice = self.wrapped(first, last, step, has_names).map_or_else(
+                || "months differ in length, so list the days that are meant".to_owned(),
+                |list| format!("write `{list}`"),
+            );
             return Err(Fault::Syntax(format!(
-                "`{item}`: the range goes backwards; write `{first}-{},{}-{last_text}`",
-                self.top(),
-                self.first
+                "`{item}`: the range goes backwards; {advice}"
             )));
         }
         Ok((first, last))
+    }
+
+    /// What a range means that goes over the end of the field, as a list. None: that depends on where
+    /// the field ends.
+    fn wrapped(&self, first: u32, last: u32, step: u32, has_names: bool) -> Option<String> {
+        /// As many values are listed one by one; more are shown as ranges.
+        const LISTED: usize = 4;
+        let shown = |value: u32| {
+            let name = self.names.get((value - self.first) as usize);
+            match name.filter(|_| has_names) {
+                Some(name) => (*name).to_owned(),
+                None => value.to_string(),
+            }
+        };
+        // Sunday by its other number.
+        let first = if first > self.top() {
+            self.first
+        } else {
+            first
+        };
+        if first <= last {
+            return Some(match step {
+                1 => format!("{}-{}", shown(first), shown(last)),
+                _ if step > last - first => shown(first),
+                _ => format!("{}-{}/{step}", shown(first), shown(last)),
+            });
+        }
+        if step > 1 && self.cycle.is_none() {
+            return None;
+        }
+        let (before, after) = (first..=self.top(), self.first..=last);
+        let values: Vec<u32> = before
+            .clone()
+            .chain(after.clone())
+            .step_by(step as usize)
+            .collect();
+        if step > 1 || values.len() <= LISTED {
+            let listed: Vec<String> = values.into_iter().map(shown).collect();
+            return Some(listed.join(","));
+        }
+        let parts = [before, after].map(|part| match (*part.start(), *part.end()) {
+            (first, last) if first == last => shown(first),
+            (first, last) => format!("{}-{}", shown(first), shown(last)),
+        });
+        Some(parts.join(","))
     }
 
     /// The last value, each counted once.
@@ -450,7 +540,8 @@ impl Field {
     }
 
     /// Refuses a step over all of the field that does not keep its distance from one whole to the next.
-    fn check_step(&self, item: &str, step: u32) -> Result<(), Fault> {
+    /// `others`: what says it otherwise.
+    fn check_step(&self, item: &str, step: u32, others: Option<String>) -> Result<(), Fault> {
         let length = self.cycle.unwrap_or(31);
         let meant: Vec<String> = (self.first..=self.top())
             .step_by(step as usize)
@@ -459,11 +550,7 @@ impl Field {
         let (name, whole) = (self.name, self.whole);
         let counted = if whole == "week" { "days" } else { name };
         let article = if whole == "hour" { "an" } else { "a" };
-        let advice = match self.name {
-            "minutes" => every_minutes(step),
-            _ => None,
-        };
-        let advice = advice.unwrap_or_else(|| {
+        let advice = others.unwrap_or_else(|| {
             format!("a rule begins anew with every {whole}, so it cannot say every {step} {name}")
         });
         if step >= length {
@@ -487,8 +574,12 @@ impl Field {
     }
 }
 
-/// The rules that fire every so many minutes, where a few of them do.
-fn every_minutes(step: u32) -> Option<String> {
+/// The rules that fire every so many minutes where a rule asks for that, if a few of them do; the other
+/// fields are those of the rule.
+fn every_minutes(rule: &[&str], step: u32, both: bool) -> Option<String> {
+    if !["*", "*/1"].contains(&rule[HOUR]) {
+        return None;
+    }
     let common = (1..=step.min(60))
         .rev()
         .find(|n| step.is_multiple_of(*n) && 60_u32.is_multiple_of(*n))?;
@@ -496,16 +587,20 @@ fn every_minutes(step: u32) -> Option<String> {
     if count > 4 || !24_u32.is_multiple_of(hours) {
         return None;
     }
+    let join = if both { "+" } else { "" };
     let rules: Vec<String> = (0..count)
         .map(|place| {
             let (hour, minute) = (place * step / 60, place * step % 60);
             let hours = match (hour, hours) {
                 (_, 1) => "*".to_owned(),
-                (0, _) => format!("*/{hours}"),
                 (_, 24) => hour.to_string(),
+                (0, _) => format!("*/{hours}"),
                 _ => format!("{hour}-23/{hours}"),
             };
-            format!("`0 {minute} {hours} * * *`")
+            let [second, .., day, month, weekday] = rule else {
+                unreachable!("a rule has six fields");
+            };
+            format!("`{second} {minute} {hours} {day} {month} {join}{weekday}`")
         })
         .collect();
     Some(match rules.as_slice() {
@@ -633,6 +728,30 @@ mod tests {
                 "0 5/15 * * * *",
                 "`5/15`: a step needs `*` or a range before it: `5-59/15`",
             ),
+            (
+                "0 0 0 * * sat-mon",
+                "`sat-mon`: the range goes backwards; write `sat,sun,mon`",
+            ),
+            (
+                "0 0 0 1 nov-feb *",
+                "`nov-feb`: the range goes backwards; write `nov,dec,jan,feb`",
+            ),
+            (
+                "0 0 0 1 aug-feb *",
+                "`aug-feb`: the range goes backwards; write `aug-dec,jan-feb`",
+            ),
+            (
+                "0 0 22-3/2 * * *",
+                "`22-3/2`: the range goes backwards; write `22,0,2`",
+            ),
+            (
+                "0 0 0 25-5/2 * *",
+                "`25-5/2`: the range goes backwards; months differ in length",
+            ),
+            (
+                "0 0 */0 * * *",
+                "`*/0`: a step is a number, at least 1: `*/6`",
+            ),
             ("0 */0 * * * *", "`*/0`: a step is a number, at least 1"),
             ("0 /5 * * * *", "`/5`: minutes go from 0 to 59"),
             ("0 60 * * * *", "`60`: minutes go from 0 to 59"),
@@ -674,6 +793,162 @@ mod tests {
                 told_of.starts_with(&format!("syntax: {told}")),
                 "{rule}: {told_of}"
             );
+        }
+    }
+
+    /// What is quoted in a message after a word.
+    fn quoted_after<'m>(message: &'m str, word: &str) -> Vec<&'m str> {
+        let after = |part: &'m str| part.split('`').next();
+        let opening = format!("{word} `");
+        message.split(&opening).skip(1).filter_map(after).collect()
+    }
+
+    /// The values that an item means which goes over the end of its field.
+    fn walk(field: &Field, first: u32, last: u32, step: u32) -> Vec<u32> {
+        let length = field.top() + 1 - field.first;
+        let place = |value: u32| (value - field.first) % length;
+        let count = (place(last) + length - place(first)) % length;
+        let mut values: Vec<u32> = (0..=count)
+            .step_by(step as usize)
+            .map(|after| field.first + (place(first) + after) % length)
+            .collect();
+        values.sort_unstable();
+        values
+    }
+
+    /// The values of a field of a rule.
+    fn values(fields: &Fields, place: usize) -> Vec<u32> {
+        let field = &FIELDS[place];
+        let day = NaiveDate::from_ymd_opt(2028, 10, 1).unwrap();
+        let days = || day.iter_days().take_while(|day| day.month() == 10);
+        let mut values: Vec<u32> = match place {
+            0 => fields.seconds.clone(),
+            MINUTE => fields.minutes.clone(),
+            HOUR => fields.hours.clone(),
+            DAY => days()
+                .filter(|day| fields.is_day(*day))
+                .map(|day| day.day())
+                .collect(),
+            WEEKDAY => days()
+                .take(7)
+                .filter(|day| fields.is_day(*day))
+                .map(|day| day.weekday().num_days_from_sunday())
+                .collect(),
+            _ => (field.first..=field.last)
+                .filter(|month| fields.is_month(*month))
+                .collect(),
+        };
+        values.sort_unstable();
+        values
+    }
+
+    fn with(place: usize, item: &str) -> String {
+        let mut words = ["0", "0", "0", "*", "*", "*"];
+        words[place] = item;
+        words.join(" ")
+    }
+
+    #[test]
+    fn the_hint_for_a_range_over_the_end_is_a_rule_that_means_it() {
+        for (place, field) in FIELDS.iter().enumerate() {
+            let name = |value: u32| field.names.get((value - field.first) as usize);
+            for (first, last) in (field.first..=field.last)
+                .flat_map(|first| (field.first..first).map(move |last| (first, last)))
+            {
+                // Sunday is after Saturday, too.
+                if field.last == 7 && last == 0 {
+                    continue;
+                }
+                let mut ranges = vec![format!("{first}-{last}")];
+                if let (Some(first), Some(last)) = (name(first), name(last)) {
+                    ranges.push(format!("{first}-{last}"));
+                }
+                for (range, step) in ranges
+                    .iter()
+                    .flat_map(|range| (1..=7).map(move |n| (range, n)))
+                {
+                    let item = match step {
+                        1 => range.clone(),
+                        _ => format!("{range}/{step}"),
+                    };
+                    let message = fault(&with(place, &item));
+                    let hints = quoted_after(&message, "write");
+                    let [hint] = hints[..] else {
+                        assert!(place == DAY && step > 1, "{message}");
+                        continue;
+                    };
+                    let meant = Fields::read(&with(place, hint));
+                    let meant = meant.unwrap_or_else(|fault| panic!("{message}: {fault:?}"));
+                    assert_eq!(
+                        values(&meant, place),
+                        walk(field, first, last, step),
+                        "{message}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_hints_for_steps_are_rules() {
+        for (place, field) in FIELDS.iter().enumerate() {
+            let mut items: Vec<String> = ["*/0", "*/x", "*/"].map(str::to_owned).to_vec();
+            items.extend((1..=1500).map(|step| format!("*/{step}")));
+            for first in field.first..=field.last {
+                items.extend((1..=field.last).map(|step| format!("{first}/{step}")));
+                items.extend((1..=9).map(|step| format!("{first}-{}/{step}", field.top())));
+            }
+            for item in items {
+                let message = fault(&with(place, &item));
+                for hint in quoted_after(&message, "write")
+                    .into_iter()
+                    .chain(quoted_after(&message, "at least 1:"))
+                    .chain(quoted_after(&message, "before it:"))
+                {
+                    assert!(Fields::read(&with(place, hint)).is_ok(), "{message}");
+                }
+            }
+        }
+    }
+
+    /// Every minute of two days at which one of some rules fires.
+    fn minutes_of(rules: &[&str]) -> Vec<u32> {
+        let mut minutes: Vec<u32> = rules
+            .iter()
+            .flat_map(|rule| {
+                let fields = Fields::read(rule).unwrap_or_else(|fault| panic!("{rule}: {fault:?}"));
+                let times: Vec<NaiveTime> = fields.times().collect();
+                times.into_iter().map(|at| at.hour() * 60 + at.minute())
+            })
+            .collect();
+        minutes.sort_unstable();
+        minutes
+    }
+
+    #[test]
+    fn the_rules_for_many_minutes_fire_so_often_and_keep_the_other_fields() {
+        let mut found = 0;
+        for step in 1..=1500 {
+            let message = fault(&format!("30 */{step} * 13 feb +fri"));
+            let rules: Vec<&str> = message
+                .split('`')
+                .filter(|text| text.ends_with(" 13 feb +fri"))
+                .collect();
+            if rules.is_empty() {
+                continue;
+            }
+            found += 1;
+            assert!(
+                rules.iter().all(|rule| rule.starts_with("30 ")),
+                "{message}"
+            );
+            let wanted: Vec<u32> = (0..1440).step_by(step as usize).collect();
+            assert_eq!(minutes_of(&rules), wanted, "{message}");
+        }
+        assert!(found > 10, "{found}");
+        // There it would mean something else.
+        for rule in ["0 */90 8 * * *", "0 */90,5 * * * *"] {
+            assert!(!fault(rule).contains("every 90 minutes takes"), "{rule}");
         }
     }
 
@@ -734,6 +1009,23 @@ mod tests {
                 .contains("(`13`) or the day of the week (`fri`): write `+fri`")
         );
         assert!(notes("0 0 0 */2 * *")[0].contains("from the first of every month anew"));
+        for (rule, fixed) in [
+            ("0 */30 2 * * *", "0-59/30"),
+            ("0 * 1,2 * * *", "0-59"),
+            ("0 */20,50 0-8/2 * * *", "0-59/20,50"),
+        ] {
+            let note = &notes(rule)[0];
+            assert!(
+                note.contains("does not fire in an hour that clocks skip"),
+                "{note}"
+            );
+            assert_eq!(quoted_after(note, "write"), [fixed], "{note}");
+            let minute = rule.split(' ').nth(MINUTE).unwrap();
+            let is = Fields::read(&rule.replacen(minute, fixed, 1)).unwrap();
+            assert!(!is.is_interval && is.minutes == Fields::read(rule).unwrap().minutes);
+        }
+        assert_eq!(notes("0 */30 4 * * *"), [""; 0]);
+        assert_eq!(notes("0 */30 */2 * * *"), [""; 0]);
         assert_eq!(notes("0 0 0 13 * +fri"), [""; 0]);
         assert_eq!(notes("0 */15 8-17 * * mon-fri"), [""; 0]);
     }

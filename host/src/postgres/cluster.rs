@@ -10,7 +10,8 @@
 //!   kept          is there: the server stays up without users
 //! ```
 
-use super::{Error, binaries::Binaries, keeper, user::ServerUser};
+use super::{Error, binaries::Binaries, error::MAKE_DIRECTORY, keeper, user::ServerUser};
+use crate::here;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -81,6 +82,9 @@ pub struct Status {
     pub version: Option<String>,
     /// Where clients find it.
     pub url: String,
+    /// Whether its server takes connections; it may do so while its process cannot be seen, for that is
+    /// in another process namespace (another container).
+    pub answers: bool,
     /// Whether its server stays up without users.
     pub kept: bool,
 }
@@ -88,14 +92,19 @@ pub struct Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = self.directory.display();
-        match (&self.version, self.pid) {
+        let process = match (self.pid, self.answers) {
+            (Some(pid), _) => Some(format!("process {pid}")),
+            (None, true) => Some("in another process namespace".to_owned()),
+            (None, false) => None,
+        };
+        match (&self.version, process) {
             (None, _) => write!(f, "there is no cluster in {directory} yet"),
             (Some(version), None) => {
                 write!(f, "stopped: PostgreSQL {version} in {directory}")
             }
-            (Some(version), Some(pid)) => write!(
+            (Some(version), Some(process)) => write!(
                 f,
-                "running: PostgreSQL {version} in {directory}, process {pid}, {}{}",
+                "running: PostgreSQL {version} in {directory}, {process}, {}{}",
                 self.url,
                 if self.kept {
                     ", kept up until it is stopped"
@@ -123,11 +132,8 @@ impl Cluster {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let data = of("XDG_DATA_HOME").or_else(|| Some(of("HOME")?.join(".local/share")));
-        let data = data.ok_or_else(|| Error::System {
-            doing: "find the user's data directory".to_owned(),
-            source: io::Error::other("neither XDG_DATA_HOME nor HOME is set"),
-        })?;
+        let data = of("XDG_DATA_HOME").or_else(|| Some(here::home()?.join(".local/share")));
+        let data = data.ok_or(Error::Homeless)?;
         Ok(Self::at(data.join("rework/postgres")))
     }
 
@@ -239,7 +245,10 @@ impl Cluster {
     }
 
     fn make_directory(&self, user: &ServerUser) -> Result<(), Error> {
-        let doing = || format!("make {}", self.directory.display());
+        let doing = || format!("{MAKE_DIRECTORY} {}", self.directory.display());
+        if let Some(file) = self.file_in_the_way() {
+            return Err(Error::NoDirectory(file));
+        }
         if !self.directory.is_dir() {
             fs::create_dir_all(&self.directory).map_err(Error::system(doing()))?;
             let open = fs::Permissions::from_mode(0o755);
@@ -257,6 +266,12 @@ impl Cluster {
             })?;
         }
         Ok(())
+    }
+
+    /// What the directory would be below, or instead of, and is none itself.
+    fn file_in_the_way(&self) -> Option<PathBuf> {
+        let existing = self.directory.ancestors().find(|path| path.exists())?;
+        (!existing.is_dir()).then(|| existing.to_owned())
     }
 
     /// Whether there are things in the directory that belong to no cluster. The first thing that a cluster
@@ -313,11 +328,22 @@ impl Cluster {
         }
     }
 
-    /// Whether the server takes connections: its pid file says so, and the process is there.
+    /// Whether the server takes connections: its pid file says so, and somebody listens at its socket.
+    /// Its process may be in another process namespace, where its number means nothing to us.
     pub(super) fn answers(&self) -> bool {
-        self.pid_file()
-            .is_some_and(|(pid, ready)| ready && is_alive(pid))
-            && std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+        self.pid_file().is_some_and(|(_, ready)| ready) && self.listens()
+    }
+
+    /// Whether somebody listens at the socket: a server that starts, serves or stops. That of a server
+    /// that has died refuses connections.
+    fn listens(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+    }
+
+    /// Whether a server of another process namespace is there. The programs of Postgres would look for
+    /// its number in ours, take it for dead and start a second server over the same files.
+    fn is_elsewhere(&self) -> bool {
+        self.listens() && self.pid().is_none()
     }
 
     /// The process and whether it is ready, as `postmaster.pid` says.
@@ -416,6 +442,17 @@ impl Cluster {
             .arg(&log)
             .args(["-o", &server_options(&self.directory)]);
         let began = Instant::now();
+        // Nobody but the keeper of another namespace stops a server while we hold the start lock, so
+        // this one is about to be ready, or to be gone.
+        while self.is_elsewhere() {
+            if self.answers() {
+                return Ok(());
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(Error::Elsewhere(self.directory.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         loop {
             let said = fs::metadata(&log).map_or(0, |metadata| metadata.len());
             run("pg_ctl", user, &mut pg_ctl)?;
@@ -469,6 +506,9 @@ impl Cluster {
             return Ok(false);
         }
         let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
+        if self.is_elsewhere() {
+            return Err(Error::Elsewhere(self.directory.clone()));
+        }
         self.do_not_keep()?;
         let stopped = self.stop_locked()?;
         keeper::dismiss(&self.directory);
@@ -516,6 +556,7 @@ impl Cluster {
                 .ok()
                 .map(|version| version.trim().to_owned()),
             url: self.url(),
+            answers: self.answers(),
             kept: self.is_kept(),
         })
     }

@@ -34,7 +34,40 @@ pub struct Registered {
     pub replaced: Vec<String>,
 }
 
+/// A plugin that operations point to, and what it was built with.
+#[derive(Debug, Clone)]
+pub struct PluginSdk {
+    /// The author's crate.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// SHA-256 of the file.
+    pub hash: String,
+    /// Version of the SDK.
+    pub sdk: String,
+    /// A host that has it.
+    pub host: String,
+}
+
 impl Store {
+    /// The plugins that operations point to now, with the SDK that they were built with: name, version,
+    /// hash, SDK, one host that has it.
+    pub async fn plugin_sdks(&self) -> Result<Vec<PluginSdk>> {
+        let rows = sqlx::query_as!(
+            PluginSdk,
+            r#"select g.name, g.version, g.hash, g.sdk, min(d.host) as "host!"
+                 from rework.plugin g
+                 join rework.plugin_operation p on p.plugin = g.id
+                 join rework.deployment d on d.plugin_operation = p.id
+                where d.retired is null
+                group by g.id
+                order by g.name, g.id"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
     /// Registers a plugin's operations for a host, with its bytes if they are to be published; all
     /// or nothing.
     pub async fn plugin_register(
