@@ -101,7 +101,7 @@ fn what_a_child_says_is_not_heard() {
 #[test]
 fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let monitor = rework.monitor_that_misbehaves_on_load("fork");
+    let monitor = rework.monitor_that_misbehaves_on_load("fork", &["--maxworkers", "1"]);
     for _ in 0..2 {
         let id = rework.misbehave("ok");
         let task = rework.wait(&id, &["done", "failed", "aborted"]);
@@ -114,4 +114,43 @@ fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
         || rework::descendants::of(monitor.pid()).len(),
         |count| *count == 1,
     );
+}
+
+/// A message that names a task which the worker does not run is nobody's word.
+#[test]
+fn a_process_that_speaks_of_another_task_ends_the_worker() {
+    use rework::wire::{Finished, FromWorker, Payload, frame};
+    let (rework, monitor) = started();
+    // Of the slot in which a task runs, but of another task.
+    let words = FromWorker::Finished(Box::new(Finished {
+        slot: 0,
+        task: 100,
+        output: Payload::None,
+        files: Vec::new(),
+        failure: None,
+        started_us: 0,
+        finished_us: 0,
+        cpu_us: 0,
+        peak_resident_bytes: 0,
+        resident_bytes: 0,
+        left_behind: None,
+    }));
+    let file = rework.directory().join("words");
+    std::fs::write(&file, frame::encode(&words).unwrap()).unwrap();
+    let id = rework.schedule(&[
+        "speak_from_a_child",
+        "--raw-input",
+        file.to_str().unwrap(),
+    ]);
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let error = "its worker spoke of the end of task 100, which it does not run";
+    assert_eq!(
+        (&task["cause"], &task["error"]),
+        (&"crash".into(), &error.into()),
+        "{task:#}"
+    );
+    assert!(monitor.log().contains(error), "{}", monitor.log());
+    // Its successor works.
+    let next = rework.misbehave("ok");
+    assert_eq!(rework.wait(&next, &["done"])["output"], "ok");
 }
