@@ -552,3 +552,28 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
         "nothing was made"
     );
 }
+
+/// The server outlives the command that starts it, and with it everything that the server has open.
+#[test]
+fn a_server_does_not_keep_what_its_starter_had_open() {
+    let place = Place::new("descriptors");
+    place.init();
+    place.embedded("stop");
+    let lock = place.0.join("lock");
+    let started = Command::new("flock")
+        .arg(&lock)
+        .args([env!("CARGO_BIN_EXE_rework"), "embedded", "start", "--path"])
+        .arg(&place.0)
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{started:?}");
+    assert!(place.server().is_some(), "the server runs");
+    let free = Command::new("flock")
+        .arg("--nonblock")
+        .arg(&lock)
+        .arg("true")
+        .status()
+        .unwrap();
+    assert!(free.success(), "the server holds the lock");
+    place.embedded("stop");
+}

@@ -137,11 +137,7 @@ fn a_process_that_speaks_of_another_task_ends_the_worker() {
     }));
     let file = rework.directory().join("words");
     std::fs::write(&file, frame::encode(&words).unwrap()).unwrap();
-    let id = rework.schedule(&[
-        "speak_from_a_child",
-        "--raw-input",
-        file.to_str().unwrap(),
-    ]);
+    let id = rework.schedule(&["speak_from_a_child", "--raw-input", file.to_str().unwrap()]);
     let task = rework.wait(&id, &["done", "failed", "aborted"]);
     let error = "its worker spoke of the end of task 100, which it does not run";
     assert_eq!(

@@ -141,6 +141,7 @@ fn dangerous_things_happen_in_their_places_only() {
             "unsafe {",
             &[
                 "plugin/",
+                "descriptors.rs",
                 "monitor/init.rs",
                 "monitor/process.rs",
                 "signals.rs",
