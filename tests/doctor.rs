@@ -62,19 +62,9 @@ fn problems_are_named_with_their_remedy() {
 #[test]
 fn workers_that_never_start_are_a_problem() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let start = [
-        "--domain",
-        "misbehaving",
-        "--env",
-        "MISBEHAVE_ON_LOAD",
-        "--start-timeout",
-        "1",
-    ];
     let problem = "problem worker: workers of domain misbehaving for misbehaving on testhost die before they are ready";
     for how in ["exit", "hang"] {
-        let mut command = rework.command(&[&["monitor"], &start[..]].concat());
-        command.env("MISBEHAVE_ON_LOAD", how);
-        let monitor = rework.monitor_by(command);
+        let monitor = rework.monitor_that_misbehaves_on_load(how, &["--start-timeout", "1"]);
         let doctor = || rework.run(&["doctor"]).stdout;
         let id = rework.misbehave("ok");
         let waiting =

@@ -101,7 +101,7 @@ fn what_a_child_says_is_not_heard() {
 #[test]
 fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let monitor = rework.monitor_that_misbehaves_on_load("fork");
+    let monitor = rework.monitor_that_misbehaves_on_load("fork", &["--maxworkers", "1"]);
     for _ in 0..2 {
         let id = rework.misbehave("ok");
         let task = rework.wait(&id, &["done", "failed", "aborted"]);

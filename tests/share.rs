@@ -74,11 +74,7 @@ fn plugins_that_harm_each_other_are_not_loaded_together() {
 fn a_plugin_that_does_not_load_stops_only_its_own_operations() {
     let words = "libmisbehaving.so ended the process (exit 7) while loading";
     let rework = with_two();
-    let mut command = rework.command(&[&["monitor"], &workers("1")[..]].concat());
-    command
-        .args(["--env", "MISBEHAVE_ON_LOAD"])
-        .env("MISBEHAVE_ON_LOAD", "exit");
-    let monitor = rework.monitor_by(command);
+    let monitor = rework.monitor_that_misbehaves_on_load("exit", &["--maxworkers", "1"]);
     let stopped = rework.misbehave("ok");
     let doctor = || rework.run(&["doctor"]).stdout;
     until("doctor to name it", doctor, |said| said.contains(words));
@@ -104,11 +100,8 @@ fn a_plugin_that_does_not_load_stops_only_its_own_operations() {
 #[test]
 fn a_plugin_that_never_finishes_loading_stops_only_its_own_operations() {
     let rework = with_two();
-    let mut command = rework.command(&[&["monitor"], &workers("1")[..]].concat());
-    command
-        .args(["--env", "MISBEHAVE_ON_LOAD", "--start-timeout", "600"])
-        .env("MISBEHAVE_ON_LOAD", "hang");
-    let _monitor = rework.monitor_by(command);
+    let arguments = ["--maxworkers", "1", "--start-timeout", "600"];
+    let _monitor = rework.monitor_that_misbehaves_on_load("hang", &arguments);
     let stopped = rework.misbehave("ok");
     until(
         "its worker to start",

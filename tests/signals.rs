@@ -55,6 +55,62 @@ fn a_signal_to_every_process_leaves_the_end_to_the_monitor() {
     }
 }
 
+/// Libraries that set up signals for a program of their own do so.
+#[test]
+fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
+    for how in ["reset signals", "end on signals"] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            let rework = Rework::with_plugins(&[misbehaving()]);
+            let mut monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+            let input = r#"{"mode": "hang", "seconds": 2}"#;
+            let id = rework.schedule(&["misbehave", "--input", input]);
+            rework.wait(&id, &["running"]);
+            for process in rework::descendants::of(monitor.pid()) {
+                kill(process, signal).unwrap();
+            }
+            monitor.signal(signal);
+            assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
+            let task = rework.task(&id);
+            assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+        }
+    }
+}
+
+#[test]
+fn what_a_plugin_does_to_other_signals_while_it_is_loaded_hides_nothing() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor_that_misbehaves_on_load("reset signals", &[]);
+    // A shell that has inherited an ignored SIGPIPE would not end.
+    let id = rework.schedule(&["break_pipes"]);
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    assert_eq!(task["output"], "BrokenPipe", "{task:#}");
+    assert_eq!(
+        rework.log(&id),
+        ["stdout:info:y", "stdout:info:the shell ended with 0"]
+    );
+    // Of a blocked signal no handler hears.
+    let id = rework.misbehave("segfault");
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let error = task["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with("SIGSEGV at address 0x8 in libmisbehaving.so+0x"),
+        "{task:#}"
+    );
+}
+
+/// What a process sends to itself, its plugin hears of.
+#[test]
+fn a_handler_of_a_plugin_hears_what_its_operation_sends() {
+    for (how, cause) in [("end on signals", "process exit"), ("nothing", "crash")] {
+        let rework = Rework::with_plugins(&[misbehaving()]);
+        let _monitor = rework.monitor_that_misbehaves_on_load(how, &[]);
+        let id = rework.misbehave("terminate itself");
+        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        assert_eq!(task["state"], "aborted", "{how}: {task:#}");
+        assert_eq!(task["cause"], cause, "{how}: {task:#}");
+    }
+}
+
 #[test]
 fn a_task_that_asks_is_told_of_the_monitors_end() {
     let rework = Rework::with_plugins(&[misbehaving()]);
@@ -134,7 +190,7 @@ fn whoever_starts_it_may_ignore_and_block_signals() {
 #[test]
 fn a_plugin_that_handles_faults_goes_on_doing_so() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor_that_misbehaves_on_load("handler");
+    let _monitor = rework.monitor_that_misbehaves_on_load("handler", &["--maxworkers", "1"]);
     let id = rework.schedule(&["survive_faults", "--input", r#"{"times": 20000}"#]);
     let task = rework.wait(&id, &["done", "failed", "aborted"]);
     assert_eq!(task["output"], 20000, "{task:#}");

@@ -127,7 +127,7 @@ fn set(signal: libc::c_int, action: usize) {
     unsafe { libc::signal(signal, action) };
 }
 
-fn set_blocked(signal: libc::c_int) {
+pub(crate) fn set_blocked(signal: libc::c_int) {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is to a local of the right type.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

@@ -230,7 +230,7 @@ impl Rest {
             status,
             posix_timer_count: count_timers(posix_timers.as_ref()),
             posix_timers,
-            actions: NUMBERS.map(crash::action).collect(),
+            actions: NUMBERS.map(signals::action).collect(),
             limits: LIMITS
                 .iter()
                 .map(|resource| getrlimit(*resource).ok())
@@ -293,7 +293,7 @@ impl Rest {
             if OF_GLIBC.contains(&number) || is_same_kind && !was_caught {
                 continue;
             }
-            let now = crash::action(number);
+            let now = signals::action(number);
             if now.sa_sigaction == before.sa_sigaction {
                 continue;
             }
@@ -386,7 +386,7 @@ fn pending() -> Vec<libc::c_int> {
 
 /// Forgets a signal that waits: ignoring it discards it.
 fn discard(number: libc::c_int) {
-    let before = crash::action(number);
+    let before = signals::action(number);
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(number, libc::SIG_IGN) };
     // SAFETY: what was there a moment ago.
