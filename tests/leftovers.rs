@@ -27,7 +27,13 @@ fn look(rework: &Rework) -> Value {
 fn what_can_be_put_back_is() {
     let (rework, monitor) = started();
     let before = look(&rework);
+    let is_root = nix::unistd::geteuid().is_root();
     for what in [
+        "nice",
+        "processors",
+        "locale",
+        "undumpable",
+        "first to die",
         "a waiting alarm",
         "mask",
         "directory",
@@ -41,6 +47,10 @@ fn what_can_be_put_back_is() {
         "ignored children",
         "ended by SIGTERM",
     ] {
+        if what == "nice" && !is_root {
+            // Only root can take it back.
+            continue;
+        }
         leave(&rework, what);
         // The same process, in the same state.
         assert_eq!(look(&rework), before, "{what}");
@@ -70,10 +80,11 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
         ("real-time handler", "a handler for signal 40"),
         ("timer", "a timer (timer_create)"),
         ("root", "another root directory"),
+        ("network", "another network namespace"),
         ("user", "another user"),
     ];
     for (what, words) in whats {
-        if !is_root && ["root", "user"].contains(&what) {
+        if !is_root && ["root", "network", "user"].contains(&what) {
             // Only root can change them.
             continue;
         }
@@ -119,4 +130,26 @@ fn a_handler_that_was_left_hides_no_crash() {
         log.contains("operation `leave` of domain misbehaving leaves its worker changed (a handler for SIGSEGV)"),
         "{log}"
     );
+}
+
+/// It used to be a crash: the worker could not put its output back.
+#[test]
+fn a_task_that_has_returned_has_not_crashed_whatever_it_leaves() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let mut arguments = vec!["--domain", "misbehaving", "--maxworkers", "1"];
+    if nix::unistd::geteuid().is_root() {
+        // Root could raise the limit again.
+        arguments.extend(["--worker-user", "nobody"]);
+    }
+    let _monitor = rework.monitor(&arguments);
+    leave(&rework, "no descriptors");
+    let rows = until(
+        "the worker to be gone",
+        || rework.json(&["list-workers", "--all"]),
+        |rows| rows[0]["state"] == "dead",
+    );
+    assert_eq!(rows[0]["cause"], "leftovers", "{rows:#}");
+    let error = rows[0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("a lower RLIMIT_NOFILE"), "{rows:#}");
+    look(&rework);
 }
