@@ -113,6 +113,37 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
     assert_eq!(said, 1, "once for one operation: {}", monitor.log());
 }
 
+/// An operation that has left nothing so often is looked at less often, but no other operation finds what it
+/// leaves then.
+#[test]
+fn an_operation_that_was_trusted_leaves_nothing_to_another() {
+    let (rework, monitor) = started();
+    let before = look(&rework)["process"].clone();
+    rework.database.psql(
+        r#"select count(rework.schedule('leave', '{"what": "nothing"}'))
+             from generate_series(1, 145)"#,
+    );
+    let unfinished = "select count(*) from rework.task where status <> 'done'";
+    until(
+        "all to be done",
+        || rework.database.psql(unfinished),
+        |count| count == "0",
+    );
+    leave(&rework, "handler");
+    assert_ne!(look(&rework)["process"], before);
+    let log = monitor.log();
+    assert!(
+        log.contains("operation `leave` of domain misbehaving leaves its worker changed (a handler for SIGUSR1)"),
+        "{log}"
+    );
+    let dead = until(
+        "the worker to be gone",
+        || rework.json(&["list-workers", "--all"])[0].clone(),
+        |row| row["state"] == "dead",
+    );
+    assert_eq!(dead["cause"], "leftovers", "{dead:#}");
+}
+
 /// With the handler that a task had left a crash was taken for a good end.
 #[test]
 fn a_handler_that_was_left_hides_no_crash() {

@@ -8,7 +8,9 @@
 //! Looking for everything takes some twenty microseconds, which is more than a very short operation
 //! itself: half of that is `/proc/self/status`, without which each of 64 signals would have to be asked
 //! about. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at after
-//! each run only if that took long ([`LONG`]), and else after every sixteenth. What takes few system calls
+//! each run only if that took long ([`LONG`]), and else after every sixteenth, or once something else
+//! follows: another operation, or a pause. So what such an operation leaves for the first time can only
+//! reach runs of itself that follow at once. What takes few system calls
 //! is always put back, among that all that changes what the next task calculates or when it runs; and the
 //! handlers of faults are always looked at: what an earlier task has left hides no crash.
 
@@ -36,7 +38,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// So many runs in a row have to leave nothing before an operation is looked at less often.
@@ -118,6 +120,8 @@ pub(super) struct Leftovers {
     rest: Rest,
     /// By operation: how many runs in a row have left nothing.
     clean_runs: HashMap<String, u32>,
+    /// The operation whose last run has not been looked at, and when that ended.
+    unlooked: Option<(String, Instant)>,
     is_final: bool,
 }
 
@@ -171,6 +175,7 @@ impl Leftovers {
             policy: policy(),
             rest: Rest::note()?,
             clean_runs: HashMap::new(),
+            unlooked: None,
             is_final: false,
         })
     }
@@ -185,6 +190,23 @@ impl Leftovers {
         self.is_final = true;
     }
 
+    /// A run of this operation is about to begin: looks at what an earlier run of another operation, or one
+    /// that ended a while ago, has left, if that has not been done. Answers that operation and what it
+    /// left that cannot be put back, in words.
+    pub(super) fn look_before(&mut self, operation: &str) -> Option<(String, String)> {
+        let (earlier, ended) = self.unlooked.as_ref()?;
+        if earlier == operation && ended.elapsed() < LONG {
+            return None;
+        }
+        let (earlier, _) = self.unlooked.take()?;
+        let left = self.rest.put_back();
+        if left.is_empty() {
+            return None;
+        }
+        self.is_final = true;
+        Some((earlier, left.join(", ")))
+    }
+
     /// A run of an operation has ended: puts back what it has changed, and answers what is left of
     /// that, in words.
     pub(super) fn put_back(&mut self, operation: &str, took: Duration) -> Option<String> {
@@ -195,7 +217,10 @@ impl Leftovers {
             || clean_runs.is_multiple_of(SAMPLE)
             || !crash::is_installed()
         {
+            self.unlooked = None;
             left.extend(self.rest.put_back());
+        } else {
+            self.unlooked = Some((operation.to_owned(), Instant::now()));
         }
         if !left.is_empty() {
             self.is_final = true;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     causes::chain,
     plugin::{self, Loaded, TaskData},
-    wire::{Bytes, Failure, Finished, Page, Payload, Run, WireError},
+    wire::{Bytes, Failure, Finished, FromWorker, Page, Payload, Run, WireError},
 };
 use chrono::Utc;
 use nix::sys::{
@@ -45,6 +45,9 @@ pub(super) fn run(
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
     let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
+    if let Some((operation, left)) = leftovers.look_before(&operation) {
+        context.send(FromWorker::LeftBehind { operation, left }, Vec::new())?;
+    }
     let started_us = Utc::now().timestamp_micros();
     if leftovers.is_final() || !page.begin(slot, id, started_us) {
         return Ok(None);
