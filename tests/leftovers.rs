@@ -34,6 +34,13 @@ fn what_can_be_put_back_is() {
         "locale",
         "undumpable",
         "first to die",
+        "death of the parent",
+        "zombie",
+        // What follows cannot be put back, or is the plugin's own affair, and changes nothing here.
+        "session",
+        "thread",
+        "socket",
+        "locked memory",
         "a waiting alarm",
         "mask",
         "directory",
