@@ -89,6 +89,33 @@ fn workers_that_never_start_are_a_problem() {
     }
 }
 
+/// Long before `--start-timeout`.
+#[test]
+fn a_plugin_that_takes_long_to_load_is_named_by_everybody() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor_that_misbehaves_on_load("hang", &["--start-timeout", "600"]);
+    let id = rework.misbehave("ok");
+    let words =
+        "workers of domain misbehaving for misbehaving on testhost have been loading it for ";
+    let said = until(
+        "the problem",
+        || rework.run(&["doctor"]).stdout,
+        |said| said.contains(&format!("problem worker: {words}")),
+    );
+    let waiting = "problem waiting: 1 task of `misbehave` misbehaving waits: on testhost workers of \
+                   domain misbehaving for misbehaving have been loading it for ";
+    assert!(said.contains(waiting), "{said}");
+    let waits = rework.task(&id)["waits"].to_string();
+    assert!(waits.contains("have been loading it for "), "{waits}");
+    let listed = rework.ok(&["list-workers"]);
+    assert!(listed.contains(" loading misbehaving for "), "{listed}");
+    let log = monitor.log();
+    assert!(
+        log.contains("of domain misbehaving has been loading libmisbehaving.so for 5s; it is killed after 10m"),
+        "{log}"
+    );
+}
+
 #[test]
 fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
     let rework = Rework::with_plugins(&[hello()]);

@@ -50,6 +50,35 @@ fn only_the_workers_return_counts() {
     assert_eq!(workers.as_array().unwrap().len(), 1, "{workers:#}");
 }
 
+#[test]
+fn a_future_that_forks_is_run_by_the_worker_alone() {
+    let (rework, _monitor) = started();
+    let id = rework.schedule(&["fork_in_a_future"]);
+    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    assert_eq!(
+        (&task["state"], &task["output"]),
+        (&"done".into(), &42.into()),
+        "{task:#}"
+    );
+    assert_eq!(named(&rework, &id).len(), 1, "{:#?}", rework.log(&id));
+    let ended = "stdout:info:the child ended with 70".to_owned();
+    assert!(rework.log(&id).contains(&ended), "{:#?}", rework.log(&id));
+}
+
+#[test]
+fn a_start_that_fails_is_the_operations_own_affair() {
+    let (rework, _monitor) = started();
+    for _ in 0..2 {
+        let id = rework.schedule(&["start_what_is_not_there"]);
+        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        // `ENOENT` twice, and what a shell answers.
+        assert_eq!(task["output"], serde_json::json!([2, 2, 127]), "{task:#}");
+        assert!(named(&rework, &id).is_empty());
+    }
+    let workers = rework.json(&["list-workers"]);
+    assert_eq!(workers.as_array().unwrap().len(), 1, "{workers:#}");
+}
+
 /// It used to go on in the worker's loop, and to report the next task.
 #[test]
 fn one_that_returns_later_takes_no_task_of_another() {

@@ -12,6 +12,7 @@ extern "C" fn leave_quietly(_: libc::c_int) {
 fn leave(what: String) -> Result<()> {
     println!("leaving {what}");
     match what.as_str() {
+        "nothing" => {}
         "alarm" => {
             // SAFETY: a plain system call.
             unsafe { libc::alarm(1) };
@@ -107,6 +108,41 @@ fn leave(what: String) -> Result<()> {
             // SAFETY: without an event the signal is SIGALRM; the number goes to a local.
             unsafe { libc::timer_create(clock, std::ptr::null_mut(), &raw mut timer) };
         }
+        "session" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::setsid() };
+        }
+        "death of the parent" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1) };
+        }
+        "zombie" => {
+            // SAFETY: the child ends at once.
+            if unsafe { libc::fork() } == 0 {
+                // SAFETY: as above.
+                unsafe { libc::_exit(0) };
+            }
+        }
+        "thread" => {
+            std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(3600)));
+        }
+        "socket" => std::mem::forget(std::net::TcpListener::bind("127.0.0.1:0")?),
+        "locked memory" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
+        }
+        "network" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        }
+        "no descriptors" => {
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: the pointer is to a local of the right type.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+        }
         "root" => {
             // SAFETY: a plain system call, with a string that ends with a NUL.
             unsafe { libc::chroot(c"/usr".as_ptr()) };
@@ -152,6 +188,8 @@ fn look_at_process() -> Result<Value> {
         "nice": unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) },
         // SAFETY: a plain system call.
         "dumpable": unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+        "children": std::fs::read_to_string(format!("/proc/self/task/{0}/children", std::process::id()))?,
+        "death_of_parent": death_of_parent(),
         "oom_score": std::fs::read_to_string("/proc/self/oom_score_adj")?,
         "process": std::process::id(),
         "status": lines,
@@ -164,6 +202,14 @@ fn look_at_process() -> Result<Value> {
         "two_thirds": (2.0 * std::hint::black_box(1.0_f64) / std::hint::black_box(3.0)).to_bits().to_string(),
         "subnormal": tiny > 0.0,
     }))
+}
+
+/// The signal that this process gets when its parent ends; 0: none.
+fn death_of_parent() -> libc::c_int {
+    let mut signal = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    signal
 }
 
 fn set(signal: libc::c_int, action: usize) {

@@ -275,20 +275,22 @@ impl Client {
         }
         let finding = |failing: StartHealth| {
             let StartHealth {
-                domain,
-                host,
-                name,
-                error,
-                ..
-            } = failing;
+                domain, host, name, ..
+            } = &failing;
+            let hint = if failing.error.is_some() {
+                "what is registered for the domain loads in a probe but not in a worker: see the \
+                 monitor's log, its --env and its --worker-user"
+            } else {
+                "what the plugin and its libraries do while they are loaded takes long or hangs; such \
+                 a worker is killed after --start-timeout of the monitor"
+            };
             Finding::problem(
                 "worker",
                 format!(
-                    "workers of domain {domain} for {name} on {host} die before they are ready: {error}"
+                    "workers of domain {domain} for {name} on {host} {}",
+                    failing.in_words()
                 ),
-                "what is registered for the domain loads in a probe but not in a worker: see the \
-                 monitor's log, its --env and its --worker-user"
-                    .to_owned(),
+                hint.to_owned(),
             )
         };
         Ok(failing.into_iter().map(finding).collect())
@@ -451,8 +453,10 @@ fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth], is_any_alive:
         return Finding::problem(
             "waiting",
             format!(
-                "{wait}: on {} workers of domain {domain} for {} die before they are ready: {}",
-                failing.host, failing.name, failing.error
+                "{wait}: on {} workers of domain {domain} for {} {}",
+                failing.host,
+                failing.name,
+                failing.in_words()
             ),
             format!("once they start, task {task} runs; see the line `worker`"),
         );

@@ -117,6 +117,20 @@ impl Supervisor {
                     worker.kill(WorkerCause::Task(Cause::Crash));
                 }
             }
+            FromWorker::LeftBehind { operation, left } => {
+                let domain = worker.domain.clone();
+                worker.left_behind = Some(format!("a task of `{operation}` left {left}"));
+                worker.drain(WorkerCause::Leftovers);
+                for handed in worker.revoke_all() {
+                    self.wait_again(handed.task, handed.rank);
+                }
+                // The task has been reported; each worker says this once at most.
+                tracing::warn!(
+                    worker.id = %id,
+                    "operation `{operation}` of domain {domain} leaves its worker changed ({left}): \
+                     that worker runs nothing more; what has to last belongs where the plugin is loaded"
+                );
+            }
             FromWorker::Goodbye => {}
         }
     }

@@ -40,7 +40,7 @@ pub use drop_in::{DropInOutcome, DropInRow};
 pub use enqueue::{Enqueue, Queued};
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
-pub use health::{GoneHost, Health, LaneHost, StartHealth, TaskWait, WaitingLane};
+pub use health::{GoneHost, Health, LaneHost, SLOW_LOAD, StartHealth, TaskWait, WaitingLane};
 pub use listen::{Bell, Listener, Notification};
 pub use listing::{TaskFilter, TaskRow};
 pub use lock::{Holder, LockWait};

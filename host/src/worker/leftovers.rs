@@ -8,7 +8,9 @@
 //! Looking for everything takes some twenty microseconds, which is more than a very short operation
 //! itself: half of that is `/proc/self/status`, without which each of 64 signals would have to be asked
 //! about. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at after
-//! each run only if that took long ([`LONG`]), and else after every sixteenth. What takes few system calls
+//! each run only if that took long ([`LONG`]), and else after every sixteenth, or once something else
+//! follows: another operation, or a pause. So what such an operation leaves for the first time can only
+//! reach runs of itself that follow at once. What takes few system calls
 //! is always put back, among that all that changes what the next task calculates or when it runs; and the
 //! handlers of faults are always looked at: what an earlier task has left hides no crash.
 
@@ -18,12 +20,13 @@ use crate::{
     wire::{WireError, high},
 };
 use nix::{
+    fcntl::AtFlags,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::{
         prctl,
         resource::{Resource, getrlimit, rlim_t, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
-        stat::{Mode, umask},
+        stat::{Mode, fstatat, umask},
     },
     unistd::{Pid, fchdir},
 };
@@ -35,7 +38,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// So many runs in a row have to leave nothing before an operation is looked at less often.
@@ -84,6 +87,17 @@ const STATUS_LINES: [(&str, &str); 9] = [
     ("Seccomp_filters:", "a seccomp filter"),
 ];
 
+/// Files of `/proc/self/ns`, each of which is another one (by inode) in another namespace, and what that is.
+const NAMESPACES: [(&str, &str); 7] = [
+    ("mnt", "another mount namespace"),
+    ("net", "another network namespace"),
+    ("uts", "another UTS namespace"),
+    ("ipc", "another IPC namespace"),
+    ("cgroup", "another cgroup namespace"),
+    ("pid_for_children", "another PID namespace for children"),
+    ("user", "another user namespace"),
+];
+
 const INTERVAL_TIMERS: [libc::c_int; 3] =
     [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF];
 
@@ -106,6 +120,8 @@ pub(super) struct Leftovers {
     rest: Rest,
     /// By operation: how many runs in a row have left nothing.
     clean_runs: HashMap<String, u32>,
+    /// The operation whose last run has not been looked at, and when that ended.
+    unlooked: Option<(String, Instant)>,
     is_final: bool,
 }
 
@@ -127,6 +143,10 @@ struct Rest {
     oom_score_before: String,
     /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
+    /// `/proc/self/ns`; also where a task has taken the root directory away.
+    namespaces: Option<OwnedFd>,
+    /// Inodes of [`NAMESPACES`].
+    namespaces_before: [Option<u64>; NAMESPACES.len()],
 }
 
 impl Leftovers {
@@ -155,6 +175,7 @@ impl Leftovers {
             policy: policy(),
             rest: Rest::note()?,
             clean_runs: HashMap::new(),
+            unlooked: None,
             is_final: false,
         })
     }
@@ -162,6 +183,28 @@ impl Leftovers {
     /// Whether something is left that cannot be put back, so that no other task may find it.
     pub(super) fn is_final(&self) -> bool {
         self.is_final
+    }
+
+    /// This process is not as it was, as somebody else has found out.
+    pub(super) fn run_nothing_more(&mut self) {
+        self.is_final = true;
+    }
+
+    /// A run of this operation is about to begin: looks at what an earlier run of another operation, or one
+    /// that ended a while ago, has left, if that has not been done. Answers that operation and what it
+    /// left that cannot be put back, in words.
+    pub(super) fn look_before(&mut self, operation: &str) -> Option<(String, String)> {
+        let (earlier, ended) = self.unlooked.as_ref()?;
+        if earlier == operation && ended.elapsed() < LONG {
+            return None;
+        }
+        let (earlier, _) = self.unlooked.take()?;
+        let left = self.rest.put_back();
+        if left.is_empty() {
+            return None;
+        }
+        self.is_final = true;
+        Some((earlier, left.join(", ")))
     }
 
     /// A run of an operation has ended: puts back what it has changed, and answers what is left of
@@ -174,7 +217,10 @@ impl Leftovers {
             || clean_runs.is_multiple_of(SAMPLE)
             || !crash::is_installed()
         {
+            self.unlooked = None;
             left.extend(self.rest.put_back());
+        } else {
+            self.unlooked = Some((operation.to_owned(), Instant::now()));
         }
         if !left.is_empty() {
             self.is_final = true;
@@ -272,6 +318,7 @@ impl Rest {
             .write(true)
             .open("/proc/self/oom_score_adj");
         let oom_score = oom_score.ok().map(high).transpose()?.map(File::from);
+        let namespaces = File::open("/proc/self/ns").ok().map(high).transpose()?;
         let text = read(status.as_ref());
         Ok(Self {
             status_lines: STATUS_LINES
@@ -292,6 +339,8 @@ impl Rest {
             oom_score_before: read_short(oom_score.as_ref()),
             oom_score,
             root: root(),
+            namespaces_before: inodes(namespaces.as_ref()),
+            namespaces,
         })
     }
 
@@ -318,6 +367,12 @@ impl Rest {
         let _ = prctl::set_child_subreaper(true);
         if root() != self.root {
             left.push("another root directory".to_owned());
+        }
+        let now = inodes(self.namespaces.as_ref());
+        for (((_, words), before), now) in NAMESPACES.iter().zip(self.namespaces_before).zip(now) {
+            if now != before {
+                left.push((*words).to_owned());
+            }
         }
         if prctl::get_dumpable() != Ok(self.is_dumpable) {
             let _ = prctl::set_dumpable(self.is_dumpable);
@@ -478,6 +533,14 @@ fn personality(wanted: libc::c_ulong) -> libc::c_int {
 fn root() -> Option<(u64, u64)> {
     let root = std::fs::metadata("/").ok()?;
     Some((root.dev(), root.ino()))
+}
+
+/// The inodes of [`NAMESPACES`] in this directory.
+fn inodes(directory: Option<&OwnedFd>) -> [Option<u64>; NAMESPACES.len()] {
+    NAMESPACES.map(|(name, _)| {
+        let found = fstatat(directory?, name, AtFlags::empty());
+        found.ok().map(|file| file.st_ino)
+    })
 }
 
 /// The name of C's locale, by which its numbers are read and written.
