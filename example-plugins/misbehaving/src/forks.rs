@@ -40,6 +40,10 @@ fn start_what_is_not_there() -> Result<Vec<i64>> {
             std::ptr::null(),
         )
     };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a child of a task is what this is about"
+    )]
     let of_rust = std::process::Command::new("/no/such/program").spawn();
     let of_rust = of_rust.err().and_then(|error| error.raw_os_error());
     // SAFETY: reads a string that ends with a NUL.
