@@ -140,7 +140,7 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let ended = local
             .run_until(async {
                 let database = database.without_lock_limit();
-                let store = Store::connect(database.clone(), 6).await?;
+                let store = Store::connect(database.clone(), 5).await?;
                 store.schema_check().await?;
                 // The lease must not wait for anything else that is asked of the database.
                 let lease = Store::connect(database, 1).await?;

@@ -504,7 +504,7 @@ impl Store {
             &column(scans, |s| s.turn),
             &column(scans, |s| s.most),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut self.pool.acquire_for_cycle().await?)
         .await?;
 
         let mut result = CycleResult::default();

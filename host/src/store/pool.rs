@@ -4,7 +4,7 @@ use super::{
     error::{Result, StoreError, words},
     lock::LOCK_LIMIT,
     server::{Server, Servers},
-    session::{self, Live, Session, Transaction, accepts_writes, carried},
+    session::{self, Live, Purpose, Session, Transaction, accepts_writes, carried},
 };
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult};
 use futures_util::{
@@ -261,9 +261,10 @@ impl Shared {
     }
 }
 
-/// Makes and mends connections for the pool.
+/// Makes and mends connections for a pool.
 pub(super) struct Manager {
     shared: Arc<Shared>,
+    purpose: Purpose,
 }
 
 impl managed::Manager for Manager {
@@ -272,7 +273,7 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Live, Self::Error> {
         let connection = self.shared.connect().await?;
-        let settled = Live::new(connection, Arc::clone(&self.shared));
+        let settled = Live::new(connection, Arc::clone(&self.shared), self.purpose);
         let limit = self.shared.options.servers.connect_timeout;
         match tokio::time::timeout(limit, settled).await {
             Ok(Ok(live)) => Ok(live),
@@ -312,6 +313,8 @@ impl Manager {
 #[derive(Clone)]
 pub(super) struct Pool {
     connections: managed::Pool<Manager>,
+    /// The connection of the cycle, made when the first cycle needs it.
+    cycle_connection: managed::Pool<Manager>,
     shared: Arc<Shared>,
 }
 
@@ -322,28 +325,43 @@ impl Pool {
             server: Mutex::default(),
             generation: watch::Sender::new(0),
         });
-        let manager = Manager {
-            shared: Arc::clone(&shared),
+        let pool_of = |size: usize, purpose: Purpose| {
+            let manager = Manager {
+                shared: Arc::clone(&shared),
+                purpose,
+            };
+            managed::Pool::builder(manager)
+                .max_size(size)
+                // The one that was used last knows the most statements.
+                .queue_mode(QueueMode::Lifo)
+                .build()
+                .expect("it has no time limits of its own, so it needs no runtime")
         };
-        let connections = managed::Pool::builder(manager)
-            .max_size(connections as usize)
-            // The one that was used last knows the most statements.
-            .queue_mode(QueueMode::Lifo)
-            .build()
-            .expect("it has no time limits of its own, so it needs no runtime");
         Self {
-            connections,
+            connections: pool_of(connections as usize, Purpose::Any),
+            cycle_connection: pool_of(1, Purpose::Cycle),
             shared,
         }
     }
 
     /// A connection, when there is one that works.
     pub(super) async fn acquire(&self) -> Result<Session<'static>, sqlx::Error> {
+        Self::acquire_from(&self.connections).await
+    }
+
+    /// The connection of the cycle, when it works.
+    pub(super) async fn acquire_for_cycle(&self) -> Result<Session<'static>, sqlx::Error> {
+        Self::acquire_from(&self.cycle_connection).await
+    }
+
+    async fn acquire_from(
+        connections: &managed::Pool<Manager>,
+    ) -> Result<Session<'static>, sqlx::Error> {
         let begin = Instant::now();
         let mut pause = PAUSES[0];
         loop {
             let left = ACQUIRE_TIMEOUT.saturating_sub(begin.elapsed());
-            let error = match tokio::time::timeout(left, self.connections.get()).await {
+            let error = match tokio::time::timeout(left, connections.get()).await {
                 Ok(Ok(object)) => return Ok(Session::ours(object)),
                 Ok(Err(PoolError::Backend((error, is_starting)))) => {
                     if !is_starting || begin.elapsed() + pause >= ACQUIRE_TIMEOUT {
@@ -396,7 +414,9 @@ impl Pool {
             .idle_timeout(None)
             .test_before_acquire(false)
             .acquire_timeout(self.shared.options.servers.connect_timeout)
-            .after_connect(|connection, _| Box::pin(session::settle_only(connection, None)))
+            .after_connect(|connection, _| {
+                Box::pin(session::settle_only(connection, None, Purpose::Any))
+            })
             .connect_lazy_with(server))
     }
 }
@@ -522,6 +542,7 @@ impl Store {
     /// Ends every connection.
     pub async fn close(&self) {
         self.pool.connections.close();
+        self.pool.cycle_connection.close();
     }
 }
 

@@ -65,9 +65,31 @@ pub(super) const SETTINGS: [(&str, &str); 26] = [
     ("enable_partition_pruning", "on"),
 ];
 
+/// What the session of the cycle sets besides. A plan that is made once, for batches of any size, must be right
+/// also where the statistics say that most of a table is wanted: rows are found one by one by an index.
+const CYCLE_SETTINGS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Statements of any kind.
+    Any,
+    /// The statement of the cycle ([`super::Store::cycle`]), many times a second. It is planned once per
+    /// connection: planning takes three times as long as running it for one task, and the server may
+    /// otherwise decide to plan it anew each time, by the batches that it happened to see first.
+    Cycle,
+}
+
 /// A connection as it is kept by the pool.
 pub(super) struct Live {
     pub(super) connection: PgConnection,
+    purpose: Purpose,
     shared: Arc<Shared>,
     /// Its process of the server, and since when that is there: a number alone may be used again.
     pub(super) backend: Backend,
@@ -103,11 +125,16 @@ const LONGEST_LIFE: Duration = Duration::from_secs(30 * 60);
 
 impl Live {
     /// Makes a session of a new connection.
-    pub(super) async fn new(mut connection: PgConnection, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) async fn new(
+        mut connection: PgConnection,
+        shared: Arc<Shared>,
+        purpose: Purpose,
+    ) -> Result<Self> {
         let generation = shared.generation();
-        let state = settle(&mut connection, shared.lock_limit()).await?;
+        let state = settle(&mut connection, shared.lock_limit(), purpose).await?;
         Ok(Self {
             connection,
+            purpose,
             shared,
             backend: Backend {
                 pid: state.pid,
@@ -132,6 +159,11 @@ impl Live {
             || self.made.elapsed() > LONGEST_LIFE
         {
             return Ok(false);
+        }
+        if self.purpose == Purpose::Cycle && self.idle_since.elapsed() < STALE {
+            // A question before each cycle would take a fifth of its time. A cycle whose connection was
+            // lost is said again by its monitor.
+            return Ok(true);
         }
         self.unanswered = true;
         let asked = async {
@@ -165,10 +197,16 @@ struct State {
 pub(super) async fn settle_only(
     connection: &mut PgConnection,
     lock_limit: Option<Duration>,
+    purpose: Purpose,
 ) -> Result<(), sqlx::Error> {
     let lock_timeout = lock_limit.map(setting);
+    let of_purpose = match purpose {
+        Purpose::Any => &[],
+        Purpose::Cycle => &CYCLE_SETTINGS[..],
+    };
     let (names, values): (Vec<&str>, Vec<&str>) = SETTINGS
         .iter()
+        .chain(of_purpose)
         .map(|(name, value)| match (*name, &lock_timeout) {
             ("lock_timeout", Some(limit)) => ("lock_timeout", limit.as_str()),
             _ => (*name, *value),
@@ -215,8 +253,12 @@ fn setting(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
-async fn settle(connection: &mut PgConnection, lock_limit: Option<Duration>) -> Result<State> {
-    settle_only(connection, lock_limit).await?;
+async fn settle(
+    connection: &mut PgConnection,
+    lock_limit: Option<Duration>,
+    purpose: Purpose,
+) -> Result<State> {
+    settle_only(connection, lock_limit, purpose).await?;
     let state = sqlx::query_as!(
         State,
         r#"select pg_backend_pid() as "pid!",
