@@ -1,6 +1,7 @@
 //! `doctor`: a line per check, with what to do about each problem.
 
 use crate::harness::{OpenTransaction, Rework, hello, misbehaving, until};
+use std::thread;
 
 #[test]
 fn problems_are_named_with_their_remedy() {
@@ -132,18 +133,35 @@ fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
     );
 }
 
-/// Two doctors try the same write at the same time.
 #[test]
-fn a_write_that_somebody_else_tries_at_the_same_time_is_no_fault() {
+fn doctors_do_not_blame_each_other() {
     let rework = Rework::with_plugins(&[hello()]);
-    let _open = OpenTransaction::begin(
-        &rework,
-        "insert into rework.task (id, operation, lane, run_at) overriding system value
-         values (-1, 0, 0, clock_timestamp())",
-    );
+    let _monitor = rework.monitor(&[]);
+    thread::scope(|scope| {
+        let doctors: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| rework.run(&["doctor"])))
+            .collect();
+        for doctor in doctors {
+            let doctor = doctor.join().unwrap();
+            let wanted = "ok write: the database takes what is written about tasks";
+            assert!(doctor.stdout.contains(wanted), "{doctor:?}");
+        }
+    });
+}
+
+/// Monitors wait for it as well, perhaps not yet.
+#[test]
+fn a_table_that_somebody_locks_is_a_problem() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let open = OpenTransaction::begin(&rework, "lock table rework.attempt in exclusive mode");
+    let holder = format!("the server's process {}", open.process(&rework));
     let doctor = rework.run(&["doctor"]);
+    let line = doctor.stdout.lines().find(|line| line.contains(" write: "));
+    let line = line.unwrap_or_default();
+    assert_eq!(doctor.code, 1, "{doctor:?}");
     assert!(
-        doctor.stdout.contains("ok write: could not look whether"),
+        line.starts_with("problem write: what is written"),
         "{doctor:?}"
     );
+    assert!(line.contains(&holder), "{doctor:?}");
 }

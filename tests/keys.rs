@@ -152,6 +152,47 @@ fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
     );
 }
 
+/// Who waits as well, and is ahead, holds nothing that could be let go.
+#[test]
+fn the_holder_is_named_and_not_another_who_waits() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut open = OpenTransaction::begin(&rework, "select count(*) from rework.operation");
+    let holder = format!("the server's process {}", open.process(&rework));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let waiting = "lock table rework.operation in access exclusive mode";
+            rework.database.psql(&format!("begin; {waiting}; commit"));
+        });
+        until(
+            "it to wait",
+            || {
+                rework
+                    .database
+                    .psql("select count(*) from pg_locks where not granted")
+            },
+            |count| count == "1",
+        );
+        let refusal = rework.fails(1, &["pause", "--operation", "noop"]);
+        assert!(refusal.contains(&holder), "{refusal}");
+        open.end(&rework);
+    });
+}
+
+/// Without a key nobody else can have scheduled the same.
+#[test]
+fn a_table_that_is_locked_is_no_key_that_is_taken() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
+    let holder = format!("the server's process {}", open.process(&rework));
+    for key in [&[][..], &["--key", "k"]] {
+        let refusal = rework.fails(1, &[&["schedule", "noop"], key].concat());
+        assert!(refusal.contains("could not schedule `noop`"), "{refusal}");
+        assert!(refusal.contains(&holder), "{refusal}");
+        assert!(refusal.contains("holds a lock that is needed"), "{refusal}");
+    }
+    open.end(&rework);
+}
+
 /// The same of whatever else waits for a lock.
 #[test]
 fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
@@ -163,4 +204,23 @@ fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
     assert!(refusal.contains("hint: "), "{refusal}");
     open.end(&rework);
     rework.ok(&["pause", "--operation", "noop"]);
+}
+
+/// Of two that make the schema at once, the second waits for the first.
+#[test]
+fn a_schema_that_somebody_else_makes_is_refused_with_its_holder() {
+    let rework = Rework::without_schema();
+    let lock = "select pg_advisory_xact_lock(hashtext('rework.schema'))";
+    let mut open = OpenTransaction::begin(&rework, lock);
+    let holder = format!("the server's process {}", open.process(&rework));
+    let refusal = rework.fails(1, &["init-db"]);
+    for part in [
+        "could not migrate the schema",
+        &holder,
+        "migrates it as well",
+    ] {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+    open.end(&rework);
+    rework.ok(&["init-db"]);
 }

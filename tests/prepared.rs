@@ -20,9 +20,18 @@ impl Place {
         fs::create_dir_all(&place.0).unwrap();
         fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755)).unwrap();
         place.ok(&["init-db"]);
-        place.psql("alter system set max_prepared_transactions = 10");
-        place.embedded("stop");
         place
+    }
+
+    fn allow_prepared(&self) {
+        self.psql("alter system set max_prepared_transactions = 10");
+        self.embedded("stop");
+    }
+
+    fn monitor(&self) -> Monitor {
+        let log = fs::File::create(self.0.join("monitor.log")).unwrap();
+        let monitor = self.command(&["monitor"]).stderr(log).spawn().unwrap();
+        Monitor(monitor)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -96,10 +105,9 @@ impl Drop for Monitor {
 #[test]
 fn what_is_prepared_and_committed_later_happens() {
     let place = Place::new("later");
+    place.allow_prepared();
     place.ok(&["register-operations", hello().to_str().unwrap()]);
-    let log = fs::File::create(place.0.join("monitor.log")).unwrap();
-    let monitor = place.command(&["monitor"]).stderr(log).spawn().unwrap();
-    let _monitor = Monitor(monitor);
+    let _monitor = place.monitor();
     let first = place.ok(&["schedule", "my_first_task", "--input", "1"]);
     until(
         "the first to end",
@@ -139,11 +147,42 @@ fn what_is_prepared_and_committed_later_happens() {
     assert_eq!(place.state(&later), "");
 }
 
+#[test]
+fn a_server_that_is_restarted_may_allow_what_it_did_not() {
+    let place = Place::new("restarted");
+    place.ok(&["register-operations", hello().to_str().unwrap()]);
+    let _monitor = place.monitor();
+    let first = place.ok(&["schedule", "noop"]);
+    until(
+        "the first to end",
+        || place.state(&first),
+        |state| state == "done",
+    );
+    place.allow_prepared();
+    place.embedded("start");
+    let log = || fs::read_to_string(place.0.join("monitor.log")).unwrap();
+    until("the monitor to find it out", log, |log| {
+        log.contains("the server allows prepared transactions")
+    });
+    let id = place.psql(
+        "begin; select rework.schedule('noop'); prepare transaction 'x'; commit prepared 'x'",
+    );
+    until("it to run", || place.state(&id), |state| state == "done");
+}
+
 /// Nobody may be there any more who would end it.
 #[test]
 fn a_key_in_a_prepared_transaction_is_refused_with_its_name() {
     let place = Place::new("key");
+    place.allow_prepared();
     place.ok(&["register-operations", hello().to_str().unwrap()]);
+    // Whoever queues the first task of an operation holds more than its key.
+    place.ok(&["schedule", "noop"]);
+    // Another one holds locks of the same tables, none that is in the way.
+    place.psql(
+        "begin; select count(*) from rework.task; select rework.schedule('noop');
+         prepare transaction 'innocent'",
+    );
     place.psql("begin; select rework.schedule('noop', key => 'k'); prepare transaction 'left'");
     let refused = place.run(&["schedule", "noop", "--key", "k"]);
     let refusal = String::from_utf8(refused.stderr).unwrap();
@@ -159,4 +198,8 @@ fn a_key_in_a_prepared_transaction_is_refused_with_its_name() {
     });
     place.psql("rollback prepared 'left'");
     place.ok(&["schedule", "noop", "--key", "k"]);
+    place.psql("begin; lock table rework.operation in exclusive mode; prepare transaction 'left'");
+    let refused = place.run(&["pause", "--operation", "noop"]);
+    let refusal = String::from_utf8(refused.stderr).unwrap();
+    assert!(refusal.contains("`rollback prepared 'left'`"), "{refusal}");
 }

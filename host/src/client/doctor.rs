@@ -10,7 +10,7 @@ use crate::{
         duration::human,
         plugin::{doubles_warning, title},
     },
-    store::{GoneHost, Holder, ScheduleRow, StartHealth, WaitingLane},
+    store::{GoneHost, Holder, ScheduleRow, StartHealth, StoreError, WaitingLane},
 };
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
@@ -161,7 +161,16 @@ impl Client {
     async fn write_finding(&self) -> Finding {
         match self.store().health_write().await {
             Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
-            // Another doctor tries the same, or somebody holds a lock: nothing is known of other writes.
+            // As where a lock of one table is held for long: monitors wait for it as well.
+            Err(error @ StoreError::Locked { .. }) => Finding::problem(
+                "write",
+                format!(
+                    "what is written about tasks has to wait for a lock: {}",
+                    crate::causes::chain(&error)
+                ),
+                error.hint(),
+            ),
+            // Others write as well: nothing is known.
             Err(error) if error.is_contended() => Finding::ok(
                 "write",
                 format!(

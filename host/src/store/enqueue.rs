@@ -1,6 +1,6 @@
 //! Queuing tasks whose input has been checked: one, or many in one statement.
 
-use super::{Document, FileContent, Store, StoreError, error::Result, session::Session};
+use super::{Document, FileContent, Store, StoreError, error::Result, lock, session::Session};
 use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -155,7 +155,9 @@ impl Store {
         .fetch_one(&mut *connection)
         .await
         .map_err(|error| {
-            StoreError::from(error).of_lock(|| task.failure(), "has scheduled the same")
+            // Without a key no other task can be in the way.
+            let kind = if task.key.is_some() { lock::ROW } else { "" };
+            StoreError::from(error).of_lock(|| task.failure(), kind, "has scheduled the same")
         })?;
         let queued = Queued {
             id: TaskId(queued.id),

@@ -1,7 +1,7 @@
 //! What can go wrong between us and the database.
 
 use super::{
-    lock::{Holder, Waiting},
+    lock::{Holder, Wait},
     session::is_locked,
 };
 use crate::model::duration::human;
@@ -65,14 +65,14 @@ pub enum StoreError {
         hint: Option<String>,
     },
     /// Somebody else holds a lock that was needed, and has not let go of it in time.
-    #[error("{doing}: {} {deed} and has not ended{}", named(.holder.as_ref()), for_long(*.waited))]
+    #[error("{doing}: {} {deed} and has not ended{}", named(.wait.as_ref()), for_long(*.waited))]
     Locked {
         /// What did not happen.
         doing: String,
         /// What the holder of the lock has done.
         deed: &'static str,
-        /// Who holds it, if that could be told.
-        holder: Option<Holder>,
+        /// The lock and its holder, if the server could be asked.
+        wait: Option<Wait>,
         /// How long it was waited for, if that is known.
         waited: Option<Duration>,
     },
@@ -81,7 +81,11 @@ pub enum StoreError {
     Query(Box<sqlx::Error>),
 }
 
-fn named(holder: Option<&Holder>) -> String {
+/// What the holder of a lock has done, where no more is known than that.
+const HOLDS: &str = "holds a lock that is needed";
+
+fn named(wait: Option<&Wait>) -> String {
+    let holder = wait.and_then(|wait| wait.holder.as_ref());
     holder.map_or_else(|| "another transaction".to_owned(), Holder::to_string)
 }
 
@@ -127,28 +131,34 @@ impl StoreError {
     }
 
     /// A lock was not to be had.
-    pub(super) fn locked(waiting: Waiting) -> Self {
+    pub(super) fn locked(wait: Option<Wait>, waited: Option<Duration>) -> Self {
         Self::Locked {
             doing: "the database did not do it".to_owned(),
-            deed: "holds a lock that is needed",
-            waited: Some(waiting.since.elapsed()),
-            holder: waiting.holder,
+            deed: HOLDS,
+            wait,
+            waited,
         }
     }
 
-    /// Of a lock that was not to be had, says what did not happen for it, and what its holder has done.
-    /// Other errors stay as they are.
-    pub(super) fn of_lock(self, failure: impl FnOnce() -> String, deed: &'static str) -> Self {
-        let (holder, waited) = match self {
-            Self::Locked { holder, waited, .. } => (holder, waited),
+    /// Of a lock that was not to be had, says what did not happen for it and, if it is a lock of this kind,
+    /// what its holder has done. Other errors stay as they are.
+    pub(super) fn of_lock(
+        self,
+        failure: impl FnOnce() -> String,
+        kind: &str,
+        deed: &'static str,
+    ) -> Self {
+        let (wait, waited) = match self {
+            Self::Locked { wait, waited, .. } => (wait, waited),
             // In a session of the caller, under its own limit.
             Self::Query(error) if is_locked(&error) => (None, None),
             other => return other,
         };
+        let is_of_kind = wait.as_ref().is_some_and(|wait| wait.kind == kind);
         Self::Locked {
             doing: failure(),
-            deed,
-            holder,
+            deed: if is_of_kind { deed } else { HOLDS },
+            wait,
             waited,
         }
     }
@@ -161,7 +171,7 @@ impl StoreError {
             Self::SchemaNew { .. } => Some("use the newer rework that migrated it".to_owned()),
             Self::Refused { hint, .. } => hint.clone(),
             Self::Unfit { hint, .. } => Some(hint.clone()),
-            Self::Locked { holder, .. } => Some(match holder {
+            Self::Locked { wait, .. } => Some(match wait.as_ref().and_then(|wait| wait.holder.as_ref()) {
                 Some(holder) => format!("{}; then try again", holder.hint()),
                 None => "try again; `rework doctor` names who is waited for meanwhile".to_owned(),
             }),
@@ -192,8 +202,20 @@ impl StoreError {
         match self {
             Self::Query(source) => source.as_database_error()?.code(),
             Self::Locked { .. } => Some("55P03".into()),
+            Self::Migrate(error) => match &**error {
+                sqlx::migrate::MigrateError::Execute(error)
+                | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {
+                    error.as_database_error()?.code()
+                }
+                _ => None,
+            },
             _ => None,
         }
+    }
+
+    /// Whether a lock was not to be had in time.
+    pub(super) fn is_locked(&self) -> bool {
+        self.code().is_some_and(|code| code == "55P03")
     }
 
     /// Whether it did not happen because of what somebody else writes at the same time: a lock that was not to be

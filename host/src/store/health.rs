@@ -325,9 +325,9 @@ impl Store {
     /// back. An error is what a monitor would be told.
     pub async fn health_write(&self) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
-        // Whoever holds a lock is no problem of this kind.
         for statement in [
-            "set local lock_timeout = '2s'",
+            // Another doctor that tries the same is waited for.
+            "select pg_advisory_xact_lock(hashtext('rework.doctor'))",
             "insert into rework.task (id, operation, lane, run_at) overriding system value
              values (-1, 0, 0, clock_timestamp())",
             "insert into rework.ready (lane, rank, id) values (-1, 0, -1)",

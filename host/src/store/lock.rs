@@ -1,13 +1,10 @@
-//! Locks that somebody else holds: how long they are waited for, and who holds them. A session is
-//! refused after a limit with the holder's name; monitors, which nobody watches, wait for as long as it
-//! takes, and `doctor` names whom they wait for.
+//! Locks that somebody else holds: how long they are waited for, and who holds them. A session of a
+//! command or a client is refused after a limit, with the holder's name. Sessions of monitors wait until
+//! the lock is free, and `doctor` names its holder.
 
 use super::{Store, error::Result};
 use sqlx::PgExecutor;
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
 /// A command, and whatever queues a task, waits so long for a lock: longer than our own transactions
 /// hold one, and not so long that a person wonders.
@@ -62,59 +59,99 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What the looks at a question that waits have seen.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) since: Instant,
-    /// Who held the lock that was waited for at the last look.
-    pub(super) holder: Option<Holder>,
+/// The kind of a wait for the end of one transaction, as for a key or a row that this has written.
+pub(super) const ROW: &str = "transactionid";
+/// The kind of a lock that our own statements take by its number.
+pub(super) const ADVISORY: &str = "advisory";
+
+/// A lock that a session waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// What kind of thing is locked, as the server names it: [`ROW`], [`ADVISORY`], `relation` and others.
+    pub kind: String,
+    /// Who holds the lock; `None`: nobody can be named.
+    pub holder: Option<Holder>,
 }
 
-impl Waiting {
-    pub(super) fn begin() -> Self {
-        Self {
-            since: Instant::now(),
-            holder: None,
-        }
-    }
-}
-
-/// Who holds the lock that a process of the server waits for; `None`: it waits for none, or nobody can
-/// be named.
-pub(super) async fn holder(
+/// The lock that a process of the server waits for, and its holder; `None`: it waits for none. Others may
+/// wait for the same lock, ahead of that process: a holder is whoever stands at the end of such a chain and
+/// waits for nobody.
+pub(super) async fn wait_of(
     connection: impl PgExecutor<'_>,
     waiting: i32,
-) -> sqlx::Result<Option<Holder>> {
+) -> sqlx::Result<Option<Wait>> {
     let row = sqlx::query!(
         // A prepared transaction has no process: it blocks as process 0. Which one it is, the lock on its
         // own number tells, which it holds under the same virtual transaction as all its others.
-        r#"select b.pid as "pid!", coalesce(a.application_name, '') as "application!", p.gid as "gid?"
+        r#"with recursive conflict (mode, held) as (
+               -- Table "Conflicting Lock Modes" of the server's manual.
+               values ('AccessShareLock', '{AccessExclusive}'::text[]),
+                      ('RowShareLock', '{Exclusive,AccessExclusive}'),
+                      ('RowExclusiveLock', '{Share,ShareRowExclusive,Exclusive,AccessExclusive}'),
+                      ('ShareUpdateExclusiveLock',
+                       '{ShareUpdateExclusive,Share,ShareRowExclusive,Exclusive,AccessExclusive}'),
+                      ('ShareLock',
+                       '{RowExclusive,ShareUpdateExclusive,ShareRowExclusive,Exclusive,AccessExclusive}'),
+                      ('ShareRowExclusiveLock', '{RowExclusive,ShareUpdateExclusive,Share,ShareRowExclusive,
+                                                  Exclusive,AccessExclusive}'),
+                      ('ExclusiveLock', '{RowShare,RowExclusive,ShareUpdateExclusive,Share,ShareRowExclusive,
+                                          Exclusive,AccessExclusive}'),
+                      ('AccessExclusiveLock', '{AccessShare,RowShare,RowExclusive,ShareUpdateExclusive,Share,
+                                                ShareRowExclusive,Exclusive,AccessExclusive}')
+           ), chain (waiter, pid) as (
+               select $1, b.pid from unnest(pg_blocking_pids($1)) as b (pid)
+                union
+               select c.pid, b.pid
+                 from chain c
+                cross join unnest(pg_blocking_pids(c.pid)) as b (pid)
+                where c.pid <> 0
+           ), ends as (
+               select waiter, pid
+                 from chain c
+                where not exists (select from pg_locks l where l.pid = c.pid and not l.granted)
+           ), named as (
+               select e.pid, a.application_name, null as gid, a.xact_start as began
+                 from ends e
+                 join pg_stat_activity a on a.pid = e.pid
+                union all
+               select e.pid, null, p.gid, p.prepared
+                 from ends e
+                 join pg_locks w on w.pid = e.waiter and not w.granted
+                 join conflict c on c.mode = w.mode
+                 join pg_locks h
+                   on h.pid is null and h.granted
+                  and (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid,
+                       h.transactionid::text, h.classid, h.objid, h.objsubid)
+                      is not distinct from
+                      (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid,
+                       w.transactionid::text, w.classid, w.objid, w.objsubid)
+                  and replace(h.mode, 'Lock', '') = any(c.held)
+                 join pg_locks own
+                   on own.virtualtransaction = h.virtualtransaction and own.pid is null and own.granted
+                  and own.locktype = 'transactionid'
+                 join pg_prepared_xacts p on p.transaction = own.transactionid
+                where e.pid = 0
+           )
+           select w.locktype as "kind!", n.pid as "pid?",
+                  coalesce(n.application_name, '') as "application!", n.gid as "gid?"
              from pg_locks w
-            cross join unnest(pg_blocking_pids($1)) as b (pid)
-             left join pg_stat_activity a on a.pid = b.pid
-             left join pg_locks h
-                    on b.pid = 0 and h.pid is null and h.granted
-                   and (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid,
-                        h.transactionid::text, h.classid, h.objid, h.objsubid)
-                       is not distinct from
-                       (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid,
-                        w.transactionid::text, w.classid, w.objid, w.objsubid)
-             left join pg_locks own
-                    on own.virtualtransaction = h.virtualtransaction and own.pid is null and own.granted
-                   and own.locktype = 'transactionid'
-             left join pg_prepared_xacts p on p.transaction = own.transactionid
-            where w.pid = $1 and not w.granted and (b.pid <> 0 or p.gid is not null)
-            order by b.pid
+             -- The one that has lasted longest is the least likely to end by itself.
+             left join (select * from named order by began limit 1) n on true
+            where w.pid = $1 and not w.granted
             limit 1"#,
         waiting
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| match row.gid {
-        Some(gid) => Holder::Prepared { gid },
-        None => Holder::Session {
-            pid: row.pid,
-            application: row.application,
+    Ok(row.map(|row| Wait {
+        kind: row.kind,
+        holder: match (row.gid, row.pid) {
+            (Some(gid), _) => Some(Holder::Prepared { gid }),
+            (None, Some(pid)) => Some(Holder::Session {
+                pid,
+                application: row.application,
+            }),
+            (None, None) => None,
         },
     }))
 }
@@ -160,7 +197,9 @@ impl Store {
             waits.push(LockWait {
                 pid: row.pid,
                 waited: whole(row.seconds),
-                holder: holder(&self.pool, row.pid).await?,
+                holder: wait_of(&self.pool, row.pid)
+                    .await?
+                    .and_then(|wait| wait.holder),
             });
         }
         Ok(waits)

@@ -1,6 +1,6 @@
 //! Registering a plugin: its version, what it offers, and which host runs what from it.
 
-use super::{PackedPlugin, Store, StoreError, error::Result, session::Session};
+use super::{PackedPlugin, Store, StoreError, error::Result, lock, session::Session};
 use crate::model::plugin::{NewOperation, NewPlugin, title};
 
 /// Where to register a plugin, and how.
@@ -302,7 +302,7 @@ pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()>
         .await
         .map_err(|error| {
             let doing = || "could not change what is registered".to_owned();
-            StoreError::from(error).of_lock(doing, "changes it as well")
+            StoreError::from(error).of_lock(doing, lock::ADVISORY, "changes it as well")
         })?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Schedules: prepared operations, and the one place where they fire.
 
 use super::{
-    Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, schedule::refused,
+    Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, lock, schedule::refused,
     session::Session,
 };
 use crate::model::{
@@ -264,7 +264,7 @@ impl Store {
         .await
         .map_err(|error| {
             let doing = || format!("could not prepare `{}`", request.operation);
-            StoreError::from(error).of_lock(doing, "prepares the same")
+            StoreError::from(error).of_lock(doing, lock::ROW, "prepares the same")
         })?;
         Ok(ScheduleId(id))
     }

@@ -3,12 +3,13 @@
 use super::{
     Store,
     error::{Result, StoreError},
+    lock,
 };
 use sqlx::{
     Connection, PgConnection,
     migrate::{MigrateError, Migrator},
 };
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 /// The files of `migrations/`, embedded. Their table lives in our schema, because an application
 /// may have a `_sqlx_migrations` of its own in `public`.
@@ -28,8 +29,6 @@ fn newest_known() -> i64 {
 
 /// The oldest server that knows all that the schema needs, as `server_version_num`.
 const OLDEST_SERVER: i32 = 140_000;
-/// All migrations together take seconds.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(600);
 
 /// The database before a migration, and what the role may do there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,8 +138,8 @@ fn is_current(applied: &[(i64, Vec<u8>)]) -> Result<bool> {
 }
 
 impl Store {
-    /// Brings the schema to the version of this binary and returns that version. Idempotent, safe
-    /// when run twice at once, never drops anything. All or nothing: what stands in the way is told
+    /// Brings the schema to the version of this binary and returns that version. Idempotent, never drops
+    /// anything. Of two at once the second waits for the first, as long as any command waits for a lock. All or nothing: what stands in the way is told
     /// before anything is written.
     pub async fn schema_migrate(&self) -> Result<i64> {
         let situation = self.schema_situation().await?;
@@ -151,15 +150,11 @@ impl Store {
             return Err(fault);
         }
         let mut session = self.pool.acquire().await?;
-        match tokio::time::timeout(MIGRATION_LIMIT, migrate(session.unlimited())).await {
-            Ok(migrated) => migrated?,
-            Err(_) => {
-                return Err(StoreError::Connect {
-                    place: self.place(),
-                    reason: format!("no answer within {} s", MIGRATION_LIMIT.as_secs()),
-                });
-            }
-        }
+        let migrated = session.run(migrate).await;
+        migrated.map_err(|error| {
+            let doing = || "could not migrate the schema".to_owned();
+            error.of_lock(doing, lock::ADVISORY, "migrates it as well")
+        })?;
         Ok(newest_known())
     }
 

@@ -4,7 +4,7 @@
 
 use super::{
     error::{Result, StoreError},
-    lock::{LOCK_LIMIT, Waiting},
+    lock::LOCK_LIMIT,
     pool::{Manager, Shared},
     silence::answered,
 };
@@ -334,6 +334,26 @@ impl<'c> Session<'c> {
         }
     }
 
+    /// Does several things on the connection, which is closed afterwards. The server may be at work on each
+    /// for as long as it takes.
+    pub(super) async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+    ) -> Result<T> {
+        let Some(live) = self.live() else {
+            return work(self.unlimited()).await;
+        };
+        live.unanswered = true;
+        let mut wait = None;
+        let done = work(&mut live.connection);
+        match answered(done, live.backend, 0, &live.shared, &mut wait).await? {
+            Err(error) if error.is_locked() => {
+                Err(StoreError::locked(wait, live.shared.lock_limit()))
+            }
+            done => done,
+        }
+    }
+
     /// Asks, and waits for the whole answer within limits.
     pub(super) async fn ask<'q, E>(
         &mut self,
@@ -349,11 +369,11 @@ impl<'c> Session<'c> {
         // Whoever stops waiting in between leaves a connection that is of no use.
         live.unanswered = true;
         let mut parts = Vec::new();
-        let mut waiting = Waiting::begin();
+        let mut wait = None;
         let mut answer = live.connection.fetch_many(query);
         let error = loop {
             let next = answer.next();
-            match answered(next, live.backend, live.bytes, &live.shared, &mut waiting).await {
+            match answered(next, live.backend, live.bytes, &live.shared, &mut wait).await {
                 Ok(Some(Ok(part))) => parts.push(part),
                 Ok(None) => break None,
                 Ok(Some(Err(error))) => break Some(error),
@@ -373,7 +393,7 @@ impl<'c> Session<'c> {
                     live.shared.distrust();
                 }
                 Err(if is_locked(&error) {
-                    carried(StoreError::locked(waiting))
+                    carried(StoreError::locked(wait, live.shared.lock_limit()))
                 } else {
                     error
                 })

@@ -4,7 +4,7 @@
 //! hour goes on.
 
 use super::{
-    lock::{self, Holder, Waiting},
+    lock::{self, Wait},
     pool::Shared,
     session::Backend,
 };
@@ -31,8 +31,6 @@ const SLOW_LINE: u64 = 50_000;
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(8);
 /// And if the server does not say what it is at, or sends a row for so long.
 const UNTOLD_LIMIT: Duration = Duration::from_secs(120);
-/// No statement of ours takes longer.
-const LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// What the server says of a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +66,6 @@ struct Looks {
 impl Looks {
     /// Takes a look into account; the question was asked so long ago.
     fn judge(&mut self, look: Look, waited: Duration) -> Verdict {
-        if waited >= LIMIT {
-            return Verdict::GiveUp;
-        }
         match look {
             Look::AtWork => {
                 self.idle = 0;
@@ -92,13 +87,13 @@ impl Looks {
 }
 
 /// Waits for an answer as long as there may be one. The question has so many bytes in it, besides what
-/// any has. Whoever holds a lock that the answer waits for is noted in `waiting`.
+/// any has. The lock that the answer waits for is noted in `wait`, as of the last look.
 pub(super) async fn answered<T>(
     answer: impl Future<Output = T>,
     backend: Backend,
     bytes: u64,
     shared: &Shared,
-    waiting: &mut Waiting,
+    wait: &mut Option<Wait>,
 ) -> Result<T, sqlx::Error> {
     let mut answer = pin!(answer);
     let begin = Instant::now();
@@ -113,7 +108,7 @@ pub(super) async fn answered<T>(
             answer = &mut answer => return Ok(answer),
             () = tokio::time::sleep(pause) => {}
         }
-        let (look, holder) = tokio::select! {
+        let (look, seen) = tokio::select! {
             biased;
             answer = &mut answer => return Ok(answer),
             seen = look_at(backend, shared) => seen,
@@ -121,7 +116,7 @@ pub(super) async fn answered<T>(
         match look {
             // The last that was known is worth more than nothing.
             Look::Untold | Look::Unreachable => {}
-            Look::AtWork | Look::Idle => waiting.holder = holder,
+            Look::AtWork | Look::Idle => *wait = seen,
         }
         match looks.judge(look, begin.elapsed()) {
             Verdict::Wait(next) => pause = next,
@@ -134,8 +129,8 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Asks the server what a process of its own is at, and, if it waits for a lock, who holds that.
-async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Holder>) {
+/// Asks the server what a process of its own is at, and which lock it waits for.
+async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Wait>) {
     let Some(server) = shared.last_server() else {
         return (Look::Unreachable, None);
     };
@@ -155,8 +150,8 @@ async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Holder>) {
         )
         .fetch_optional(&mut connection)
         .await?;
-        let holder = match &row {
-            Some(row) if row.is_locked => lock::holder(&mut connection, backend.pid).await?,
+        let wait = match &row {
+            Some(row) if row.is_locked => lock::wait_of(&mut connection, backend.pid).await?,
             _ => None,
         };
         let _ = connection.close().await;
@@ -165,7 +160,7 @@ async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Holder>) {
             Some(Some(false)) | None => Look::Idle,
             Some(None) => Look::Untold,
         };
-        Ok::<_, sqlx::Error>((look, holder))
+        Ok::<_, sqlx::Error>((look, wait))
     };
     match tokio::time::timeout(LOOK_LIMIT, look).await {
         Ok(Ok(seen)) => seen,
@@ -188,7 +183,8 @@ mod tests {
             let verdict = looks.judge(Look::AtWork, SECOND * waited);
             assert!(matches!(verdict, Verdict::Wait(pause) if pause <= LONGEST_PAUSE));
         }
-        assert_eq!(looks.judge(Look::AtWork, LIMIT), Verdict::GiveUp);
+        let day = SECOND * 24 * 60 * 60;
+        assert_eq!(looks.judge(Look::AtWork, day), Verdict::Wait(LONGEST_PAUSE));
     }
 
     #[test]
