@@ -241,6 +241,34 @@ fn every_command_fails_that_cannot_print() {
     monitor.interrupt();
 }
 
+/// A command about several tasks does it to all, whatever becomes of what it prints.
+#[test]
+fn output_that_is_not_taken_keeps_no_task_from_its_end() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let ids = ["1", "2", "3"].map(|id| {
+        assert_eq!(rework.schedule(&["noop"]), id);
+        id
+    });
+    let complaint = into_a_full_disk(&rework, &[&["abort-task"], &ids[..]].concat());
+    for part in ["task 1 is aborted; could not write", "task 2 is aborted"] {
+        assert!(complaint.contains(part), "{complaint}");
+    }
+    for id in ids {
+        assert_eq!(rework.task(id)["state"], "aborted");
+    }
+    // A refusal is a failure also where nobody reads.
+    let mut command = rework.command(&["retry-task", "4", "1", "2", "3"]);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("error: no task 4"), "{complaint}");
+    for id in ids {
+        assert_eq!(rework.task(id)["state"], "queued");
+    }
+}
+
 #[test]
 fn what_was_done_is_said_also_if_it_cannot_be_printed() {
     let rework = Rework::with_plugins(&[hello()]);

@@ -354,9 +354,14 @@ pub(super) async fn delete(args: EndedTaskArgs) -> Result<()> {
 /// the others from it.
 async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>) -> Result<()> {
     let mut refused: Option<Failure> = None;
+    let mut unprinted: Option<Failure> = None;
     for id in ids {
         match act(*id).await {
-            Ok(done) => output::done(&done)?,
+            Ok(done) => match &unprinted {
+                None => unprinted = output::done(&done).err(),
+                // What was done is said at least here, where the output takes nothing more.
+                Some(_) => output::note(&done),
+            },
             Err(failure) => {
                 if let Some(before) = refused.replace(failure) {
                     // Its exit code is that of all.
@@ -365,5 +370,11 @@ async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>
             }
         }
     }
-    refused.map_or(Ok(()), Err)
+    match (refused, unprinted) {
+        (Some(refused), Some(unprinted)) => {
+            let _ = unprinted.report();
+            Err(refused)
+        }
+        (refused, unprinted) => refused.or(unprinted).map_or(Ok(()), Err),
+    }
 }
