@@ -353,7 +353,7 @@ const LIMITS: [(&str, &str); 5] = [
     ("statement_timeout", "'1ms'"),
     ("lock_timeout", "'1ms'"),
     ("idle_in_transaction_session_timeout", "'1ms'"),
-    ("idle_session_timeout", "'50ms'"),
+    ("idle_session_timeout", "'500ms'"),
     ("default_transaction_read_only", "on"),
 ];
 

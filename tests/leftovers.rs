@@ -87,6 +87,7 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
         ("real-time handler", "a handler for signal 40"),
         ("timer", "a timer (timer_create)"),
         ("root", "another root directory"),
+        ("filter", "a seccomp filter"),
         ("network", "another network namespace"),
         ("user", "another user"),
     ];
@@ -118,6 +119,18 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
     }
     let said = monitor.log().matches("leaves its worker changed").count();
     assert_eq!(said, 1, "once for one operation: {}", monitor.log());
+}
+
+/// As in a container, whose processes all begin with a filter.
+#[test]
+fn a_further_filter_is_found_where_there_was_one() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor_that_misbehaves_on_load("filter", &["--maxworkers", "1"]);
+    let before = look(&rework)["process"].clone();
+    leave(&rework, "nothing");
+    assert_eq!(look(&rework)["process"], before);
+    leave(&rework, "filter");
+    assert_ne!(look(&rework)["process"], before);
 }
 
 /// An operation that has left nothing so often is looked at less often, but no other operation finds what it
@@ -180,14 +193,26 @@ fn a_task_that_has_returned_has_not_crashed_whatever_it_leaves() {
         arguments.extend(["--worker-user", "nobody"]);
     }
     let _monitor = rework.monitor(&arguments);
-    leave(&rework, "no descriptors");
-    let rows = until(
-        "the worker to be gone",
-        || rework.json(&["list-workers", "--all"]),
-        |rows| rows[0]["state"] == "dead",
-    );
-    assert_eq!(rows[0]["cause"], "leftovers", "{rows:#}");
-    let error = rows[0]["error"].as_str().unwrap_or_default();
-    assert!(error.contains("a lower RLIMIT_NOFILE"), "{rows:#}");
+    for what in ["no descriptors", "no descriptors and a child"] {
+        let before = look(&rework)["process"].clone();
+        leave(&rework, what);
+        let rows = until(
+            "the worker to be gone",
+            || rework.json(&["list-workers", "--all"]),
+            |rows| {
+                let mut rows = rows.as_array().unwrap().iter();
+                rows.any(|row| row["pid"] == before && row["state"] == "dead")
+            },
+        );
+        let row = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["pid"] == before);
+        let row = row.unwrap();
+        assert_eq!(row["cause"], "leftovers", "{what}: {rows:#}");
+        let error = row["error"].as_str().unwrap_or_default();
+        assert!(error.contains("a lower RLIMIT_NOFILE"), "{what}: {rows:#}");
+    }
     look(&rework);
 }

@@ -2,9 +2,11 @@
 //! ends when it is told to, and loses nothing.
 
 use crate::harness::{Monitor, Rework, hello, misbehaving, report, until, until_within};
-use nix::sys::signal::Signal;
+use nix::sys::{signal::Signal, stat::Mode};
 use std::{
     fs,
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -361,6 +363,45 @@ fn a_monitor_that_is_told_to_end_leaves_what_is_refused_to_the_next_one() {
     let table = rework.ok(&["get-output", &files, "--field", "frequencies.csv"]);
     assert!(table.contains("a,2"), "{table}");
     until("the file to be gone", || unsaid(&rework), Option::is_none);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_holds_up_no_task() {
+    let rework = Rework::with_plugins(&[hello(), report()]);
+    let monitor = rework.monitor(&["--all-domains"]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    let pages = fs::read_dir(rework.directory().join("pages")).unwrap();
+    let mut pages = pages.flatten().map(|entry| entry.path());
+    let pages = pages.find(|path| path.is_dir()).unwrap();
+    // Who opens it for writing waits until somebody reads it.
+    let stuck = pages.join("unsaid.json.new");
+    nix::unistd::mkfifo(&stuck, Mode::from_bits_truncate(0o600)).unwrap();
+    rework.database.psql(REFUSE_FILES);
+    let files = rework.schedule(&["word_frequencies", "--input", r#"{"text": "a b a"}"#]);
+    wait_for_refusal(&rework, &monitor, "no files today");
+    let id = rework.schedule(&["my_first_task", "--input", "21"]);
+    assert_eq!(rework.wait(&id, &["done", "failed"])["output"], 42);
+    let mut reader = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(&stuck)
+        .unwrap();
+    fs::remove_file(&stuck).unwrap();
+    let mut written = Vec::new();
+    until(
+        "what waited to be written",
+        || {
+            // An error: there is nothing to be read yet.
+            let _ = reader.read_to_end(&mut written);
+            String::from_utf8_lossy(&written).into_owned()
+        },
+        |written| written.contains(&format!("\"task\":{files}")),
+    );
+    rework
+        .database
+        .psql("drop trigger refuse on rework.task_file");
+    assert_eq!(rework.wait(&files, &["done", "aborted"])["state"], "done");
 }
 
 #[test]

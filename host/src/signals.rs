@@ -121,7 +121,11 @@ pub fn pass_on(
 ) {
     type WithInfo = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
     type Plain = extern "C" fn(libc::c_int);
-    if theirs.sa_flags & libc::SA_RESETHAND != 0 {
+    // Signals that are left to the monitor keep their handler in the worker, whatever the plugin asked for.
+    let is_left_to_monitor = LEFT_TO_MONITOR
+        .iter()
+        .any(|one| *one as libc::c_int == signal);
+    if theirs.sa_flags & libc::SA_RESETHAND != 0 && !is_left_to_monitor {
         // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }

@@ -118,10 +118,16 @@ fn leave(what: String) -> Result<()> {
         }
         "zombie" => {
             // SAFETY: the child ends at once.
-            if unsafe { libc::fork() } == 0 {
+            let child = unsafe { libc::fork() };
+            if child == 0 {
                 // SAFETY: as above.
                 unsafe { libc::_exit(0) };
             }
+            // SAFETY: all-zero is a valid siginfo.
+            let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            let wait = libc::WEXITED | libc::WNOWAIT;
+            // SAFETY: the pointer is to a local of the right type; the child stays a zombie.
+            unsafe { libc::waitid(libc::P_PID, child.cast_unsigned(), &raw mut ended, wait) };
         }
         "thread" => {
             std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(3600)));
@@ -135,7 +141,16 @@ fn leave(what: String) -> Result<()> {
             // SAFETY: a plain system call.
             unsafe { libc::unshare(libc::CLONE_NEWNET) };
         }
-        "no descriptors" => {
+        "no descriptors" | "no descriptors and a child" => {
+            if what.ends_with("a child") {
+                // SAFETY: the child only sleeps, and ends at once.
+                if unsafe { libc::fork() } == 0 {
+                    // SAFETY: a plain system call.
+                    unsafe { libc::sleep(2) };
+                    // SAFETY: as above.
+                    unsafe { libc::_exit(0) };
+                }
+            }
             let none = libc::rlimit {
                 rlim_cur: 0,
                 rlim_max: 0,
@@ -143,6 +158,7 @@ fn leave(what: String) -> Result<()> {
             // SAFETY: the pointer is to a local of the right type.
             unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
         }
+        "filter" => add_filter()?,
         "root" => {
             // SAFETY: a plain system call, with a string that ends with a NUL.
             unsafe { libc::chroot(c"/usr".as_ptr()) };
@@ -154,6 +170,30 @@ fn leave(what: String) -> Result<()> {
         other => Err(format!("nothing is called {other}"))?,
     }
     Ok(())
+}
+
+/// Adds a seccomp filter to this process that allows everything.
+pub(crate) fn add_filter() -> std::io::Result<()> {
+    let mut allow = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut allow,
+    };
+    // SAFETY: a plain system call.
+    unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program and its one instruction outlive the call.
+    let answer = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 /// What a task finds that others may have left.

@@ -45,6 +45,7 @@ extern "C" fn on_load() {
             // SAFETY: both processes return and do nothing else here.
             unsafe { libc::fork() };
         }
+        Some("filter") => crate::leftovers::add_filter().expect("the kernel knows filters"),
         Some("exit") => std::process::exit(7),
         _ => {}
     }

@@ -88,7 +88,7 @@ const STATUS_LINES: [(&str, &str); 9] = [
 ];
 
 /// Files of `/proc/self/ns`, each of which is another one (by inode) in another namespace, and what that is.
-const NAMESPACES: [(&str, &str); 7] = [
+const NAMESPACES: [(&str, &str); 8] = [
     ("mnt", "another mount namespace"),
     ("net", "another network namespace"),
     ("uts", "another UTS namespace"),
@@ -96,6 +96,7 @@ const NAMESPACES: [(&str, &str); 7] = [
     ("cgroup", "another cgroup namespace"),
     ("pid_for_children", "another PID namespace for children"),
     ("user", "another user namespace"),
+    ("time_for_children", "another time namespace for children"),
 ];
 
 const INTERVAL_TIMERS: [libc::c_int; 3] =

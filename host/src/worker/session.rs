@@ -122,15 +122,20 @@ fn live() -> Result<End, WireError> {
                     &mut capture,
                     &mut leftovers,
                 )?;
-                if let Some((finished, left_children)) = finished {
+                if let Some((mut finished, left_children)) = finished {
                     if left_children {
-                        let pipes = capture.replace_pipes()?;
-                        context.send(
-                            FromWorker::Pipes {
-                                task: finished.task,
-                            },
-                            pipes,
-                        )?;
+                        match capture.replace_pipes() {
+                            Ok(pipes) => {
+                                let task = finished.task;
+                                context.send(FromWorker::Pipes { task }, pipes)?;
+                            }
+                            // Where no descriptor can be opened any more. What the task has returned counts,
+                            // and this worker, whose output its children share, runs nothing more.
+                            Err(error) => {
+                                finished.left_behind.get_or_insert_with(|| chain(&error));
+                                leftovers.run_nothing_more();
+                            }
+                        }
                     }
                     context.send(FromWorker::Finished(Box::new(finished)), Vec::new())?;
                 }
