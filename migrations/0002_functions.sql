@@ -1,10 +1,19 @@
 -- How a task gets into the queue; any language may call schedule(). A refusal has an error code of
 -- class RW, a message that names the thing, and often a hint.
 
+-- ------------------------------------------------------------------------------------ monitors
+
+-- Whether a monitor that was last seen then is alive, for listings and checks that look once. A time in
+-- the future says as little as one in the past: the server's clock may have been set back since. (Who
+-- buries a monitor does not ask this: it watches whether the row still changes.)
+create or replace function rework.is_alive(last_seen timestamptz, lease interval) returns boolean
+language sql volatile
+as $$ select last_seen between clock_timestamp() - lease and clock_timestamp() + lease $$;
+
 -- ---------------------------------------------------------------------------------- operations
 
 -- The operation of a name, or a refusal that says what there is.
-create function rework.operation_resolve(name text, domain text, host text)
+create or replace function rework.operation_resolve(name text, domain text, host text)
 returns int
 language plpgsql stable
 as $$
@@ -47,7 +56,7 @@ $$;
 -- -------------------------------------------------------------------------------------- inputs
 
 -- A time as JSON shows it: UTC, up to six decimals, Z.
-create function rework.rfc3339(t timestamptz)
+create or replace function rework.rfc3339(t timestamptz)
 returns text
 language sql immutable
 as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '[.]?0+$', '') || 'Z' $$;
@@ -56,7 +65,7 @@ as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:
 -- offset it is UTC. Null: it is none. (A cast alone takes `now`, `infinity`, `24:00` and `(today)` as
 -- well, and the session's zone.) No pattern has a backslash: what that means in a literal depends on the
 -- caller's standard_conforming_strings.
-create function rework.datetime(said text)
+create or replace function rework.datetime(said text)
 returns timestamptz
 language plpgsql immutable
 as $$
@@ -80,7 +89,7 @@ end
 $$;
 
 -- The kind of a document, with its article, as the programs call it.
-create function rework.json_kind(document jsonb)
+create or replace function rework.json_kind(document jsonb)
 returns text
 language sql immutable
 as $$
@@ -91,7 +100,7 @@ $$;
 
 -- Refuses a document that the programs could not read as it is: they follow no more than a hundred levels,
 -- and keep numbers as whole numbers of 64 bits or else as doubles.
-create function rework.json_check(what text, document jsonb)
+create or replace function rework.json_check(what text, document jsonb)
 returns void
 language plpgsql immutable
 as $$
@@ -126,7 +135,7 @@ end
 $$;
 
 -- The content of a file given in JSON: a string's UTF-8 bytes, or {"base64": "…"}. Null: it is none.
-create function rework.file_content(value jsonb)
+create or replace function rework.file_content(value jsonb)
 returns bytea
 language plpgsql stable
 as $$
@@ -147,14 +156,14 @@ end
 $$;
 
 -- What stands for a content in the fields.
-create function rework.file_placeholder(content bytea)
+create or replace function rework.file_placeholder(content bytea)
 returns jsonb
 language sql immutable
 as $$ select jsonb_build_object('bytes', length(content), 'sha256', encode(sha256(content), 'hex')) $$;
 
 -- Whether a value fits a type of a spec; null if it does, else why not. Mirrors the SDK's rules for
 -- what SQL can express.
-create function rework.input_fault(spec jsonb, value jsonb)
+create or replace function rework.input_fault(spec jsonb, value jsonb)
 returns text
 language plpgsql stable
 as $$
@@ -196,7 +205,7 @@ $$;
 
 -- The input, completed by the defaults, or a refusal that names the field. For the contents of files
 -- there are placeholders; if `stored`, there are already.
-create function rework.input_complete(operation_name text, specs jsonb, input jsonb, stored boolean default false)
+create or replace function rework.input_complete(operation_name text, specs jsonb, input jsonb, stored boolean default false)
 returns jsonb
 language plpgsql stable
 as $$
@@ -251,7 +260,7 @@ end
 $$;
 
 -- Stores the contents of the files among the fields of a task's input, in chunks.
-create function rework.input_files_save(task bigint, specs jsonb, input jsonb)
+create or replace function rework.input_files_save(task bigint, specs jsonb, input jsonb)
 returns void
 language plpgsql volatile
 as $$
@@ -279,7 +288,7 @@ $$;
 -- ----------------------------------------------------------------------------------- the queue
 
 -- What `lane.accepts` names.
-create function rework.inputs_digest(inputs jsonb)
+create or replace function rework.inputs_digest(inputs jsonb)
 returns text
 language sql immutable
 as $$ select md5(coalesce(inputs::text, '')) $$;
@@ -288,7 +297,7 @@ as $$ select md5(coalesce(inputs::text, '')) $$;
 -- refuses to prepare a transaction that has notified. Where the server allows prepared transactions at
 -- all, only sessions that commit by themselves notify (the programs' own; they set `rework.notifies`), and
 -- monitors and clients look more often.
-create function rework.tell(channel text, payload text)
+create or replace function rework.tell(channel text, payload text)
 returns void
 language plpgsql volatile
 as $$
@@ -301,7 +310,7 @@ end
 $$;
 
 -- The lane of an operation, a pinned host and inputs; made if there is none.
-create function rework.lane_make(operation int, host text, accepts text)
+create or replace function rework.lane_make(operation int, host text, accepts text)
 returns int
 language plpgsql volatile
 as $$
@@ -326,7 +335,7 @@ $$;
 -- The hosts that may take a task of a lane: those that have the operation, are the one it is pinned to, and
 -- accept its inputs (as `operation_catalog` of the programs decides). Whether a monitor that lives there
 -- serves the domain, whether any monitor lives there, and when there last was one (null: never).
-create function rework.lane_hosts(
+create or replace function rework.lane_hosts(
     operation int, pinned text, accepts text,
     out host text, out plugin text, out is_served boolean, out is_alive boolean, out last_seen timestamptz)
 returns setof record
@@ -359,7 +368,7 @@ as $$
 $$;
 
 -- Refuses what no task can have.
-create function rework.task_check(priority int, max_attempts int, metadata jsonb)
+create or replace function rework.task_check(priority int, max_attempts int, metadata jsonb)
 returns void
 language plpgsql immutable
 as $$
@@ -380,7 +389,7 @@ $$;
 
 -- Wakes monitors that sleep. A notification in every transaction would serialise commits; a monitor
 -- that is awake looks anyway.
-create function rework.ready_tell()
+create or replace function rework.ready_tell()
 returns void
 language plpgsql volatile
 as $$
@@ -395,7 +404,7 @@ $$;
 -- new one, not one that was known by the key. What is known by a key has the same input: the fields but
 -- for those that mean something else at each call (`relative`: moments given as expressions); of raw
 -- bytes and files, what is in the row (the caller compares what is beside it).
-create function rework.task_enqueue(
+create or replace function rework.task_enqueue(
     operation int, host text, input_encoding text, input jsonb, input_raw bytea, metadata jsonb,
     priority int, run_at timestamptz, key text, max_attempts int, schedule bigint default null,
     accepts text default null, relative text[] default '{}', out task_id bigint, out is_new boolean)
@@ -455,7 +464,7 @@ end
 $$;
 
 -- Queues tasks of known operations, their inputs already checked, in this order; answers their ids.
-create function rework.task_enqueue_many(
+create or replace function rework.task_enqueue_many(
     operations int[], hosts text[], accepts text[], input_encodings text[], inputs jsonb[], inputs_raw bytea[],
     metadatas jsonb[], priorities int[], run_ats timestamptz[], max_attempts int[])
 returns setof bigint
@@ -502,7 +511,7 @@ $$;
 -- Queues a task; the same rules and messages as `rework schedule`. Where versions with different inputs
 -- are deployed, for one that accepts it. Answers the task, and whether it is a new one: while a task of
 -- the operation with the same key exists, it is that one.
-create function rework.schedule_task(
+create or replace function rework.schedule_task(
     operation text, input jsonb default null, domain text default null, host text default null,
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
     key text default null, max_attempts int default null, out id bigint, out is_new boolean)
@@ -575,7 +584,7 @@ end
 $$;
 
 -- As schedule_task(); answers the task alone.
-create function rework.schedule(
+create or replace function rework.schedule(
     operation text, input jsonb default null, domain text default null, host text default null,
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
     key text default null, max_attempts int default null)
@@ -587,3 +596,317 @@ begin
                                  max_attempts)).id;
 end
 $$;
+
+-- What becomes of tasks and workers once they are there: abort, retry, delete, vacuum, and the views
+-- that show what happened.
+
+-- --------------------------------------------------------------------------------------- tasks
+
+-- Tells those who wait that these tasks have begun, ended or gone.
+create or replace function rework.task_tell(ids bigint[])
+returns void
+language plpgsql volatile
+as $$
+declare
+    payload text;
+begin
+    if cardinality(ids) > 0 and exists (
+        -- (Nobody waits longer than a minute ahead: of such a row only the clock has been set back.)
+        select from rework.waiter
+         where until between clock_timestamp() and clock_timestamp() + interval '1 minute') then
+        payload := array_to_string(ids, ',');
+        -- A payload has less than 8000 bytes; an empty one says: look at all that you wait for.
+        perform rework.tell('rework_task', case when length(payload) < 8000 then payload else '' end);
+    end if;
+end
+$$;
+
+-- The state that people see.
+create or replace function rework.task_state(status text, outcome text, aborting boolean)
+returns text
+language sql immutable
+as $$ select case when status = 'done' then outcome when aborting then 'aborting' else status end $$;
+
+-- What a task that has not ended is about, for messages.
+create or replace function rework.task_doing(id bigint)
+returns text
+language sql stable
+as $$
+    select case when exists (select from rework.abort_request a where a.task = t.id) then 'aborting'
+                when t.status = 'queued' and t.token is not null then 'about to run'
+                else t.status end
+      from rework.task t where t.id = task_doing.id
+$$;
+
+-- Ends a queued task at once (answers `aborted`), asks for the end of a claimed one (`aborting`).
+create or replace function rework.task_abort(id bigint, message text default null)
+returns text
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    t record;
+begin
+    select lane, -priority as rank into t from rework.task where task.id = task_abort.id;
+    if not found then
+        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
+    end if;
+    -- The queue's row first, as claims do: the other order would deadlock with them.
+    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_abort.id;
+    delete from rework.delayed d where d.id = task_abort.id;
+    select status, outcome, token into t from rework.task where task.id = task_abort.id for update;
+    if t.status = 'done' then
+        raise exception 'task % has ended already: it is %', id, t.outcome using errcode = 'RW004';
+    elsif t.token is null then
+        update rework.task
+           set status = 'done', outcome = 'aborted', cause = 'abort', error = task_abort.message,
+               finished = clock_timestamp()
+         where task.id = task_abort.id;
+        -- Of a claim that was given back before anybody saw to it.
+        delete from rework.abort_request a where a.task = task_abort.id;
+        perform rework.task_tell(array[id]);
+        return 'aborted';
+    end if;
+    insert into rework.abort_request (task, message) values (id, message) on conflict do nothing;
+    perform rework.tell('rework_abort', id::text);
+    return 'aborting';
+end
+$$;
+
+-- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
+-- rework.attempt; its log stays.
+create or replace function rework.task_retry(id bigint)
+returns int
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    t record;
+begin
+    select * into t from rework.task where task.id = task_retry.id for update;
+    if not found then
+        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
+    elsif t.status <> 'done' then
+        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
+            using errcode = 'RW004', hint = 'only an ended task can be retried';
+    end if;
+    insert into rework.attempt (task, attempt, outcome, cause, error, worker, started, finished)
+    values (t.id, t.attempt, t.outcome, t.cause, t.error, t.worker, t.started, t.finished)
+        on conflict do nothing;
+    delete from rework.task_file f where f.task = t.id and f.direction = 'output';
+    delete from rework.abort_request a where a.task = t.id;
+    update rework.task
+       set status = 'queued', outcome = null, cause = null, error = null, location = null, backtrace = null,
+           exit_code = null, signal = null, peak_memory = null, cpu_seconds = null, token = null, worker = null,
+           plugin_operation = null, run_at = least(run_at, clock_timestamp()), started = null, finished = null,
+           progress = null, progress_message = null,
+           output_encoding = null, output = null, output_raw = null,
+           max_attempts = greatest(max_attempts, attempt + 1)
+     where task.id = t.id;
+    -- The row of an earlier life may still be there; it serves as well.
+    insert into rework.ready (lane, rank, id) values (t.lane, -t.priority, t.id) on conflict do nothing;
+    perform rework.tell('rework_ready', '');
+    return t.attempt + 1;
+end
+$$;
+
+-- Removes tasks with everything that belongs to them. The caller has locked them.
+create or replace function rework.task_purge(ids bigint[])
+returns void
+language sql volatile
+as $$
+    select rework.task_tell(ids);
+    delete from rework.log where task = any(ids);
+    delete from rework.attempt where task = any(ids);
+    delete from rework.task_file where task = any(ids);
+    delete from rework.abort_request where task = any(ids);
+    delete from rework.task where id = any(ids);
+$$;
+
+-- Removes a task that has ended, or that nobody has claimed yet.
+create or replace function rework.task_delete(id bigint)
+returns void
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    t record;
+begin
+    select lane, -priority as rank into t from rework.task where task.id = task_delete.id;
+    if not found then
+        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
+    end if;
+    -- The queue's row first, as claims do: the other order would deadlock with them.
+    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_delete.id;
+    delete from rework.delayed d where d.id = task_delete.id;
+    select status, token into t from rework.task where task.id = task_delete.id for update;
+    if t.status <> 'done' and t.token is not null then
+        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
+            using errcode = 'RW004', hint = case rework.task_doing(id)
+                when 'aborting' then 'its worker is being killed: try again in a moment'
+                else format('`rework abort-task %s` ends it', id) end;
+    end if;
+    perform rework.task_purge(array[id]);
+end
+$$;
+
+-- Removes one batch of tasks after task `after`: ended before `before`, or (`queued`) claimed by nobody.
+-- Answers how many, and the last one it looked at; null: there are no more.
+create or replace function rework.task_vacuum(
+    domain text, before timestamptz, queued boolean, after bigint, batch int, out deleted int, out last bigint)
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    candidates bigint[];
+    victims bigint[];
+begin
+    select array_agg(c.id), max(c.id) into candidates, last
+      from (select t.id
+              from rework.task t
+              join rework.operation o on o.id = t.operation
+             where t.id > task_vacuum.after
+               and (task_vacuum.domain is null or o.domain = task_vacuum.domain)
+               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
+                        else t.status = 'done' and t.finished < task_vacuum.before end
+             order by t.id
+             limit task_vacuum.batch) c;
+    deleted := 0;
+    if last is null then
+        return;
+    end if;
+    if task_vacuum.queued then
+        -- The queue's rows first, as claims do.
+        delete from rework.ready r using rework.task t
+         where t.id = any(candidates) and r.lane = t.lane and r.rank = -t.priority and r.id = t.id;
+        delete from rework.delayed d where d.id = any(candidates);
+    end if;
+    select array_agg(l.id) into victims
+      from (select t.id from rework.task t
+             where t.id = any(candidates)
+               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
+                        else t.status = 'done' and t.finished < task_vacuum.before end
+             order by t.id
+               for update) l;
+    perform rework.task_purge(victims);
+    deleted := coalesce(cardinality(victims), 0);
+end
+$$;
+
+-- ----------------------------------------------------------------------------------- the queue
+
+-- Whether an input is fetched when its turn comes, instead of with the claim. What is stored may be
+-- compressed.
+create or replace function rework.is_large(input jsonb)
+returns boolean
+language sql immutable
+as $$ select pg_column_size(input) > 65536 or octet_length(input::text) > 262144 $$;
+
+-- Truncates the half of the queue that is not current once it has grown and is empty, so that it
+-- stays small even while a forgotten transaction keeps vacuum from removing dead rows.
+create or replace function rework.ready_truncate() returns boolean
+language plpgsql volatile
+set lock_timeout = '20ms'
+as $$
+declare
+    half text := 'rework.ready_' || (1 - rework.ready_half());
+    is_empty boolean;
+begin
+    if pg_relation_size(half::regclass) < 1000000 then
+        return false;
+    end if;
+    execute format('select not exists (select from %s)', half) into is_empty;
+    if not is_empty then
+        return false;
+    end if;
+    -- Lock, look again, truncate: a transaction may have committed in between.
+    execute format('lock table %s in access exclusive mode', half);
+    execute format('select not exists (select from %s)', half) into is_empty;
+    if is_empty then
+        execute format('truncate %s', half);
+    end if;
+    return is_empty;
+exception when lock_not_available then
+    return false;
+end
+$$;
+
+-- ------------------------------------------------------------------------- workers and plugins
+
+-- Asks for the end of a worker, after its task (`shutdown`) or at once (`kill`).
+create or replace function rework.worker_ask(id bigint, asked text)
+returns void
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    w record;
+begin
+    select state, cause into w from rework.worker where worker.id = worker_ask.id for update;
+    if not found then
+        raise exception 'no worker %', id using errcode = 'RW001', hint = 'see `rework list-workers`';
+    elsif w.state = 'dead' then
+        raise exception 'worker % is dead already: %', id, w.cause using errcode = 'RW004';
+    end if;
+    -- Once it is to be killed, nothing milder is left to ask for.
+    update rework.worker
+       set asked = case worker.asked when 'kill' then 'kill' else worker_ask.asked end
+     where worker.id = worker_ask.id;
+    perform rework.tell('rework_worker', id::text);
+end
+$$;
+
+-- What other hosts run of these domains (none: all) from published plugins, for each operation in the
+-- version that was deployed last, and whether this host lacks it. What it has from a file of its own
+-- is left alone; what was rolled back or unregistered here is not pressed upon it again.
+create or replace function rework.plugin_offered(
+    host text, domains text[],
+    out operation int, out plugin_operation int, out plugin int, out is_missing boolean)
+returns setof record
+language sql stable
+as $$
+    with source as (
+        select distinct on (d.operation) d.operation, d.plugin_operation, p.plugin, d.registered
+          from rework.deployment d
+          join rework.operation o on o.id = d.operation
+          join rework.plugin_operation p on p.id = d.plugin_operation
+         where d.host <> plugin_offered.host
+           and d.retired is null
+           and not starts_with(d.path, 'published:')
+           and (cardinality(domains) = 0 or o.domain = any(domains))
+         order by d.operation, d.registered desc
+    )
+    select s.operation, s.plugin_operation, s.plugin,
+           (mine.id is null
+            or starts_with(mine.path, 'published:') and mine.plugin_operation <> s.plugin_operation)
+           and not exists (
+               select from rework.deployment b
+                where b.operation = s.operation and b.host = plugin_offered.host
+                  and b.plugin_operation = s.plugin_operation
+                  and b.retired_by in ('rollback', 'unregistered') and b.retired > s.registered)
+      from source s
+      join rework.plugin_content c on c.plugin = s.plugin
+      left join rework.deployment mine
+             on mine.operation = s.operation and mine.host = plugin_offered.host and mine.retired is null
+$$;
+
+-- --------------------------------------------------------------------------------------- views
+
+-- Tasks with the columns of `rework list-tasks`, and readable input and output.
+create or replace view rework.task_view as
+select t.id, o.name as operation, o.domain, t.host,
+       rework.task_state(t.status, t.outcome, a.task is not null) as state,
+       t.cause, t.error, t.priority::int as priority, t.attempt, t.max_attempts, t.metadata, t.key,
+       t.schedule, t.worker, t.queued, t.run_at, t.started, t.finished,
+       t.input, t.output, t.input_encoding, t.output_encoding
+  from rework.task t
+  join rework.operation o on o.id = t.operation
+  left join rework.abort_request a on a.task = t.id;
+
+-- Logs, a row per line. Its `id` runs from 1 within a task.
+create or replace view rework.log_line as
+select l.first + n - 1 as id, l.task, l.attempt,
+       to_timestamp(0) + (line->>0)::bigint * interval '1 microsecond' as time,
+       line->>1 as stream, line->>2 as level, line->>3 as target, line->>4 as line
+  from rework.log l,
+       jsonb_array_elements(l.lines) with ordinality as unfolded (line, n);
