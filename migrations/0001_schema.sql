@@ -3,6 +3,16 @@
 -- among them those that any language may use, are in functions.sql: schedule(), task_abort(), task_view,
 -- log_line.
 
+-- What the schema says of itself, in one row.
+create table rework.installed (
+    is_only     boolean primary key default true,
+    functions   text not null default '',          -- SHA-256 of the functions.sql that was applied last
+    serves_from bigint not null default 1,         -- programs that know this version of the schema, or a
+                                                   -- newer one, can work with it
+    constraint installed_is_one_row check (is_only)
+);
+insert into rework.installed default values;
+
 -- ---------------------------------------------------------------------------------------- code
 
 create table rework.plugin (

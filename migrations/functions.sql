@@ -1,3 +1,6 @@
+-- All functions and views. `rework init-db` applies this file again whenever its text differs from what it
+-- applied last, so everything is `create or replace`; README.md here says what that cannot change.
+--
 -- How a task gets into the queue; any language may call schedule(). A refusal has an error code of
 -- class RW, a message that names the thing, and often a hint.
 
