@@ -64,6 +64,15 @@ returns text
 language sql immutable
 as $$ select regexp_replace(to_char(t at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '[.]?0+$', '') || 'Z' $$;
 
+-- What programs take for white space around and between words.
+create or replace function rework.white_space()
+returns text
+language sql immutable
+as $$
+    select E' \t\n\x0b\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a'
+           || E'\u2028\u2029\u202f\u205f\u3000'
+$$;
+
 -- A datetime as the client reads it: a date, or a date and a time, of the years 1 to 9999; without an
 -- offset it is UTC. Null: it is none. (A cast alone takes `now`, `infinity`, `24:00` and `(today)` as
 -- well, and the session's zone.) No pattern has a backslash: what that means in a literal depends on the
@@ -74,20 +83,272 @@ language plpgsql immutable
 as $$
 declare
     -- More digits are cut, where a cast would round.
-    clock text := regexp_replace(said, '([.][0-9]{6})[0-9]+', E'\\1');
+    clock text := regexp_replace(btrim(said, rework.white_space()), '([.][0-9]{6})[0-9]+', E'\\1');
     time_of_day constant text := '([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]+)?)?';
     read timestamptz;
 begin
-    if clock ~* ('^[[:space:]]*[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?([t ]' || time_of_day || ')?[[:space:]]*$') then
+    if clock ~* ('^[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?([t ]' || time_of_day || ')?$') then
         read := clock::timestamp at time zone 'UTC';
-    elsif clock ~* ('^[[:space:]]*[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?[t ]' || time_of_day
-                     || '[[:space:]]*(z|[+-](0[0-9]|1[0-5]):?[0-5][0-9])[[:space:]]*$') then
-        read := clock::timestamptz;
+    elsif clock ~* ('^[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?[t ]' || time_of_day
+                     || '[' || rework.white_space() || ']*(z|[+-](0[0-9]|1[0-5]):?[0-5][0-9])$') then
+        read := translate(clock, rework.white_space(), repeat(' ', 25))::timestamptz;
     end if;
     return case when read between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then read end;
 exception when others then
     -- The thirtieth of February.
     return null;
+end
+$$;
+
+-- The first instant at which the clocks of a zone show a time; if they skip it, the first one after the
+-- change. (A cast takes the second instant of a time that is shown twice, and of a time that is skipped
+-- what clocks would show had they not been changed.)
+create or replace function rework.first_shown(wall timestamp, zone text)
+returns timestamptz
+language plpgsql stable
+as $$
+declare
+    cast_says constant timestamptz := wall at time zone zone;
+    day_before constant timestamptz := cast_says - interval '24 hours';
+    offset_after constant interval := (cast_says at time zone zone) - (cast_says at time zone 'UTC');
+    offset_before constant interval := (day_before at time zone zone) - (day_before at time zone 'UTC');
+    by_offset_before constant timestamptz := (wall - offset_before) at time zone 'UTC';
+    -- Seconds since 1970 between which the change lies.
+    low bigint;
+    high bigint;
+    middle timestamptz;
+begin
+    if cast_says at time zone zone = wall then
+        return case when by_offset_before < cast_says and by_offset_before at time zone zone = wall
+                    then by_offset_before else cast_says end;
+    end if;
+    high := ceil(extract(epoch from cast_says));
+    low := high - 86400;
+    while high - low > 1 loop
+        middle := to_timestamp((low + high) / 2);
+        if (middle at time zone zone) - (middle at time zone 'UTC') = offset_after then
+            high := (low + high) / 2;
+        else
+            low := (low + high) / 2;
+        end if;
+    end loop;
+    return to_timestamp(high);
+end
+$$;
+
+-- The time that an expression such as `(shifted (today) #:days 7)` means at a time in a zone, or what is
+-- wrong with the expression. The SDK's module `moment` says what expressions there are, and means the same.
+create or replace function rework.moment(
+    expression text, now timestamptz, zone text, out instant timestamptz, out fault text)
+language plpgsql stable
+as $$
+declare
+    units constant text[] := '{year, month, day, hour, minute, second}';
+    tokens text[];
+    pos int := 1;                                  -- the place of the next token
+    token text;
+    word text;
+    words text[] := '{}';                          -- of the expressions that are open, the innermost last
+    -- The time so far: an instant, or else what clocks show.
+    wall timestamp;
+    -- The words of `shifted`.
+    number text;
+    set_units text[];
+    set_numbers int[];
+    add_units text[];
+    add_numbers bigint[];
+    months bigint;
+    days bigint;
+    seconds bigint;
+    year bigint;
+    month bigint;
+    day int;
+    last_day int;
+begin
+    if (length(expression) - length(replace(expression, '"', ''))) % 2 = 1 then
+        fault := 'a text is not closed with `"`';
+        return;
+    end if;
+    tokens := array(select t[1]
+                      from regexp_matches(expression, '[()]|"[^"]*"|[^()"' || rework.white_space() || ']+', 'g')
+                           with ordinality as found (t, place)
+                     order by place);
+    -- Each expression has one other within it at most: down to the innermost, and then back.
+    loop
+        if cardinality(words) > 32 then
+            fault := 'it is nested too deeply';
+            return;
+        elsif tokens[pos] is distinct from '(' then
+            fault := format('expected `(`, found %s', coalesce('`' || tokens[pos] || '`', 'the end'));
+            return;
+        end if;
+        word := tokens[pos + 1];
+        pos := pos + 2;
+        if word is null or word ~ '^([()"]|#:)' then
+            fault := 'a name must follow `(`';
+            return;
+        elsif word = 'today' then
+            instant := now;
+            exit;
+        elsif word = 'date' then
+            token := tokens[pos];
+            pos := pos + 1;
+            if token is null or token !~ '^"' then
+                fault := 'date takes a text: (date "2021-1-1 09:00")';
+                return;
+            end if;
+            token := substr(token, 2, length(token) - 2);
+            instant := rework.datetime(token);
+            if instant is null then
+                fault := format('`%s` is not a date (example: 2021-1-1 09:00)', token);
+                return;
+            elsif token !~* '(z|:.*[+-].*)' then
+                -- No offset is told.
+                wall := instant at time zone 'UTC';
+                instant := null;
+            end if;
+            exit;
+        elsif word in ('shifted', 'monthstart', 'monthend', 'yearstart', 'yearend') then
+            words := words || word;
+        else
+            fault := format('`%s` is unknown (known: today, date, shifted, monthstart, monthend, yearstart, '
+                            'yearend)', word);
+            return;
+        end if;
+    end loop;
+    loop
+        if extract(year from coalesce(wall, instant at time zone 'UTC')) not between 1 and 9999 then
+            fault := 'the time is out of range';
+            exit;
+        end if;
+        token := tokens[pos];
+        pos := pos + 1;
+        if token is distinct from ')' then
+            fault := case when token is null then 'a `)` is missing'
+                          else format('expected `)`, found `%s`', token) end;
+            exit;
+        end if;
+        exit when cardinality(words) = 0;
+        word := words[cardinality(words)];
+        words := trim_array(words, 1);
+        if word <> 'shifted' then
+            wall := coalesce(wall, instant at time zone zone);
+            instant := null;
+            wall := wall::time::interval + case word
+                when 'monthstart' then date_trunc('month', wall)
+                when 'monthend' then date_trunc('month', wall) + interval '1 month' - interval '1 day'
+                when 'yearstart' then date_trunc('year', wall)
+                else date_trunc('year', wall) + interval '1 year' - interval '1 day' end;
+            continue;
+        end if;
+        set_units := '{}';
+        set_numbers := '{}';
+        add_units := '{}';
+        add_numbers := '{}';
+        while tokens[pos] ~ '^#:' loop
+            word := substr(tokens[pos], 3);
+            number := tokens[pos + 1];
+            pos := pos + 2;
+            if coalesce(number !~ '^[+-]?0*[0-9]{1,10}$', true)
+               or number::numeric not between -2147483648 and 2147483647 then
+                fault := format('#:%s needs an integer: #:%s 1', word, word);
+                exit;
+            elsif right(word, 1) = 's' then
+                add_units := add_units || left(word, -1);
+                add_numbers := add_numbers || number::bigint;
+            else
+                set_units := set_units || word;
+                set_numbers := set_numbers || number::int;
+            end if;
+        end loop;
+        exit when fault is not null;
+        word := (select coalesce(
+            (select unit from unnest(set_units) with ordinality s (unit, place)
+              where unit <> all(units) order by place limit 1),
+            (select unit || 's' from unnest(add_units) with ordinality a (unit, place)
+              where unit <> all(units || array['week']) order by place limit 1)));
+        if word is not null then
+            fault := format('#:%s is unknown (known: years, months, weeks, days, hours, minutes, seconds to '
+                            'add; year, month, day, hour, minute, second to set)', word);
+            exit;
+        end if;
+        select coalesce(sum(a.number * case unit when 'year' then 12 when 'month' then 1 else 0 end), 0),
+               coalesce(sum(a.number * case unit when 'week' then 7 when 'day' then 1 else 0 end), 0),
+               coalesce(sum(a.number * case unit when 'hour' then 3600 when 'minute' then 60
+                                                 when 'second' then 1 else 0 end), 0)
+          into months, days, seconds
+          from unnest(add_units, add_numbers) as a (unit, number);
+        if cardinality(set_units) > 0 or months <> 0 or days <> 0 then
+            wall := coalesce(wall, instant at time zone zone);
+            instant := null;
+            if extract(year from wall) not between 1 and 9999 then
+                fault := 'the time is out of range';
+                exit;
+            end if;
+            year := coalesce(set_numbers[(array_positions(set_units, 'year'))[
+                                 cardinality(array_positions(set_units, 'year'))]], extract(year from wall));
+            month := coalesce(set_numbers[(array_positions(set_units, 'month'))[
+                                  cardinality(array_positions(set_units, 'month'))]], extract(month from wall));
+            day := set_numbers[(array_positions(set_units, 'day'))[
+                       cardinality(array_positions(set_units, 'day'))]];
+            fault := case when month not between 1 and 12 then format('there is no month %s', month)
+                          when year not between 1 and 9999 then format('there is no year %s', year) end;
+            exit when fault is not null;
+            months := 12 * year + month - 1 + months;
+            if months not between 12 and 119999 then
+                fault := 'the time is out of range';
+                exit;
+            end if;
+            year := months / 12;
+            month := months % 12 + 1;
+            last_day := extract(day from make_date(year::int, month::int, 1) + interval '1 month' - interval '1 day');
+            if day not between 1 and last_day then
+                fault := format('there is no day %s', day);
+                exit;
+            end if;
+            wall := wall::time + make_date(year::int, month::int,
+                                           coalesce(day, least(extract(day from wall), last_day)::int));
+            for n in 1 .. cardinality(set_units) loop
+                if set_units[n] in ('hour', 'minute', 'second') then
+                    if set_numbers[n] not between 0 and (case set_units[n] when 'hour' then 23 else 59 end) then
+                        fault := format('there is no %s %s', set_units[n], set_numbers[n]);
+                        exit;
+                    end if;
+                    -- (The seconds of a time have its decimals.)
+                    wall := wall + (set_numbers[n] - trunc(date_part(set_units[n], wall)))
+                                   * ('1 ' || set_units[n])::interval;
+                end if;
+            end loop;
+            exit when fault is not null;
+            if abs(days) > 4000000 then
+                fault := 'the time is out of range';
+                exit;
+            end if;
+            wall := wall + make_interval(days => days::int);
+        end if;
+        if seconds <> 0 then
+            if abs(seconds) > 400000000000
+               or extract(year from coalesce(wall, instant at time zone 'UTC')) not between 1 and 9999 then
+                fault := 'the time is out of range';
+                exit;
+            end if;
+            instant := coalesce(instant, rework.first_shown(wall, zone))
+                       + make_interval(hours => (seconds / 3600)::int, secs => seconds % 3600);
+            wall := null;
+        end if;
+    end loop;
+    if fault is null and pos <= cardinality(tokens) then
+        fault := format('there is `%s` after the end', tokens[pos]);
+    end if;
+    if fault is null then
+        instant := coalesce(instant, rework.first_shown(wall, zone));
+        if extract(year from instant at time zone 'UTC') not between 1 and 9999 then
+            fault := 'the time is out of range';
+        end if;
+    end if;
+    if fault is not null then
+        instant := null;
+    end if;
 end
 $$;
 
@@ -190,11 +451,7 @@ begin
             if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
             if rework.datetime(said) is null then return format('is not a datetime: `%s`', said); end if;
         when 'moment' then
-            if given <> 'string' then return format('must be a datetime, not %s', given_kind); end if;
-            if rework.datetime(said) is null then
-                return format('must be a datetime in SQL, not the expression `%s`: use `rework schedule` or '
-                              'the Rust client for moment expressions', said);
-            end if;
+            if given <> 'string' then return format('must be a moment, not %s', given_kind); end if;
         else
             return format('has the unknown type `%s`', wanted);
     end case;
@@ -207,8 +464,10 @@ end
 $$;
 
 -- The input, completed by the defaults, or a refusal that names the field. For the contents of files
--- there are placeholders; if `stored`, there are already.
-create or replace function rework.input_complete(operation_name text, specs jsonb, input jsonb, stored boolean default false)
+-- there are placeholders; if `stored`, there are already. Moments that are written as expressions are
+-- resolved in the session's time zone.
+create or replace function rework.input_complete(
+    operation_name text, specs jsonb, input jsonb, now timestamptz, stored boolean default false)
 returns jsonb
 language plpgsql stable
 as $$
@@ -218,6 +477,7 @@ declare
     value jsonb;
     fault text;
     complete jsonb;
+    moment record;
 begin
     if specs is null or jsonb_typeof(specs) = 'null' then
         return input;
@@ -227,13 +487,17 @@ begin
             using errcode = 'RW003';
     end if;
     complete := coalesce(nullif(input, 'null'), '{}');
-    for field in select key from jsonb_object_keys(complete) key loop
-        if not exists (select from jsonb_array_elements(specs) s where s->>'name' = field) then
-            raise exception 'unknown input `%` of `%` (known: %)', field, operation_name,
-                    coalesce((select string_agg(s->>'name', ', ') from jsonb_array_elements(specs) s), 'none')
-                using errcode = 'RW003';
-        end if;
-    end loop;
+    select key into field
+      from jsonb_object_keys(complete) key
+     where not exists (select from jsonb_array_elements(specs) s where s->>'name' = key)
+     order by key collate "C"
+     limit 1;
+    if found then
+        raise exception 'unknown input `%` of `%` (%)', field, operation_name,
+                coalesce((select 'known: ' || string_agg(s->>'name', ', ') from jsonb_array_elements(specs) s),
+                         'there are none')
+            using errcode = 'RW003';
+    end if;
     for spec in select * from jsonb_array_elements(specs) loop
         field := spec->>'name';
         value := coalesce(nullif(complete->field, 'null'), nullif(spec->'default', 'null'));
@@ -254,9 +518,20 @@ begin
         end if;
         complete := jsonb_set(complete, array[field], case
             when spec->>'type' in ('datetime', 'moment')
-                then to_jsonb(rework.rfc3339(rework.datetime(value #>> '{}')))
+                then coalesce(to_jsonb(rework.rfc3339(rework.datetime(value #>> '{}'))), value)
             when spec->>'type' = 'file' then rework.file_placeholder(rework.file_content(value))
             else value end);
+    end loop;
+    -- What the client checks last is checked last here, so that of two faults both name the same.
+    for field in select s->>'name' from jsonb_array_elements(specs) s where s->>'type' = 'moment' loop
+        continue when not complete ? field or rework.datetime(complete->>field) is not null;
+        moment := rework.moment(complete->>field, now, current_setting('TimeZone'));
+        if moment.fault is not null then
+            raise exception 'input `%` of `%` is not a moment: `%`: %', field, operation_name, complete->>field,
+                    moment.fault
+                using errcode = 'RW003';
+        end if;
+        complete := jsonb_set(complete, array[field], to_jsonb(rework.rfc3339(moment.instant)));
     end loop;
     return complete;
 end
@@ -271,11 +546,14 @@ as $$
 declare
     chunk_size constant int := 1 << 20;
     field text;
+    by_default jsonb;
     bytes bytea;
     file_id bigint;
 begin
-    for field in select s->>'name' from jsonb_array_elements(specs) s where s->>'type' = 'file' loop
-        bytes := rework.file_content(input->field);
+    for field, by_default in
+        select s->>'name', s->'default' from jsonb_array_elements(specs) s where s->>'type' = 'file'
+    loop
+        bytes := rework.file_content(coalesce(nullif(input->field, 'null'), by_default));
         continue when bytes is null;
         insert into rework.task_file (task, direction, name, size, sha256)
         values (input_files_save.task, 'input', field, length(bytes), encode(sha256(bytes), 'hex'))
@@ -531,6 +809,8 @@ declare
     is_accepted boolean := false;
     accepts text;
     refusal text;
+    now timestamptz := clock_timestamp();
+    relative text[] := '{}';
 begin
     if run_at not between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then
         raise exception 'run_at must be in the years 1 to 9999, not %', run_at using errcode = 'RW003';
@@ -554,14 +834,14 @@ begin
     loop
         begin
             if not is_accepted then
-                complete := rework.input_complete(schedule_task.operation, version.inputs, input);
+                complete := rework.input_complete(schedule_task.operation, version.inputs, input, now);
                 is_accepted := true;
                 accepted_by := version.inputs;
                 attempts := version.max_attempts;
                 -- A newer version has refused it.
                 accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
             elsif complete is distinct from
-                  rework.input_complete(schedule_task.operation, version.inputs, complete, true) then
+                  rework.input_complete(schedule_task.operation, version.inputs, complete, now, true) then
                 accepts := rework.inputs_digest(accepted_by);
             end if;
         exception when sqlstate 'RW003' then
@@ -575,9 +855,18 @@ begin
     if not is_accepted then
         raise exception '%', refusal using errcode = 'RW003';
     end if;
+    if key is not null and accepted_by @> '[{"type": "moment"}]' then
+        -- Moments that mean another time at each call. (All others have no `today` in their expression.)
+        relative := array(
+            select s.name
+              from jsonb_to_recordset(accepted_by) as s (name text, type text, "default" jsonb),
+                   lateral (select coalesce(nullif(input->s.name, 'null'), s."default") #>> '{}' as said) given
+             where s.type = 'moment' and rework.datetime(given.said) is null and given.said ~ 'today');
+    end if;
     queued := rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
-        coalesce(priority, 0), run_at, key, coalesce(schedule_task.max_attempts, attempts), null, accepts);
+        coalesce(priority, 0), run_at, key, coalesce(schedule_task.max_attempts, attempts), null, accepts,
+        relative);
     if queued.is_new and accepted_by @> '[{"type": "file"}]' then
         perform rework.input_files_save(queued.task_id, accepted_by, input);
     end if;
