@@ -23,23 +23,6 @@ use std::{
 /// A task that has begun is shown as running when it has not ended after this.
 const MARK_AFTER: Duration = Duration::from_millis(2);
 
-/// A connection whose other end is gone without a word answers never.
-const CYCLE_LIMIT: Duration = Duration::from_secs(60);
-
-/// What the loop waits for, or that there was no answer.
-pub(super) async fn within_limit<T>(
-    store: &Store,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let answer = tokio::time::timeout(CYCLE_LIMIT, answer).await;
-    answer.unwrap_or_else(|_| {
-        Err(StoreError::Connect {
-            place: store.place(),
-            reason: "no answer to a write".to_owned(),
-        })
-    })
-}
-
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.
     pub(super) fn cycle(&mut self, now: Instant) {
@@ -100,8 +83,10 @@ impl Supervisor {
         };
         self.in_flight = Some(cycle.clone());
         let store = self.store.clone();
-        // Whether it was committed is found out as after any lost connection.
-        let said = async move { within_limit(&store, store.cycle(&cycle)).await };
+        // No limit here: the store ends a question that the server is not at work on (`store/silence.rs`),
+        // and a server that waits for a lock is at work, however long somebody holds that lock. Whether a
+        // cycle without an answer was committed is found out as after any lost connection.
+        let said = async move { store.cycle(&cycle).await };
         self.ask(said, Event::Cycled);
     }
 

@@ -16,7 +16,6 @@
 //! rollback the file, which still is the newer version, changes nothing until it is replaced.
 
 use super::{
-    cycle::within_limit,
     event::Event,
     examiner::{PluginEvent, Purpose},
     scan::{NOT_TEXT, Scan, Stamp, is_looked_at, is_text, scan},
@@ -446,8 +445,9 @@ impl Supervisor {
             async move {
                 // One connection may wait for the registrations of others, the rest has other work.
                 let _turn = turn.acquire().await;
-                let register = store.drop_in_register(monitor, &plugin, &host, &name, is_new);
-                within_limit(&store, register).await
+                store
+                    .drop_in_register(monitor, &plugin, &host, &name, is_new)
+                    .await
             },
             move |outcome| PluginEvent::Registered(path, outcome),
         );
@@ -513,7 +513,7 @@ impl Supervisor {
         self.ask_plugins(
             async move {
                 let _turn = turn.acquire().await;
-                within_limit(&store, store.drop_in_gone(&host, &name)).await
+                store.drop_in_gone(&host, &name).await
             },
             move |retired| PluginEvent::Gone(path, retired),
         );
