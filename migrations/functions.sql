@@ -635,6 +635,18 @@ begin
 end
 $$;
 
+-- The moments among the fields of an input that mean another time at each call: they are expressions with a
+-- `(today)`, given or by default.
+create or replace function rework.moments_relative(specs jsonb, input jsonb)
+returns text[]
+language sql stable
+as $$
+    select coalesce(array_agg(s.name), '{}')
+      from jsonb_to_recordset(nullif(specs, 'null')) as s (name text, type text, "default" jsonb),
+           lateral (select coalesce(nullif(input->s.name, 'null'), s."default") #>> '{}' as said) given
+     where s.type = 'moment' and given.said ~ 'today' and rework.datetime(given.said) is null
+$$;
+
 -- Stores the contents of the files among the fields of a task's input, in chunks.
 create or replace function rework.input_files_save(task bigint, specs jsonb, input jsonb)
 returns void
@@ -907,8 +919,6 @@ declare
     is_accepted boolean := false;
     accepts text;
     refusal text;
-    now timestamptz := clock_timestamp();
-    relative text[] := '{}';
 begin
     if run_at not between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00' then
         raise exception 'run_at must be in the years 1 to 9999, not %', run_at using errcode = 'RW003';
@@ -932,14 +942,16 @@ begin
     loop
         begin
             if not is_accepted then
-                complete := rework.input_complete(schedule_task.operation, version.inputs, input, now);
+                complete := rework.input_complete(schedule_task.operation, version.inputs, input,
+                                                  clock_timestamp());
                 is_accepted := true;
                 accepted_by := version.inputs;
                 attempts := version.max_attempts;
                 -- A newer version has refused it.
                 accepts := case when refusal is not null then rework.inputs_digest(accepted_by) end;
             elsif complete is distinct from
-                  rework.input_complete(schedule_task.operation, version.inputs, complete, now, true) then
+                  rework.input_complete(schedule_task.operation, version.inputs, complete,
+                                        clock_timestamp(), true) then
                 accepts := rework.inputs_digest(accepted_by);
             end if;
         exception when sqlstate 'RW003' then
@@ -953,18 +965,10 @@ begin
     if not is_accepted then
         raise exception '%', refusal using errcode = 'RW003';
     end if;
-    if key is not null and accepted_by @> '[{"type": "moment"}]' then
-        -- Moments that mean another time at each call. (All others have no `today` in their expression.)
-        relative := array(
-            select s.name
-              from jsonb_to_recordset(accepted_by) as s (name text, type text, "default" jsonb),
-                   lateral (select coalesce(nullif(input->s.name, 'null'), s."default") #>> '{}' as said) given
-             where s.type = 'moment' and rework.datetime(given.said) is null and given.said ~ 'today');
-    end if;
     queued := rework.task_enqueue(
         operation_id, host, case when complete is not null then 'fields' end, complete, null, metadata,
         coalesce(priority, 0), run_at, key, coalesce(schedule_task.max_attempts, attempts), null, accepts,
-        relative);
+        case when key is not null then rework.moments_relative(accepted_by, input) else '{}' end);
     if queued.is_new and accepted_by @> '[{"type": "file"}]' then
         perform rework.input_files_save(queued.task_id, accepted_by, input);
     end if;

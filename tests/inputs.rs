@@ -78,8 +78,13 @@ fn declare(database: &Database, declarations: &Value) {
     ));
 }
 
-/// What SQL says of inputs, in one session whose time zone is this one.
-fn by_sql(database: &Database, zone: &str, cases: &[(String, Option<String>)]) -> Vec<Told> {
+/// What SQL says of inputs, given as `text` or `jsonb`, in one session whose time zone is this one.
+fn by_sql(
+    database: &Database,
+    zone: &str,
+    given_as: &str,
+    cases: &[(String, Option<String>)],
+) -> Vec<Told> {
     let mut told = Vec::new();
     // An argument of a process has 128 KiB at most.
     for part in cases.chunks(100) {
@@ -96,7 +101,7 @@ fn by_sql(database: &Database, zone: &str, cases: &[(String, Option<String>)]) -
              declare
                  task bigint;
              begin
-                 task := rework.schedule(operation, input::jsonb);
+                 task := rework.schedule(operation, input::{given_as});
                  return (select jsonb_build_object('Ok', t.input) from rework.task t where t.id = task);
              exception when others then
                  return jsonb_build_object('Err', sqlerrm);
@@ -238,7 +243,8 @@ fn every_way_stores_or_says_the_same() {
             (operation, input.map(Value::to_string))
         })
         .collect();
-    let sql = by_sql(&rework.database, "UTC", &given);
+    let sql = by_sql(&rework.database, "UTC", "jsonb", &given);
+    let sql_text = by_sql(&rework.database, "UTC", "text", &given);
     let client = by_client(&rework.database, &given);
     let offered = ["shape", "dated", "today"];
     let mut wrong = Vec::new();
@@ -251,6 +257,7 @@ fn every_way_stores_or_says_the_same() {
         let input = input.as_deref();
         let mut ways = vec![
             ("sql", sql[place].clone()),
+            ("sql text", sql_text[place].clone()),
             ("client", client[place].clone()),
             ("command line", by_command_line(&rework, operation, input)),
         ];
@@ -540,7 +547,7 @@ fn sql_the_client_and_the_sdk_agree_on_what_nobody_thought_of() {
     let rework = Rework::new();
     declare(&rework.database, &json!(declarations));
     let zone = here::zone();
-    let sql = by_sql(&rework.database, zone.name(), &cases);
+    let sql = by_sql(&rework.database, zone.name(), "text", &cases);
     let client = by_client(&rework.database, &cases);
     let now = chrono::Utc::now();
     let accepted = client.iter().filter(|told| told.is_ok()).count();
