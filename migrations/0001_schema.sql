@@ -1,6 +1,17 @@
 -- The schema of rework. Read it top down: code (plugin, operation, deployment), work (task, ready,
--- delayed, claim, attempt, file, log), schedules, processes (monitor, worker). The functions and views
--- that any language may use follow in 0002 and 0003: schedule(), task_abort(), task_view, log_line.
+-- delayed, claim, attempt, file, log), schedules, processes (monitor, worker). The functions and views,
+-- among them those that any language may use, are in functions.sql: schedule(), task_abort(), task_view,
+-- log_line.
+
+-- What the schema says of itself, in one row.
+create table rework.installed (
+    is_only     boolean primary key default true,
+    functions   text not null default '',          -- SHA-256 of the functions.sql that was applied last
+    serves_from bigint not null default 1,         -- programs that know this version of the schema, or a
+                                                   -- newer one, can work with it
+    constraint installed_is_one_row check (is_only)
+);
+insert into rework.installed default values;
 
 -- ---------------------------------------------------------------------------------------- code
 
@@ -311,13 +322,6 @@ create table rework.monitor (
     asleep    boolean not null default false,      -- whoever enqueues must wake it
     trouble   text                                 -- which of its writes the database refuses; null: none
 ) with (fillfactor = 50);
-
--- Whether a monitor that was last seen then is alive, for listings and checks that look once. A time in
--- the future says as little as one in the past: the server's clock may have been set back since. (Who
--- buries a monitor does not ask this: it watches whether the row still changes.)
-create function rework.is_alive(last_seen timestamptz, lease interval) returns boolean
-language sql volatile
-as $$ select last_seen between clock_timestamp() - lease and clock_timestamp() + lease $$;
 
 -- When each host last had a monitor, for those that have none now.
 create table rework.host (

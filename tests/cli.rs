@@ -57,15 +57,49 @@ fn a_schema_that_is_newer_is_left_alone() {
     let rework = Rework::new();
     rework.database.psql(
         "insert into rework.migration (version, description, success, checksum, execution_time)
-         values (9999, 'from the future', true, '', 0)",
+         values (9999, 'from the future', true, '', 0);
+         update rework.installed set functions = 'from the future'",
     );
-    for command in [&["list-tasks"][..], &["init-db"]] {
+    // It serves this program still.
+    rework.ok(&["list-tasks"]);
+    assert_eq!(rework.ok(&["init-db"]), "schema rework is at version 9999");
+    let functions = "select functions from rework.installed";
+    assert_eq!(rework.database.psql(functions), "from the future");
+    rework
+        .database
+        .psql("update rework.installed set serves_from = 9998");
+    for command in [&["list-tasks"][..], &["init-db"], &["monitor"]] {
         let refusal = rework.fails(1, command);
+        let message = "error: the schema is at version 9999 and serves programs of version 9998 or newer; \
+                       this rework is of version ";
+        assert!(refusal.starts_with(message), "{refusal}");
         assert!(
-            refusal.contains("the schema is at version 9999"),
+            refusal.ends_with("hint: use a newer rework on this host\n"),
             "{refusal}"
         );
     }
+}
+
+/// Functions of an earlier version are replaced, with what users have built upon them left in place.
+#[test]
+fn init_db_replaces_functions_that_differ() {
+    let rework = Rework::new();
+    let definition = "select prosrc from pg_proc where proname = 'task_state'";
+    let ours = rework.database.psql(definition);
+    rework.database.psql(
+        "create or replace function rework.task_state(status text, outcome text, aborting boolean)
+         returns text language sql immutable as $$ select 'earlier' $$;
+         create view of_users as select id, state from rework.task_view;",
+    );
+    // Nothing differs by what is written down, so nothing is done.
+    rework.ok(&["init-db"]);
+    assert_ne!(rework.database.psql(definition), ours);
+    rework
+        .database
+        .psql("update rework.installed set functions = 'earlier'");
+    rework.ok(&["init-db"]);
+    assert_eq!(rework.database.psql(definition), ours);
+    assert_eq!(rework.database.psql("select count(*) from of_users"), "0");
 }
 
 #[test]

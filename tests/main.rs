@@ -19,6 +19,7 @@ mod drop_in;
 mod embedded;
 mod fork;
 mod init;
+mod inputs;
 mod inspect;
 mod isolation;
 mod keys;

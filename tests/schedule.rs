@@ -347,15 +347,6 @@ fn moments_are_refused_where_they_cannot_be_meant() {
             "{refusal}"
         );
     }
-    let refusal = rework
-        .database
-        .psql_error("select rework.schedule('plan', '{\"horizon\": \"(today)\"}')");
-    assert!(
-        refusal.contains(
-            "must be a datetime in SQL, not the expression `(today)`: use `rework schedule`"
-        ),
-        "{refusal}"
-    );
     assert_eq!(rework.ok(&["list-tasks"]), "");
     // In the caller's zone, where nothing else is said.
     let input = json!({"horizon": "(date \"2026-07-01 09:00\")"}).to_string();
@@ -369,8 +360,10 @@ fn moments_are_refused_where_they_cannot_be_meant() {
         rework.task(id.trim())["input"]["horizon"],
         "2026-07-01T07:00:00Z"
     );
-    // In SQL as elsewhere: UTC unless they say otherwise, whatever the session's zone.
+    // In SQL as elsewhere: a datetime is UTC unless it says otherwise, whatever the session's zone; an
+    // expression is in that zone.
     let given = [
+        ("(date \\\"2026-07-01 09:00\\\")", "2026-07-01T00:00:00Z"),
         ("2026-07-01", "2026-07-01T00:00:00Z"),
         ("2026-07-01 09:30", "2026-07-01T09:30:00Z"),
         ("2026-07-01T09:30:00.25-01:00", "2026-07-01T10:30:00.25Z"),
@@ -385,7 +378,10 @@ fn moments_are_refused_where_they_cannot_be_meant() {
         let refusal = rework.database.psql_error(&format!(
             "select rework.schedule('plan', '{{\"horizon\": \"{horizon}\"}}')"
         ));
-        assert!(refusal.contains("must be a datetime in SQL"), "{refusal}");
+        assert!(
+            refusal.contains("input `horizon` of `plan` is not a moment"),
+            "{refusal}"
+        );
     }
 }
 
@@ -570,30 +566,6 @@ fn a_text_is_no_stored_file_of_another_version() {
     });
     assert_eq!(accepts[0], accepts[1]);
     assert_ne!(accepts[0], "", "not every version takes it");
-}
-
-/// An expression means nothing to the database, also as a default.
-#[test]
-fn a_default_that_sql_cannot_resolve_is_refused_there() {
-    let rework = Rework::with_plugins(&[standalone()]);
-    rework.database.psql(
-        r#"update rework.plugin_operation
-              set inputs = jsonb_set(jsonb_set(inputs, '{0,default}', '"(shifted (today) #:days 1)"'),
-                                     '{0,required}', 'false')
-            where name = 'plan'"#,
-    );
-    let refusal = rework.database.psql_error("select rework.schedule('plan')");
-    assert!(
-        refusal.contains("must be a datetime in SQL, not the expression"),
-        "{refusal}"
-    );
-    let id = rework.schedule(&["plan"]);
-    assert!(
-        rework.task(&id)["input"]["horizon"]
-            .as_str()
-            .unwrap()
-            .ends_with('Z')
-    );
 }
 
 #[test]

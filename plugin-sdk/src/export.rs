@@ -156,7 +156,7 @@ impl<T: Output, E: Into<Error>> Returned for std::result::Result<T, E> {
 /// Saves the fields of an output struct, completed by their defaults, if they are what it declares.
 pub fn save_fields(specs: &str, fields: &Map<String, Value>, task: &mut Task) -> Result<()> {
     let specs: Vec<Spec> = serde_json::from_str(specs).expect("the macro writes specs");
-    let complete = spec::check_fields("output", &specs, fields)
+    let complete = spec::check_fields("output", &specs, fields, &mut spec::as_it_is)
         .map_err(|fault| Error::bad_output(fault.to_string()))?;
     task.save_output(&complete)
 }

@@ -41,8 +41,12 @@ mod error;
 pub mod export;
 #[doc(hidden)]
 pub mod finite;
+#[doc(hidden)]
+pub mod input;
 pub mod io;
 mod logging;
+#[doc(hidden)]
+pub mod moment;
 mod note;
 mod panic;
 mod spans;

@@ -125,23 +125,35 @@ pub fn validate(
     specs: &[Spec],
     fields: &Map<String, Value>,
 ) -> Result<Map<String, Value>, SpecError> {
-    check_fields("input", specs, fields)
+    check_fields("input", specs, fields, &mut as_it_is)
 }
 
-/// As [`validate`], for fields that messages call `word` (`input`, `output`).
+/// Takes what stands for a file among the fields.
+pub(crate) fn as_it_is(_: &str, value: &Value) -> Result<Value, String> {
+    match value {
+        Value::String(_) | Value::Object(_) => Ok(value.clone()),
+        other => Err(format!("must be a file, not {}", kind(other))),
+    }
+}
+
+/// As [`validate`], for fields that messages call `word` (`input`, `output`); `take_file` turns the value
+/// of a file field of this name into what is stored of it.
 pub(crate) fn check_fields(
     word: &str,
     specs: &[Spec],
     fields: &Map<String, Value>,
+    take_file: &mut dyn FnMut(&str, &Value) -> Result<Value, String>,
 ) -> Result<Map<String, Value>, SpecError> {
     let fault = |field: &str, what: &str, fault: String| SpecError {
         field: field.to_owned(),
         subject: format!("{what} `{field}`"),
         fault,
     };
+    // The first by its bytes, in whatever order the map keeps them.
     if let Some(unknown) = fields
         .keys()
-        .find(|name| specs.iter().all(|spec| spec.name != **name))
+        .filter(|name| specs.iter().all(|spec| spec.name != **name))
+        .min()
     {
         let known: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let known = if known.is_empty() {
@@ -161,8 +173,11 @@ pub(crate) fn check_fields(
         let given = fields.get(name).filter(|value| !value.is_null());
         match given.or(spec.default.as_ref()) {
             Some(value) => {
-                let value =
-                    checked(spec, value).map_err(|why| fault(name, word, format!(" {why}")))?;
+                let value = match spec.r#type {
+                    SpecType::File => take_file(name, value),
+                    _ => checked(spec, value),
+                };
+                let value = value.map_err(|why| fault(name, word, format!(" {why}")))?;
                 complete.insert(name.clone(), value);
             }
             None if spec.required => {
@@ -322,7 +337,8 @@ impl<'t> Rest<'t> {
     }
 }
 
-fn rfc3339(time: DateTime) -> String {
+/// RFC 3339 in UTC, with no more decimals than needed, up to six.
+pub fn rfc3339(time: DateTime) -> String {
     let text = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }

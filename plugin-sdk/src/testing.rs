@@ -14,12 +14,12 @@
 //! assert_eq!(outcome.output, Some(json!(3)));
 //!
 //! let outcome = testing::task("total").run();
-//! assert_eq!(outcome.failure.unwrap().message, "missing required input `a`");
+//! assert_eq!(outcome.failure.unwrap().message, "missing required input `a` of `total`");
 //! # }
 //! ```
 //!
-//! A moment is given as a datetime here: expressions such as `(shifted (today) #:days 7)` are resolved by the
-//! host when it queues a task, with the zone data of that host, and reach an operation as a datetime.
+//! The input is checked and completed as a host does it, with the same messages. Expressions for moments,
+//! such as `(shifted (today) #:days 7)`, mean times of UTC here; a host resolves them in its own time zone.
 //!
 //! Every test has a task of its own, also when several run at once. What an operation prints is
 //! shown by the test runner; what it logs is in [`Outcome::logs`]. A thread that an operation
@@ -32,18 +32,21 @@ use crate::{
         Context, ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW, Host, HostRef, Payload, RUN_DONE,
     },
     export::{OPERATIONS, Registered},
+    input::{self, Complete, Given, check_document},
     io::Value,
-    spec::{Spec, SpecType, validate},
+    moment,
+    spec::Spec,
 };
 use abi_stable::{
     prefix_type::PrefixTypeTrait,
     std_types::{ROption, RResult, RSlice, RStr, RString},
 };
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 /// A task for a test; see the module.
@@ -178,10 +181,10 @@ impl TestTask {
     /// # Panics
     ///
     /// If the crate offers no operation of this name, or several.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
         let operation = self.find();
-        let fields = match self.fields(operation) {
-            Ok(fields) => fields,
+        let complete = match self.complete(operation) {
+            Ok(complete) => complete,
             Err(message) => {
                 let kind = "bad input".to_owned();
                 let failure = Failure {
@@ -205,7 +208,7 @@ impl TestTask {
             "log_level": self.level as u8,
             "capture": "all",
         });
-        let (encoding, input) = match (self.raw_input, fields) {
+        let (encoding, input) = match (complete.raw, complete.fields) {
             (Some(raw), _) => (ENCODING_RAW, raw),
             (None, Some(fields)) => (ENCODING_FIELDS, fields.to_string().into_bytes()),
             (None, None) => (ENCODING_NONE, Vec::new()),
@@ -215,7 +218,7 @@ impl TestTask {
             about: about.to_string(),
             encoding,
             input,
-            files: self.files,
+            files: complete.files.into_iter().collect(),
             cancelled: self.cancelled,
             outcome: Mutex::new(Outcome::default()),
         }));
@@ -253,49 +256,22 @@ impl TestTask {
         }
     }
 
-    /// The input as a host would hand it over.
-    fn fields(&mut self, operation: &Registered) -> Result<Option<Value>, String> {
+    /// The input as a host would hand it over: the fields; contents of files are beside them.
+    fn complete(&self, operation: &Registered) -> Result<Complete, String> {
         let specs: Option<Vec<Spec>> =
             serde_json::from_str(operation.inputs).expect("the macro writes specs");
-        let Some(specs) = specs else {
-            return Ok(self.input.clone());
+        if let Some(input) = &self.input {
+            check_document("input", input)?;
+        }
+        let given = Given {
+            fields: self.input.clone(),
+            raw: self.raw_input.clone(),
+            files: self.files.clone().into_iter().collect(),
         };
-        if self.raw_input.is_some() {
-            return Err(format!(
-                "`{}` declares its inputs and takes no raw input",
-                operation.name
-            ));
-        }
-        let mut given = match &self.input {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(fields)) => fields.clone(),
-            Some(other) => {
-                return Err(format!(
-                    "the input must be an object of fields, not {other}"
-                ));
-            }
-        };
-        // As a host takes files: beside the fields, with a placeholder in them.
-        for spec in specs.iter().filter(|spec| spec.r#type == SpecType::File) {
-            match given.get(&spec.name) {
-                Some(Value::String(text)) => {
-                    let content = text.clone().into_bytes();
-                    self.files.entry(spec.name.clone()).or_insert(content);
-                }
-                None | Some(Value::Null) => {}
-                Some(_) => {
-                    return Err(format!(
-                        "input `{}` is a file: give its content with file()",
-                        spec.name
-                    ));
-                }
-            }
-        }
-        for (name, content) in &self.files {
-            given.insert(name.clone(), json!({ "bytes": content.len() }));
-        }
-        let complete = validate(&specs, &given).map_err(|error| error.to_string())?;
-        Ok(Some(Value::Object(complete)))
+        let now = SystemTime::now().into();
+        input::complete(operation.name, specs.as_deref(), given, &|expression| {
+            moment::resolve(expression, now, &chrono::Utc)
+        })
     }
 }
 

@@ -173,7 +173,10 @@ fn files_come_as_text_or_beside_the_fields() {
         .run()
         .failure
         .unwrap();
-    assert_eq!(refused.message, "unknown input `fiel` (known: file, other)");
+    assert_eq!(
+        refused.message,
+        "unknown input `fiel` of `length` (known: file, other)"
+    );
     assert_eq!(
         testing::task("fetch").run().raw_output.as_deref(),
         Some(&b"\xff\0"[..])

@@ -58,6 +58,9 @@ mod tests {
         let failure = add(json!({"a": "one"}))
             .failure
             .expect("a text is no number");
-        assert_eq!(failure.message, "input `a` must be a number, not a string");
+        assert_eq!(
+            failure.message,
+            "input `a` of `add` must be a number, not a string"
+        );
     }
 }

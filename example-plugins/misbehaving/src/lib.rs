@@ -339,7 +339,7 @@ mod tests {
             .failure;
         let message = failure.unwrap().message;
         assert!(
-            message.starts_with("input `mode` must be one of \"ok\", \"error\""),
+            message.starts_with("input `mode` of `misbehave` must be one of \"ok\", \"error\""),
             "{message}"
         );
     }

@@ -122,6 +122,9 @@ mod tests {
             .failure;
         assert!(failure.unwrap().message.starts_with("invalid utf-8"));
         let failure = testing::task("word_frequencies").run().failure;
-        assert_eq!(failure.unwrap().message, "missing required input `text`");
+        assert_eq!(
+            failure.unwrap().message,
+            "missing required input `text` of `word_frequencies`"
+        );
     }
 }

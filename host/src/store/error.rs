@@ -35,11 +35,16 @@ pub enum StoreError {
         /// What this binary knows.
         needed: i64,
     },
-    /// The schema is newer than this binary.
-    #[error("the schema is at version {found}, this rework only knows {known}")]
+    /// The schema is newer than this binary, and no longer serves it.
+    #[error(
+        "the schema is at version {found} and serves programs of version {serves_from} or newer; this rework \
+         is of version {known}"
+    )]
     SchemaNew {
         /// What is there.
         found: i64,
+        /// The oldest version whose programs it serves.
+        serves_from: i64,
         /// What this binary knows.
         known: i64,
     },
@@ -168,7 +173,7 @@ impl StoreError {
         match self {
             Self::SchemaMissing => Some("run `rework init-db` first".to_owned()),
             Self::SchemaOld { .. } => Some("run `rework init-db` to migrate it".to_owned()),
-            Self::SchemaNew { .. } => Some("use the newer rework that migrated it".to_owned()),
+            Self::SchemaNew { .. } => Some("use a newer rework on this host".to_owned()),
             Self::Refused { hint, .. } => hint.clone(),
             Self::Unfit { hint, .. } => Some(hint.clone()),
             Self::Locked { wait, .. } => Some(match wait.as_ref().and_then(|wait| wait.holder.as_ref()) {

@@ -154,16 +154,8 @@ const LONGEST_KEY: usize = 1000;
 /// A request as it is queued: its input checked and completed.
 fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
     for (what, value) in [("input", &request.input), ("metadata", &request.metadata)] {
-        if value.as_ref().is_some_and(input::has_nul) {
-            return Err(refused(format!(
-                "the {what} holds a NUL character, which Postgres cannot store"
-            )));
-        }
-        if value.as_ref().is_some_and(|value| !input::is_flat(value)) {
-            return Err(refused(format!(
-                "the {what} is nested more than {} levels deep",
-                input::DEEPEST
-            )));
+        if let Some(value) = value {
+            input::check_document(what, value).map_err(refused)?;
         }
     }
     match request.key.as_ref().map_or(1, String::len) {

@@ -1,17 +1,19 @@
-//! The version of the schema: migrations run forward only, each safe while old monitors run.
+//! The version of the schema: migrations of tables run forward only, each safe while old monitors run;
+//! functions and views are replaced as a whole whenever their file differs from what was applied last.
 
 use super::{
     Store,
     error::{Result, StoreError},
     lock,
 };
+use crate::model::input::sha256;
 use sqlx::{
     Connection, PgConnection,
     migrate::{MigrateError, Migrator},
 };
 use std::sync::LazyLock;
 
-/// The files of `migrations/`, embedded. Their table lives in our schema, because an application
+/// The numbered files of `migrations/`, embedded. Their table lives in our schema, because an application
 /// may have a `_sqlx_migrations` of its own in `public`.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("../migrations");
@@ -26,6 +28,9 @@ fn newest_known() -> i64 {
         .max()
         .expect("migrations/ is not empty")
 }
+
+/// Every function and view of the schema.
+const FUNCTIONS: &str = include_str!("../../../migrations/functions.sql");
 
 /// The oldest server that knows all that the schema needs, as `server_version_num`.
 const OLDEST_SERVER: i32 = 140_000;
@@ -99,7 +104,7 @@ impl Situation {
         } else if self.has_schema && !self.owns_all {
             unfit(
                 format!(
-                    "role `{role}` does not own the tables in schema rework, so it cannot change them"
+                    "role `{role}` does not own all that is in schema rework, so it cannot change it"
                 ),
                 format!(
                     "run `rework init-db` as the role that made them, or let that one grant it: `grant OWNER \
@@ -112,50 +117,91 @@ impl Situation {
     }
 }
 
-/// What there is to do, given the migrations that have been applied, with their checksums.
-fn is_current(applied: &[(i64, Vec<u8>)]) -> Result<bool> {
-    let known = newest_known();
-    for (version, checksum) in applied {
-        let ours = MIGRATIONS.iter().find(|ours| ours.version == *version);
-        match ours {
-            None => {
-                return Err(StoreError::SchemaNew {
-                    found: *version,
-                    known,
-                });
-            }
-            Some(ours) if *ours.checksum != **checksum => {
+/// What a schema says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Installed {
+    /// The migrations that have been applied, with their checksums.
+    applied: Vec<(i64, Vec<u8>)>,
+    /// SHA-256 of the functions that were applied last.
+    functions: String,
+    /// The oldest version whose programs can work with it.
+    serves_from: i64,
+}
+
+impl Installed {
+    fn version(&self) -> i64 {
+        let versions = self.applied.iter().map(|(version, _)| *version);
+        versions.max().unwrap_or_default()
+    }
+
+    /// Whether there is nothing to migrate: the schema is ours, or a newer one that serves this program.
+    fn is_current(&self) -> Result<bool> {
+        let known = newest_known();
+        for (version, checksum) in &self.applied {
+            let ours = MIGRATIONS.iter().find(|ours| ours.version == *version);
+            if ours.is_some_and(|ours| *ours.checksum != **checksum) {
                 return Err(StoreError::Migrate(Box::new(
                     MigrateError::VersionMismatch(*version),
                 )));
             }
-            Some(_) => {}
         }
+        let found = self.version();
+        check_version(found, self.serves_from)
+            .map(|()| found > known || self.functions == sha256(FUNCTIONS.as_bytes()))
+            .or_else(|error| match error {
+                StoreError::SchemaOld { .. } => Ok(false),
+                other => Err(other),
+            })
     }
-    Ok(MIGRATIONS
-        .iter()
-        .all(|ours| applied.iter().any(|(version, _)| *version == ours.version)))
+}
+
+/// Whether this program can work with a schema of a version that serves programs from another version on.
+fn check_version(found: i64, serves_from: i64) -> Result<()> {
+    let known = newest_known();
+    if found < known {
+        Err(StoreError::SchemaOld {
+            found,
+            needed: known,
+        })
+    } else if known < serves_from {
+        Err(StoreError::SchemaNew {
+            found,
+            serves_from,
+            known,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 impl Store {
-    /// Brings the schema to the version of this binary and returns that version. Idempotent, never drops
-    /// anything. Of two at once the second waits for the first, as long as any command waits for a lock. All or nothing: what stands in the way is told
-    /// before anything is written.
+    /// Brings the schema to the version of this binary and returns the version that it then has: that of
+    /// this binary, or a newer one that serves it. Idempotent, never drops anything. All or nothing: what
+    /// stands in the way is told before anything is written. Of two at once the second waits for the first,
+    /// as long as any command waits for a lock.
     pub async fn schema_migrate(&self) -> Result<i64> {
         let situation = self.schema_situation().await?;
-        if situation.has_schema && is_current(&self.schema_applied(&situation).await?)? {
-            return Ok(newest_known());
+        let mut session = self.pool.acquire().await?;
+        let found = match installed(session.unlimited(), &situation).await {
+            // Another program drops it at this moment.
+            Err(StoreError::SchemaMissing) => None,
+            found => found?,
+        };
+        if let Some(found) = found
+            && found.is_current()?
+        {
+            return Ok(found.version());
         }
         if let Some(fault) = situation.fault() {
             return Err(fault);
         }
-        let mut session = self.pool.acquire().await?;
-        let migrated = session.run(migrate).await;
+        let migrated = session
+            .run(async |connection| migrate(connection, &situation).await)
+            .await;
         migrated.map_err(|error| {
             let doing = || "could not migrate the schema".to_owned();
             error.of_lock(doing, lock::ADVISORY, "migrates it as well")
-        })?;
-        Ok(newest_known())
+        })
     }
 
     async fn schema_situation(&self) -> Result<Situation> {
@@ -171,7 +217,10 @@ impl Store {
                                and has_schema_privilege(n.oid, 'create'), false) as "may_create!",
                       not exists (select from pg_class c
                                    where c.relnamespace = n.oid
-                                     and not pg_has_role(c.relowner, 'usage')) as "owns_all!",
+                                     and not pg_has_role(c.relowner, 'usage'))
+                      and not exists (select from pg_proc p
+                                       where p.pronamespace = n.oid
+                                         and not pg_has_role(p.proowner, 'usage')) as "owns_all!",
                       has_database_privilege(d.oid, 'create') as "may_create_schema!"
                  from pg_database d
                  left join pg_namespace n on n.nspname = 'rework'
@@ -182,56 +231,18 @@ impl Store {
         Ok(situation)
     }
 
-    /// The migrations that have been applied, with their checksums.
-    async fn schema_applied(&self, situation: &Situation) -> Result<Vec<(i64, Vec<u8>)>> {
-        let has_table = sqlx::query_scalar!(
-            r#"select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                               where n.nspname = 'rework' and c.relname = 'migration') as "exists!""#
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        if !has_table {
-            return Ok(Vec::new());
-        }
-        if !situation.may_look {
-            let Situation { role, database, .. } = situation;
-            return Err(StoreError::Unfit {
-                message: format!(
-                    "role `{role}` may not use schema rework of database `{database}`"
-                ),
-                hint: format!(
-                    "its owner may grant it: `grant usage on schema rework to \"{role}\"`, and rights on its \
-                     tables"
-                ),
-            });
-        }
-        let applied = sqlx::query!(
-            r#"select version, checksum from rework.migration where success order by version"#
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(applied
-            .into_iter()
-            .map(|row| (row.version, row.checksum))
-            .collect())
-    }
-
-    /// Refuses a schema that is missing, or not of this binary's version.
+    /// Refuses a schema that is missing or too old, or so new that it no longer serves this binary.
     pub async fn schema_check(&self) -> Result<()> {
-        let known = newest_known();
-        let found = sqlx::query_scalar!(
-            r#"select max(version) as "version?" from rework.migration where success"#
+        let row = sqlx::query!(
+            r#"select max(m.version) as version, max(i.serves_from) as serves_from
+                 from rework.migration m, rework.installed i
+                where m.success"#
         )
         .fetch_one(&self.pool)
-        .await?
-        .ok_or(StoreError::SchemaMissing)?;
-        match found.cmp(&known) {
-            std::cmp::Ordering::Less => Err(StoreError::SchemaOld {
-                found,
-                needed: known,
-            }),
-            std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Greater => Err(StoreError::SchemaNew { found, known }),
+        .await?;
+        match (row.version, row.serves_from) {
+            (Some(found), Some(serves_from)) => check_version(found, serves_from),
+            _ => Err(StoreError::SchemaMissing),
         }
     }
 
@@ -278,13 +289,65 @@ impl Store {
     }
 }
 
-/// Applies what is missing, in one transaction.
-async fn migrate(connection: &mut PgConnection) -> Result<()> {
+/// What the schema says of itself; nothing if it has no migrations yet.
+async fn installed(
+    connection: &mut PgConnection,
+    situation: &Situation,
+) -> Result<Option<Installed>> {
+    let has_table = sqlx::query_scalar!(
+        r#"select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                           where n.nspname = 'rework' and c.relname = 'migration') as "exists!""#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !has_table {
+        return Ok(None);
+    }
+    // (Another program may have made the schema since.)
+    if situation.has_schema && !situation.may_look {
+        let Situation { role, database, .. } = situation;
+        return Err(StoreError::Unfit {
+            message: format!("role `{role}` may not use schema rework of database `{database}`"),
+            hint: format!(
+                "its owner may grant it: `grant usage on schema rework to \"{role}\"`, and rights on its \
+                 tables"
+            ),
+        });
+    }
+    let applied = sqlx::query!(
+        r#"select version, checksum from rework.migration where success order by version"#
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    if applied.is_empty() {
+        return Ok(None);
+    }
+    let row = sqlx::query!(r#"select functions, serves_from from rework.installed"#)
+        .fetch_one(&mut *connection)
+        .await?;
+    Ok(Some(Installed {
+        applied: applied
+            .into_iter()
+            .map(|row| (row.version, row.checksum))
+            .collect(),
+        functions: row.functions,
+        serves_from: row.serves_from,
+    }))
+}
+
+/// Applies what is missing, in one transaction; the version of the schema after it.
+async fn migrate(connection: &mut PgConnection, situation: &Situation) -> Result<i64> {
     let mut transaction = connection.begin().await?;
     // Not while it is being made or dropped.
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.schema'))")
         .execute(&mut *transaction)
         .await?;
+    // Another program may have migrated it while this one waited for the lock.
+    if let Some(installed) = installed(&mut transaction, situation).await?
+        && installed.is_current()?
+    {
+        return Ok(installed.version());
+    }
     let exists = sqlx::query_scalar!(
         r#"select exists (select from pg_namespace where nspname = 'rework') as "exists!""#
     )
@@ -296,18 +359,19 @@ async fn migrate(connection: &mut PgConnection) -> Result<()> {
             .execute(&mut *transaction)
             .await?;
     }
-    match MIGRATIONS.run(&mut *transaction).await {
-        Ok(()) => {}
-        Err(MigrateError::VersionMissing(found)) => {
-            return Err(StoreError::SchemaNew {
-                found,
-                known: newest_known(),
-            });
-        }
-        Err(error) => return Err(StoreError::Migrate(Box::new(error))),
-    }
+    MIGRATIONS
+        .run(&mut *transaction)
+        .await
+        .map_err(|error| StoreError::Migrate(Box::new(error)))?;
+    sqlx::raw_sql(FUNCTIONS).execute(&mut *transaction).await?;
+    sqlx::query!(
+        "update rework.installed set functions = $1",
+        sha256(FUNCTIONS.as_bytes())
+    )
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await?;
-    Ok(())
+    Ok(newest_known())
 }
 
 #[cfg(test)]
@@ -379,7 +443,7 @@ mod tests {
                     owns_all: false,
                     ..fit()
                 },
-                "does not own the tables",
+                "does not own all that is",
             ),
         ] {
             let told = told(situation).expect("there is a fault");
@@ -395,23 +459,55 @@ mod tests {
         assert_eq!(told(own), None);
     }
 
+    fn ours() -> Installed {
+        Installed {
+            applied: MIGRATIONS
+                .iter()
+                .map(|migration| (migration.version, migration.checksum.to_vec()))
+                .collect(),
+            functions: sha256(FUNCTIONS.as_bytes()),
+            serves_from: 1,
+        }
+    }
+
     #[test]
     fn what_has_been_applied_is_compared() {
-        let mut all: Vec<(i64, Vec<u8>)> = MIGRATIONS
-            .iter()
-            .map(|migration| (migration.version, migration.checksum.to_vec()))
-            .collect();
-        assert!(is_current(&all).unwrap());
-        assert!(!is_current(&all[..1]).unwrap());
-        assert!(!is_current(&[]).unwrap());
-        all.push((9999, Vec::new()));
+        assert!(ours().is_current().unwrap());
+        let other_functions = Installed {
+            functions: sha256(b"create or replace"),
+            ..ours()
+        };
+        assert!(!other_functions.is_current().unwrap());
+        let empty = Installed {
+            applied: Vec::new(),
+            ..ours()
+        };
+        assert!(!empty.is_current().unwrap());
+        let edited = Installed {
+            applied: vec![(1, vec![0])],
+            ..ours()
+        };
+        assert!(matches!(edited.is_current(), Err(StoreError::Migrate(_))));
+    }
+
+    #[test]
+    fn a_newer_schema_is_left_alone_as_long_as_it_serves_this_program() {
+        let known = newest_known();
+        let mut newer = ours();
+        newer.applied.push((9999, Vec::new()));
+        newer.functions = sha256(b"newer functions");
+        newer.serves_from = known;
+        assert!(newer.is_current().unwrap());
+        assert_eq!(newer.version(), 9999);
+        newer.serves_from = known + 1;
         assert!(matches!(
-            is_current(&all),
+            newer.is_current(),
             Err(StoreError::SchemaNew { found: 9999, .. })
         ));
+        assert!(check_version(known, 1).is_ok());
         assert!(matches!(
-            is_current(&[(1, vec![0])]),
-            Err(StoreError::Migrate(_))
+            check_version(known - 1, 1),
+            Err(StoreError::SchemaOld { .. })
         ));
     }
 }
