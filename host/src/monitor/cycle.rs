@@ -3,6 +3,7 @@
 
 use super::{
     claim::{self, Appetite},
+    database::within_limit,
     event::Event,
     report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
@@ -22,23 +23,6 @@ use std::{
 
 /// A task that has begun is shown as running when it has not ended after this.
 const MARK_AFTER: Duration = Duration::from_millis(2);
-
-/// A connection whose other end is gone without a word answers never.
-const CYCLE_LIMIT: Duration = Duration::from_secs(60);
-
-/// What the loop waits for, or that there was no answer.
-pub(super) async fn within_limit<T>(
-    store: &Store,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let answer = tokio::time::timeout(CYCLE_LIMIT, answer).await;
-    answer.unwrap_or_else(|_| {
-        Err(StoreError::Connect {
-            place: store.place(),
-            reason: "no answer to a write".to_owned(),
-        })
-    })
-}
 
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.

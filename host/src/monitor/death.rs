@@ -56,7 +56,7 @@ impl Supervisor {
     pub(super) fn reap(&mut self) {
         let mut deaths = Vec::new();
         while let Some(exit) = process::reap() {
-            self.examiners.reaped(exit.pid);
+            self.plugins.reaped(exit.pid);
             let worker = self
                 .workers
                 .values_mut()
@@ -82,7 +82,7 @@ impl Supervisor {
             .filter(|worker| worker.exit.is_none())
             .map(|worker| worker.pid)
             .collect();
-        process::kill_strays(&|pid| known.contains(&pid) || self.examiners.knows(pid));
+        process::kill_strays(&|pid| known.contains(&pid) || self.plugins.is_examiner(pid));
     }
 
     /// A worker is gone once its process has ended and all that it said has been heard; then its

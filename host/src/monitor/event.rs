@@ -1,6 +1,6 @@
 //! Everything that can happen to a monitor.
 
-use super::{cycle::Fetched, examiner::PluginEvent, report::Saved, witness::Witness};
+use super::{cycle::Fetched, plugins, report::Saved, witness::Witness};
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
@@ -72,7 +72,7 @@ pub(super) enum Event {
     /// What our claims cover according to the database.
     Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
     /// Something about plugins: drop-in directories, examiners, what others publish.
-    Plugin(PluginEvent),
+    Plugins(plugins::Event),
     /// Lost monitors have been looked for: what was seen, and how many tasks were taken from them.
     Recovered(Witness, Result<i64, StoreError>),
     /// Something that is tried again by itself was refused.

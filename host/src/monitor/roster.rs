@@ -1,7 +1,7 @@
 //! The workers as the database knows them: their numbers, what they use, how they ended, and what
 //! operators ask of them.
 
-use super::{cycle::within_limit, event::Event, process, supervisor::Supervisor};
+use super::{database::within_limit, event::Event, process, supervisor::Supervisor};
 use crate::{
     descendants::Processes,
     model::{WorkerId, worker::WorkerCause},

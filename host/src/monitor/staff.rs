@@ -160,9 +160,9 @@ impl Supervisor {
         let Some(file) = offer.map(|offer| Arc::clone(&offer.file)) else {
             return true;
         };
-        if !self.cache.is_unchanged(&file.hash) {
+        if !self.plugins.cache().is_unchanged(&file.hash) {
             // The copy is looked at before anybody loads it.
-            if self.supply.has_to_look(&file.hash, now) {
+            if self.plugins.has_to_look(&file.hash, now) {
                 self.refresh_catalog();
             }
             return true;
@@ -174,7 +174,7 @@ impl Supervisor {
             id,
             domain,
             plugin: &file,
-            cache: &self.cache,
+            cache: self.plugins.cache(),
             pages: self.pages.directory(),
             environment: &self.environment,
             user: self.worker_user.as_ref(),

@@ -5,18 +5,18 @@ use super::{
     cgroup::Delegated,
     claim::{Appetite, Positions},
     cron::Cron,
-    drop_in::DropIn,
+    database::Database,
     event::Event,
-    examiner::Examiners,
     identity::{Identity, IdentityError},
     init,
     lines::Lines,
+    mailbox::Mailbox,
     pages::{Pages, pages_dir},
+    plugins::{self, News, Plugins},
     pool::{Pool, PoolOptions},
     process,
     refusals::Said,
     report::{Held, Outbox},
-    supply::Supply,
     unsaid::Keeping,
     upkeep::Upkeep,
     witness::Witness,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     here,
     model::{MonitorId, TaskId, WorkerId, duration::human},
-    plugin::{Cache, TrustedKey},
+    plugin::{Cache, Confinement, TrustedKey},
     store::{ConnectOptions, Cycle, Notification, Store, StoreError},
 };
 use nix::sys::signal::Signal;
@@ -198,7 +198,6 @@ pub(super) struct Supervisor {
     pub(super) options: Options,
     pub(super) monitor: MonitorId,
     pub(super) pages: Pages,
-    pub(super) cache: Cache,
     pub(super) environment: Vec<(String, String)>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     arrivals: mpsc::UnboundedReceiver<Event>,
@@ -222,9 +221,7 @@ pub(super) struct Supervisor {
     pub(super) look: bool,
     pub(super) upkeep: Upkeep,
     pub(super) cron: Cron,
-    pub(super) examiners: Examiners,
-    pub(super) drop_in: DropIn,
-    pub(super) supply: Supply,
+    pub(super) plugins: Plugins,
     pub(super) phase: Phase,
     interrupts: Interrupts,
     /// The versions of operations of which it has been said that they leave something behind.
@@ -282,16 +279,21 @@ impl Supervisor {
                 &pages.directory().to_string_lossy(),
             )
             .await?;
-        let environment = options
+        let environment: Vec<_> = options
             .environment
             .iter()
             .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
             .collect();
         let (events, arrivals) = mpsc::unbounded_channel();
+        let plugins = Plugins::new(
+            plugin_settings(monitor, &options, worker_user.as_ref(), &environment),
+            Cache::at(here::plugin_cache_dir()),
+            Database::new(store.clone(), Mailbox::new(events.clone(), Event::Plugins)),
+            Instant::now(),
+        );
         Ok(Self {
             monitor,
             pages,
-            cache: Cache::at(here::plugin_cache_dir()),
             environment,
             events,
             arrivals,
@@ -311,9 +313,7 @@ impl Supervisor {
             look: true,
             upkeep: Upkeep::new(Instant::now()),
             cron: Cron::new(Instant::now()),
-            examiners: Examiners::default(),
-            drop_in: DropIn::new(&options.plugin_dirs, Instant::now()),
-            supply: Supply::new(options.fetch_plugins, options.key.is_some(), Instant::now()),
+            plugins,
             phase: Phase::Working,
             interrupts: Interrupts::default(),
             left_behind: HashSet::new(),
@@ -395,7 +395,7 @@ impl Supervisor {
             Event::Notified(Notification::Ready) => self.look = true,
             Event::Notified(Notification::Abort(_)) => self.upkeep.aborts_due(),
             Event::Notified(Notification::Catalog) => {
-                self.supply.touched(Instant::now());
+                self.plugins.database_changed(Instant::now());
                 self.refresh_catalog();
             }
             Event::Notified(Notification::Worker) => self.upkeep.asked_due(),
@@ -438,7 +438,11 @@ impl Supervisor {
             Event::Reserved(ids) => self.reserved(ids),
             Event::WorkersSaved(saved, rows) => self.workers_saved(saved, rows),
             Event::Promoted(promoted) => self.promoted(promoted),
-            Event::Plugin(event) => self.plugin_event(event),
+            Event::Plugins(event) => {
+                let is_working = self.phase == Phase::Working;
+                let news = self.plugins.handle(event, Instant::now(), is_working);
+                self.plugins_said(news);
+            }
             Event::Held(held) => self.held_arrived(held),
             Event::Recovered(witness, recovered) => self.recovered(witness, recovered),
             Event::Refused(error) => self.upkeep.lost(&error),
@@ -452,6 +456,20 @@ impl Supervisor {
         self.cycle(now);
         if self.phase != Phase::Working && self.workers.is_empty() {
             self.quiet_since.get_or_insert(now);
+        }
+    }
+
+    /// Looks after the plugins of this host.
+    pub(super) fn tick_plugins(&mut self, now: Instant) {
+        let news = self.plugins.tick(now, self.phase == Phase::Working);
+        self.plugins_said(news);
+    }
+
+    fn plugins_said(&mut self, news: Option<News>) {
+        match news {
+            Some(News::CatalogChanged) => self.refresh_catalog(),
+            Some(News::DatabaseFailed(error)) => self.upkeep.lost(&error),
+            None => {}
         }
     }
 
@@ -615,6 +633,30 @@ impl Supervisor {
         tokio::task::spawn_local(async move {
             let _ = events.send(event(question.await));
         });
+    }
+}
+
+fn plugin_settings(
+    monitor: MonitorId,
+    options: &Options,
+    worker_user: Option<&Identity>,
+    environment: &[(String, String)],
+) -> plugins::Settings {
+    plugins::Settings {
+        monitor,
+        host: options.host.clone(),
+        domains: options.domains.clone(),
+        directories: options.plugin_dirs.clone(),
+        fetches: options.fetch_plugins,
+        key: options.key.clone(),
+        confinement: Confinement {
+            user: worker_user.map(|user| (user.user.as_raw(), user.group.as_raw())),
+            no_network: options.no_network,
+            // An examiner's request is an argument of its process, which everybody can read; so the
+            // environment goes another way.
+            environment: Vec::new(),
+        },
+        environment: environment.to_owned(),
     }
 }
 

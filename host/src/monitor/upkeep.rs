@@ -242,7 +242,7 @@ impl Supervisor {
         self.promote(now);
         self.fire(now);
         self.vacuum(now);
-        self.tend_plugins(now);
+        self.tick_plugins(now);
         self.heartbeat(now);
         self.watch_others(now);
         self.look_often(now);
@@ -281,8 +281,7 @@ impl Supervisor {
             self.next_limit(),
             self.next_usage(),
             self.next_fire(now),
-            is_working.then(|| self.drop_in.next_wake()).flatten(),
-            is_working.then(|| self.supply.next_wake()).flatten(),
+            is_working.then(|| self.plugins.next_wake()).flatten(),
             end.filter(|at| *at > now),
         ]
         .into_iter()
@@ -302,7 +301,7 @@ impl Supervisor {
         self.upkeep.catalog_due = false;
         let (store, host) = (self.store.clone(), self.options.host.clone());
         let domains = self.options.domains.clone();
-        let cache = self.cache.clone();
+        let cache = self.plugins.cache().clone();
         self.ask(
             async move {
                 let rows = store.operation_catalog(&host, &domains).await?;
@@ -326,9 +325,8 @@ impl Supervisor {
             Err(error) => return self.upkeep.lost(&error),
         };
         let before: Vec<i32> = lanes_of(self);
-        self.obtain_missing(&rows);
-        let (cache, supply) = (&self.cache, &self.supply);
-        let availability = |row: &CatalogRow| supply.availability(cache, row);
+        self.plugins.obtain(&rows, Instant::now());
+        let availability = |row: &CatalogRow| self.plugins.availability(row);
         for refusal in self.catalog.update(rows, availability) {
             tracing::error!("a registered plugin cannot be used: {refusal}");
         }
