@@ -89,6 +89,81 @@ as $$
       from jsonb_typeof(document) kind
 $$;
 
+-- Why a number cannot be kept as it is written in JSON; null: it can. The same rules and words as those of
+-- the programs (model/number.rs): a number is a whole number of 64 bits, or else a double; more digits than
+-- a double always holds, which are 17, are fine if they are digits of that double.
+create function rework.number_fault(written text)
+returns text
+language plpgsql immutable
+as $$
+declare
+    digits constant text := trim('0' from regexp_replace(regexp_replace(written, '[eE].*', ''), '[-.]', '', 'g'));
+    exponent constant text := substring(written from '[eE][+]?(-?[0-9]+)$');
+    -- Half of the least double, and the least one that has all of its bits.
+    least constant numeric := 2.470328229206232720882843964341e-324;
+    least_normal constant numeric := 2.2250738585072014e-308;
+    size numeric;
+    bits bigint;
+    -- The double is this whole number times a power of two, exactly.
+    mantissa bigint;
+    power int;
+    double numeric;
+    -- The place of the last digit that is written, as a number: 0.01 of 3.14.
+    unit numeric;
+begin
+    if digits = '' then
+        return null;
+    elsif length(ltrim(exponent, '-0')) > 4 then
+        -- Beyond what a numeric holds.
+        return case when exponent like '-%' then 'is closer to 0 than a double holds'
+                    else 'is larger than a double holds' end;
+    end if;
+    size := abs(written::numeric);
+    if written ~ '^-?[0-9]+$' and written::numeric between -9223372036854775808 and 18446744073709551615 then
+        return null;
+    elsif size >= power(2::numeric, 1024) - power(2::numeric, 970) then
+        return 'is larger than a double holds';
+    elsif size <= least then
+        return 'is closer to 0 than a double holds';
+    elsif length(digits) <= 17 and size >= least_normal then
+        return null;
+    end if;
+    bits := ('x' || encode(float8send(size::float8), 'hex'))::bit(64)::bigint;
+    mantissa := bits & ((1::bigint << 52) - 1);
+    power := (bits >> 52)::int;
+    if power = 0 then
+        power := 1;
+    else
+        mantissa := mantissa | (1::bigint << 52);
+    end if;
+    power := power - 1075;
+    -- A negative power of two is one of five, and of ten.
+    double := case when power >= 0 then mantissa * power(2::numeric, power)
+                   else mantissa * power(5::numeric, -power) * ('1e' || power)::numeric end;
+    unit := case when size = trunc(size)
+                 then ('1e' || length(substring(trunc(size)::text from '0*$')))::numeric
+                 else ('1e-' || scale(trim_scale(size)))::numeric end;
+    return case when abs(double - size) * 2 > unit
+                then 'has more digits than a double or a whole number of 64 bits holds' end;
+end
+$$;
+
+-- Refuses a number that is not kept as it is written.
+create function rework.number_check(written text)
+returns void
+language plpgsql immutable
+as $$
+declare
+    fault constant text := rework.number_fault(written);
+begin
+    if fault is not null then
+        raise exception 'the number % %; give it as a string, or round it',
+            case when length(written) > 50 then left(written, 50) || '…' else written end, fault
+            using errcode = 'RW003';
+    end if;
+end
+$$;
+
 -- Refuses a document that the programs could not read as it is: they follow no more than a hundred levels,
 -- and keep numbers as whole numbers of 64 bits or else as doubles.
 create function rework.json_check(what text, document jsonb)
@@ -97,31 +172,54 @@ language plpgsql immutable
 as $$
 declare
     number text;
-    digits text;
 begin
     if jsonb_path_exists(document, 'strict $.**{100} ? (@.type() == "array" || @.type() == "object")') then
         raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
-    elsif jsonb_path_exists(document, 'strict $.** ? (@.type() == "number"
-            && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))') then
-        raise exception 'the % holds a number that is too large', what using errcode = 'RW003';
     end if;
     -- Most documents have no long number, and are not looked into.
-    if document::text !~ '[0-9][0-9.]{17}' then
-        return;
+    if document::text ~ '[0-9][0-9.]{17}' then
+        for number in select n::text
+                        from jsonb_path_query(document, 'strict $.** ? (@.type() == "number" && @ != 0)') n
+                       where length(n::text) > 17
+        loop
+            perform rework.number_check(number);
+        end loop;
     end if;
-    for number in select n::text
-                    from jsonb_path_query(document, 'strict $.** ? (@.type() == "number" && @ != 0)') n
-    loop
-        digits := trim('0' from regexp_replace(number, '[-.]', '', 'g'));
-        if abs(number::numeric) < 2.4703282292062328e-324 then
-            raise exception 'the % holds a number that is closer to 0 than a double holds', what
-                using errcode = 'RW003', hint = 'give it as a string, or round it';
-        elsif length(digits) > 17 and not (number ~ '^-?[0-9]{1,20}$'
-              and number::numeric between -9223372036854775808 and 18446744073709551615) then
-            raise exception 'the % holds a number of % digits: a double holds 17', what, length(digits)
-                using errcode = 'RW003', hint = 'give it as a string, or round it';
-        end if;
-    end loop;
+end
+$$;
+
+-- A document that is given as text, as the programs store it: numbers are looked at as they are written, and
+-- a negative zero, which jsonb does not have, is a zero with sixty decimals (store/document.rs).
+create function rework.json_read(document text)
+returns jsonb
+language plpgsql immutable
+as $$
+declare
+    -- A string, a number, or what is between them.
+    part constant text := E'("(?:[^"\\\\]|\\\\.)*"|-?[0-9][-+.0-9eE]*|[^-"0-9]+|[-"])';
+    -- Whatever has fewer digits and a smaller exponent is kept.
+    long constant text := '[0-9.]{19}|[0-9][eE][-+]?[0-9]{3}';
+    negative_zero constant text := '^-0([.]0+)?([eE][-+]?[0-9]+)?$';
+    number text;
+begin
+    if document ~ long then
+        for number in select words[1]
+                        from regexp_matches(document, part, 'g') words
+                       where words[1] ~ '^-?[0-9]' and words[1] ~ long
+        loop
+            -- What is no number at all is said below.
+            if number ~ '^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$' then
+                perform rework.number_check(number);
+            end if;
+        end loop;
+    end if;
+    if document ~ '-0([.]0+)?([eE][-+]?[0-9]+)?([],}[:space:]]|$)' then
+        select string_agg(case when words[1] ~ negative_zero then '0.' || repeat('0', 60) else words[1] end, ''
+                          order by place)
+          into document
+          from regexp_matches(document, part, 'g') with ordinality as parts (words, place);
+    end if;
+    return document::jsonb;
 end
 $$;
 
@@ -586,4 +684,28 @@ begin
     return (rework.schedule_task(operation, input, domain, host, metadata, priority, run_at, key,
                                  max_attempts)).id;
 end
+$$;
+
+-- The two with the input as text, which is what a literal without a type is: a number in it is kept as it is
+-- written, where jsonb has no negative zero.
+create function rework.schedule_task(
+    operation text, input text, domain text default null, host text default null,
+    metadata jsonb default null, priority int default null, run_at timestamptz default null,
+    key text default null, max_attempts int default null, out id bigint, out is_new boolean)
+language sql volatile
+as $$
+    select queued.id, queued.is_new
+      from rework.schedule_task(operation, rework.json_read(input), domain, host, metadata, priority, run_at, key,
+                                max_attempts) queued
+$$;
+
+create function rework.schedule(
+    operation text, input text, domain text default null, host text default null,
+    metadata jsonb default null, priority int default null, run_at timestamptz default null,
+    key text default null, max_attempts int default null)
+returns bigint
+language sql volatile
+as $$
+    select rework.schedule(operation, rework.json_read(input), domain, host, metadata, priority, run_at, key,
+                           max_attempts)
 $$;

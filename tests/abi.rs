@@ -1,7 +1,9 @@
 //! The boundary: a plugin carries its notes through strip and link-time optimisation, and a host
 //! reads them without running it.
 
-use crate::harness::{Rework, as_of_1_0, as_of_1_2, misbehaving, standalone};
+use crate::harness::{
+    Rework, as_of_1_0, as_of_1_2, hello, misbehaving, place, standalone, with_texts,
+};
 use std::{fs, process::Command};
 
 /// The stranger's plugin is built with fat LTO, which drops what nobody refers to.
@@ -47,7 +49,7 @@ fn notes_tell_where_an_operation_is() {
 /// What a plugin of any minor of this major can do on this host.
 fn runs_as_ever(rework: &Rework) {
     let twice = rework.schedule(&["twice", "--input", "{\"n\": 21}"]);
-    let task = rework.wait(&twice, &["done", "failed", "aborted"]);
+    let task = rework.ended(&twice);
     assert_eq!(task["output"], 42, "{task:#}");
     assert_eq!(task["progress"]["fraction"], 0.5);
     assert_eq!(rework.log(&twice), ["stdout:info:twice 21"]);
@@ -60,6 +62,51 @@ fn runs_as_ever(rework: &Rework) {
     let queue = rework.schedule(&["queue"]);
     let other = rework.wait(&queue, &["done"])["output"].to_string();
     assert_eq!(rework.wait(&other, &["done"])["output"], 8);
+}
+
+/// What reads the input is part of the plugin, so that only its author can mend it.
+#[test]
+fn a_plugin_whose_sdk_changes_doubles_is_named() {
+    let rework = Rework::new();
+    let ours = format!(r#""sdk":"{}""#, rework_plugin_version());
+    let older = with_texts(&hello(), &[(&ours, r#""sdk":"0.1.0""#)]);
+    let older = place(&older, &rework.directory().join("older.so"));
+    let older = older.to_str().unwrap();
+    let warning =
+        "is built with rework-plugin 0.1.0, which changes the last bit of about one in ten numbers";
+    for command in ["check-plugin", "register-operations"] {
+        let output = rework.run(&[command, older]);
+        assert_eq!(output.code, 0, "{output:?}");
+        let warns = format!("warning: {older} {warning}");
+        assert!(output.stderr.contains(&warns), "{output:?}");
+        assert!(
+            output.stderr.contains("build it again with rework-plugin "),
+            "{output:?}"
+        );
+    }
+    let _monitor = rework.monitor(&[]);
+    let doctor = rework.run(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(
+        doctor
+            .stdout
+            .contains("problem plugin: on testhost: hello 0.1.0 (")
+            && doctor.stdout.contains(warning),
+        "{doctor:?}"
+    );
+    // As soon as what was built again is registered, all is well.
+    let registered = rework.run(&["register-operations", hello().to_str().unwrap()]);
+    assert!(!registered.stderr.contains("warning"), "{registered:?}");
+    let doctor = rework.run(&["doctor"]);
+    assert!(!doctor.stdout.contains(warning), "{doctor:?}");
+}
+
+/// The version of the SDK that the plugins of these tests are built with.
+fn rework_plugin_version() -> String {
+    let manifest = include_str!("../plugin-sdk/Cargo.toml");
+    let line = manifest.lines().find(|line| line.starts_with("version = "));
+    let version = line.and_then(|line| line.split('"').nth(1));
+    version.expect("the manifest says it").to_owned()
 }
 
 #[test]

@@ -228,6 +228,42 @@ fn every_form_of_a_url_leads_where_libpq_goes() {
     );
 }
 
+/// The environment may hold no `USER`, or that of somebody else: the user id counts.
+#[test]
+fn who_is_not_named_is_who_libpq_takes() {
+    let rework = Rework::new();
+    let socket = rework.database.socket();
+    let directory = socket.parent().unwrap().display().to_string();
+    let port = socket.extension().unwrap().to_str().unwrap().to_owned();
+    let own = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let own = own.unwrap().unwrap().name;
+    for user in [None, Some("babar")] {
+        for url in [
+            format!("postgres:///nothing?host={directory}&port={port}"),
+            // Nobody listens there.
+            "postgres:///nothing?port=9".to_owned(),
+        ] {
+            let with_user = |mut command: Command| {
+                command.env_remove("USER").env_remove("LOGNAME");
+                command.envs(user.map(|user| ("USER", user)));
+                let output = command.output().unwrap();
+                assert!(!output.status.success(), "{url}: {output:?}");
+                String::from_utf8(output.stderr).unwrap()
+            };
+            let ours = with_user(rework.command(&["list-tasks", &url]));
+            let mut psql = Command::new("psql");
+            psql.args(["-X", "-d", &url, "-c", "select 1"]);
+            let theirs = with_user(psql);
+            let named = match url.contains("host=") {
+                true => format!("user \"{own}\""),
+                false => "/var/run/postgresql".to_owned(),
+            };
+            assert!(theirs.contains(&named), "{url}: {theirs}");
+            assert!(ours.contains(&named), "{url}: {ours}");
+        }
+    }
+}
+
 #[test]
 fn what_a_url_asks_for_is_done_or_refused_by_its_name() {
     let rework = Rework::new();

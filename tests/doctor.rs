@@ -1,6 +1,6 @@
 //! `doctor`: a line per check, with what to do about each problem.
 
-use crate::harness::{Rework, hello, misbehaving, until};
+use crate::harness::{OpenTransaction, Rework, hello, misbehaving, until};
 
 #[test]
 fn problems_are_named_with_their_remedy() {
@@ -62,19 +62,9 @@ fn problems_are_named_with_their_remedy() {
 #[test]
 fn workers_that_never_start_are_a_problem() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let start = [
-        "--domain",
-        "misbehaving",
-        "--env",
-        "MISBEHAVE_ON_LOAD",
-        "--start-timeout",
-        "1",
-    ];
     let problem = "problem worker: workers of domain misbehaving for misbehaving on testhost die before they are ready";
     for how in ["exit", "hang"] {
-        let mut command = rework.command(&[&["monitor"], &start[..]].concat());
-        command.env("MISBEHAVE_ON_LOAD", how);
-        let monitor = rework.monitor_by(command);
+        let monitor = rework.monitor_that_misbehaves_on_load(how, &["--start-timeout", "1"]);
         let doctor = || rework.run(&["doctor"]).stdout;
         let id = rework.misbehave("ok");
         let waiting =
@@ -99,6 +89,33 @@ fn workers_that_never_start_are_a_problem() {
     }
 }
 
+/// Long before `--start-timeout`.
+#[test]
+fn a_plugin_that_takes_long_to_load_is_named_by_everybody() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let monitor = rework.monitor_that_misbehaves_on_load("hang", &["--start-timeout", "600"]);
+    let id = rework.misbehave("ok");
+    let words =
+        "workers of domain misbehaving for misbehaving on testhost have been loading it for ";
+    let said = until(
+        "the problem",
+        || rework.run(&["doctor"]).stdout,
+        |said| said.contains(&format!("problem worker: {words}")),
+    );
+    let waiting = "problem waiting: 1 task of `misbehave` misbehaving waits: on testhost workers of \
+                   domain misbehaving for misbehaving have been loading it for ";
+    assert!(said.contains(waiting), "{said}");
+    let waits = rework.task(&id)["waits"].to_string();
+    assert!(waits.contains("have been loading it for "), "{waits}");
+    let listed = rework.ok(&["list-workers"]);
+    assert!(listed.contains(" loading misbehaving for "), "{listed}");
+    let log = monitor.log();
+    assert!(
+        log.contains("of domain misbehaving has been loading libmisbehaving.so for 5s; it is killed after 10m"),
+        "{log}"
+    );
+}
+
 #[test]
 fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
     let rework = Rework::with_plugins(&[hello()]);
@@ -112,5 +129,21 @@ fn a_schedule_that_could_not_queue_its_task_is_a_problem() {
         "the problem",
         || rework.run(&["doctor"]).stdout,
         |said| said.contains(&problem),
+    );
+}
+
+/// Two doctors try the same write at the same time.
+#[test]
+fn a_write_that_somebody_else_tries_at_the_same_time_is_no_fault() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _open = OpenTransaction::begin(
+        &rework,
+        "insert into rework.task (id, operation, lane, run_at) overriding system value
+         values (-1, 0, 0, clock_timestamp())",
+    );
+    let doctor = rework.run(&["doctor"]);
+    assert!(
+        doctor.stdout.contains("ok write: could not look whether"),
+        "{doctor:?}"
     );
 }

@@ -248,6 +248,115 @@ fn what_is_missing_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_place_that_is_no_directory_is_named_with_what_to_do() {
+    let place = Place::new("places");
+    let file = place.0.join("file");
+    fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    let below = format!("{file}/below");
+    for (path, reason) in [
+        ("/proc", "/proc is not empty and holds no embedded cluster"),
+        ("/dev", "/dev is not empty and holds no embedded cluster"),
+        ("/proc/none", "could not make the directory /proc/none: "),
+        ("/sys/none", "could not make the directory /sys/none: "),
+        ("/dev/null", "/dev/null is not a directory"),
+        (
+            file,
+            "is not a directory, and an embedded cluster needs one",
+        ),
+        (
+            &below,
+            "file is not a directory, and an embedded cluster needs one",
+        ),
+    ] {
+        for arguments in [
+            &["embedded", "url", "--path", path][..],
+            &["embedded", "start", "--path", path],
+            &["init-db", &format!("embedded:{path}")],
+        ] {
+            let output = place.rework(arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+            assert!(
+                said.starts_with("error: ")
+                    && said.contains(reason)
+                    && said.contains("\nhint: name a directory"),
+                "{arguments:?}: {said}"
+            );
+        }
+    }
+}
+
+/// A server whose process cannot be seen (another container) is used, and never taken for a dead one.
+#[test]
+fn a_server_of_another_process_namespace_is_used() {
+    let place = Place::new("namespace");
+    let path = place.0.to_str().unwrap();
+    let database = format!("embedded:{path}");
+    place.init();
+    place.embedded("start");
+    let server = place.server().unwrap();
+    // Its own shared memory as well, as in a container: Postgres would not notice the other server.
+    let inside = |arguments: &[&str]| {
+        Command::new("unshare")
+            .args(["--pid", "--ipc", "--fork", "--mount-proc"])
+            .arg(env!("CARGO_BIN_EXE_rework"))
+            .args(arguments)
+            .env("REWORK_EMBEDDED_LINGER", "1")
+            .env("REWORK_STATE_DIR", place.0.join("state"))
+            .env_remove("REWORK_DB")
+            .output()
+            .unwrap()
+    };
+    if !inside(&["--version"]).status.success() {
+        eprintln!("skipped: no namespace can be made here");
+        return;
+    }
+    let plugin = hello();
+    for arguments in [
+        &["list-tasks", &database][..],
+        &["register-operations", &database, plugin.to_str().unwrap()],
+        &["schedule", &database, "noop"],
+        &["embedded", "url", "--path", path],
+    ] {
+        let output = inside(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    let status = inside(&["embedded", "status", "--path", path]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.starts_with("running: ") && status.contains(", in another process namespace, "),
+        "{status}"
+    );
+    let stop = inside(&["embedded", "stop", "--path", path]);
+    let said = String::from_utf8(stop.stderr).unwrap();
+    assert!(
+        said.contains(
+            "runs in another process namespace, and its process cannot be seen from here"
+        ) && said.contains("\nhint: stop it where it was started"),
+        "{said}"
+    );
+    assert_eq!(place.server(), Some(server), "it is the same server");
+    assert!(is_running(server));
+    // A monitor that is the first process of its namespace.
+    let mut monitor = Command::new("unshare")
+        .args(["--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"])
+        .arg(env!("CARGO_BIN_EXE_rework"))
+        .args(["monitor", &database])
+        .env("REWORK_STATE_DIR", place.0.join("state"))
+        .spawn()
+        .unwrap();
+    let task = place.rework(&["schedule", &database, "noop", "--wait", "--timeout", "60s"]);
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    assert!(task.status.success(), "{task:?}");
+    assert_eq!(place.embedded("stop"), "stopped");
+    // The server has gone for everybody, and whoever comes next starts it.
+    let again = inside(&["list-tasks", &database]);
+    assert!(again.status.success(), "{again:?}");
+}
+
+#[test]
 fn the_callers_environment_is_none_of_the_servers() {
     let place = Place::new("environment");
     let database = format!("embedded:{}", place.0.display());
@@ -442,4 +551,29 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
         1,
         "nothing was made"
     );
+}
+
+/// The server outlives the command that starts it, and with it everything that the server has open.
+#[test]
+fn a_server_does_not_keep_what_its_starter_had_open() {
+    let place = Place::new("descriptors");
+    place.init();
+    place.embedded("stop");
+    let lock = place.0.join("lock");
+    let started = Command::new("flock")
+        .arg(&lock)
+        .args([env!("CARGO_BIN_EXE_rework"), "embedded", "start", "--path"])
+        .arg(&place.0)
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{started:?}");
+    assert!(place.server().is_some(), "the server runs");
+    let free = Command::new("flock")
+        .arg("--nonblock")
+        .arg(&lock)
+        .arg("true")
+        .status()
+        .unwrap();
+    assert!(free.success(), "the server holds the lock");
+    place.embedded("stop");
 }

@@ -1,7 +1,8 @@
 //! Keys: one task of an operation for each, and whoever schedules is told which it is.
 
-use crate::harness::{Rework, hello, report, standalone};
+use crate::harness::{OpenTransaction, Rework, hello, report, standalone, until};
 use rework::Client;
+use std::thread;
 
 #[test]
 fn a_key_counts_for_its_operation_alone() {
@@ -117,4 +118,49 @@ fn a_client_is_told_whether_a_task_is_new() {
             .unwrap();
         assert!(!both[0].is_new() && both[1].is_new());
     });
+}
+
+/// Whether the key is taken is not known before the transaction ends, which may take for ever.
+#[test]
+fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut open = OpenTransaction::begin(&rework, "select rework.schedule('noop', key => 'k')");
+    let pid = open.process(&rework);
+    let holder = format!("the transaction of the server's process {pid}");
+    thread::scope(|scope| {
+        let refusal = scope.spawn(|| rework.fails(1, &["schedule", "noop", "--key", "k"]));
+        until(
+            "doctor to name who waits and for whom",
+            || rework.run(&["doctor"]).stdout,
+            |told| told.contains("has waited for") && told.contains(&holder),
+        );
+        let refusal = refusal.join().unwrap();
+        for part in [
+            "could not schedule `noop` with the key `k`",
+            &holder,
+            "has scheduled the same and has not ended",
+            &format!("pg_terminate_backend({pid})"),
+        ] {
+            assert!(refusal.contains(part), "{part}: {refusal}");
+        }
+    });
+    open.end(&rework);
+    rework.schedule(&["noop", "--key", "k"]);
+    assert_eq!(
+        rework.database.psql("select count(*) from rework.ready"),
+        "1"
+    );
+}
+
+/// The same of whatever else waits for a lock.
+#[test]
+fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut open = OpenTransaction::begin(&rework, "lock table rework.operation in exclusive mode");
+    let holder = format!("the server's process {}", open.process(&rework));
+    let refusal = rework.fails(1, &["pause", "--operation", "noop"]);
+    assert!(refusal.contains(&holder), "{refusal}");
+    assert!(refusal.contains("hint: "), "{refusal}");
+    open.end(&rework);
+    rework.ok(&["pause", "--operation", "noop"]);
 }

@@ -154,3 +154,19 @@ fn by_the_death_of_the_monitor() {
         assert_eq!(rework.wait(&id, &["aborted"])["cause"], "monitor lost");
     }
 }
+
+/// Also what does not run can be ended; its worker's threads have stopped with it.
+#[test]
+fn a_worker_that_is_stopped() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
+    let id = rework.misbehave("stop itself");
+    rework.wait(&id, &["running"]);
+    let (_, worker) = worker_of(&rework);
+    let stat = || std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+    until("the worker to stop", stat, |stat| stat.contains(") T "));
+    rework.ok(&["abort-task", &id]);
+    assert_eq!(rework.ended(&id)["cause"], "abort");
+    let next = rework.misbehave("ok");
+    assert_eq!(rework.wait(&next, &["done"])["output"], "ok");
+}

@@ -141,6 +141,7 @@ fn dangerous_things_happen_in_their_places_only() {
             "unsafe {",
             &[
                 "plugin/",
+                "descriptors.rs",
                 "monitor/init.rs",
                 "monitor/process.rs",
                 "signals.rs",
@@ -164,5 +165,15 @@ fn dangerous_things_happen_in_their_places_only() {
                 !source.contains(what) || allowed.iter().any(|place| name.starts_with(place));
             assert!(fine, "{name} has `{what}`, which belongs in {allowed:?}");
         }
+    }
+}
+
+/// Where the server allows prepared transactions, a notification would make some of them fail; only
+/// `rework.tell` knows whether it may.
+#[test]
+fn programs_notify_as_the_functions_of_the_schema_do() {
+    for path in sources(&host()) {
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(!source.contains("pg_notify("), "{}", path.display());
     }
 }

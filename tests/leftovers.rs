@@ -12,13 +12,13 @@ fn started() -> (Rework, Monitor) {
 fn leave(rework: &Rework, what: &str) {
     let input = json!({ "what": what }).to_string();
     let id = rework.schedule(&["leave", "--input", &input]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["state"], "done", "{what}: {task:#}");
 }
 
 fn look(rework: &Rework) -> Value {
     let id = rework.schedule(&["look_at_process"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["state"], "done", "{task:#}");
     task["output"].clone()
 }
@@ -27,7 +27,20 @@ fn look(rework: &Rework) -> Value {
 fn what_can_be_put_back_is() {
     let (rework, monitor) = started();
     let before = look(&rework);
+    let is_root = nix::unistd::geteuid().is_root();
     for what in [
+        "nice",
+        "processors",
+        "locale",
+        "undumpable",
+        "first to die",
+        "death of the parent",
+        "zombie",
+        // What follows cannot be put back, or is the plugin's own affair, and changes nothing here.
+        "session",
+        "thread",
+        "socket",
+        "locked memory",
         "a waiting alarm",
         "mask",
         "directory",
@@ -41,6 +54,10 @@ fn what_can_be_put_back_is() {
         "ignored children",
         "ended by SIGTERM",
     ] {
+        if what == "nice" && !is_root {
+            // Only root can take it back.
+            continue;
+        }
         leave(&rework, what);
         // The same process, in the same state.
         assert_eq!(look(&rework), before, "{what}");
@@ -55,7 +72,7 @@ fn no_timer_of_one_task_ends_the_next() {
         leave(&rework, what);
         let later = r#"{"mode": "hang", "seconds": 1.5}"#;
         let id = rework.schedule(&["misbehave", "--input", later]);
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         assert_eq!(task["state"], "done", "{what}: {task:#}");
     }
 }
@@ -70,10 +87,11 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
         ("real-time handler", "a handler for signal 40"),
         ("timer", "a timer (timer_create)"),
         ("root", "another root directory"),
+        ("network", "another network namespace"),
         ("user", "another user"),
     ];
     for (what, words) in whats {
-        if !is_root && ["root", "user"].contains(&what) {
+        if !is_root && ["root", "network", "user"].contains(&what) {
             // Only root can change them.
             continue;
         }
@@ -102,13 +120,44 @@ fn a_worker_that_is_not_as_it_was_runs_nothing_more() {
     assert_eq!(said, 1, "once for one operation: {}", monitor.log());
 }
 
+/// An operation that has left nothing so often is looked at less often, but no other operation finds what it
+/// leaves then.
+#[test]
+fn an_operation_that_was_trusted_leaves_nothing_to_another() {
+    let (rework, monitor) = started();
+    let before = look(&rework)["process"].clone();
+    rework.database.psql(
+        r#"select count(rework.schedule('leave', '{"what": "nothing"}'))
+             from generate_series(1, 145)"#,
+    );
+    let unfinished = "select count(*) from rework.task where status <> 'done'";
+    until(
+        "all to be done",
+        || rework.database.psql(unfinished),
+        |count| count == "0",
+    );
+    leave(&rework, "handler");
+    assert_ne!(look(&rework)["process"], before);
+    let log = monitor.log();
+    assert!(
+        log.contains("operation `leave` of domain misbehaving leaves its worker changed (a handler for SIGUSR1)"),
+        "{log}"
+    );
+    let dead = until(
+        "the worker to be gone",
+        || rework.json(&["list-workers", "--all"])[0].clone(),
+        |row| row["state"] == "dead",
+    );
+    assert_eq!(dead["cause"], "leftovers", "{dead:#}");
+}
+
 /// With the handler that a task had left a crash was taken for a good end.
 #[test]
 fn a_handler_that_was_left_hides_no_crash() {
     let (rework, monitor) = started();
     leave(&rework, "handler of faults");
     let id = rework.misbehave("segfault");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(
         (&task["cause"], &task["signal"]),
         (&"crash".into(), &11.into()),
@@ -119,4 +168,26 @@ fn a_handler_that_was_left_hides_no_crash() {
         log.contains("operation `leave` of domain misbehaving leaves its worker changed (a handler for SIGSEGV)"),
         "{log}"
     );
+}
+
+/// It used to be a crash: the worker could not put its output back.
+#[test]
+fn a_task_that_has_returned_has_not_crashed_whatever_it_leaves() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let mut arguments = vec!["--domain", "misbehaving", "--maxworkers", "1"];
+    if nix::unistd::geteuid().is_root() {
+        // Root could raise the limit again.
+        arguments.extend(["--worker-user", "nobody"]);
+    }
+    let _monitor = rework.monitor(&arguments);
+    leave(&rework, "no descriptors");
+    let rows = until(
+        "the worker to be gone",
+        || rework.json(&["list-workers", "--all"]),
+        |rows| rows[0]["state"] == "dead",
+    );
+    assert_eq!(rows[0]["cause"], "leftovers", "{rows:#}");
+    let error = rows[0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("a lower RLIMIT_NOFILE"), "{rows:#}");
+    look(&rework);
 }

@@ -104,6 +104,36 @@ fn what_lies_beside_a_plugin_comes_along() {
 }
 
 #[test]
+fn a_signature_does_not_cover_what_comes_along() {
+    let rework = Rework::new();
+    let root = rework.directory().canonicalize().unwrap().join("built");
+    let so = plugin(&root, Some("$ORIGIN/../deps"));
+    let key = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let content = fs::read(&so).unwrap();
+    let signature = minisign::sign(None, &key.sk, content.as_slice(), None, None).unwrap();
+    fs::write(format!("{}.minisig", so.display()), signature.into_string()).unwrap();
+    let (so, key) = (so.to_str().unwrap(), key.pk.to_base64());
+    for command in ["check-plugin", "register-operations"] {
+        let refusal = rework.fails(1, &[command, so, "--require-signature", &key]);
+        assert!(
+            refusal.contains(
+                "brings libraries along (deps/libinner.so), which its signature does not cover: link them \
+                 statically, or give it an absolute run path"
+            ),
+            "{refusal}"
+        );
+    }
+    assert_eq!(rework.ok(&["list-operations"]), "");
+    // Without its libraries the same signature is enough to get further.
+    fs::rename(root.join("deps"), root.join("gone")).unwrap();
+    let refusal = rework.fails(1, &["check-plugin", so, "--require-signature", &key]);
+    assert!(
+        refusal.contains("libouter.so") && !refusal.contains("signature"),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn a_library_that_others_can_write_does_not_come_along() {
     use std::os::unix::fs::PermissionsExt;
     let rework = Rework::new();

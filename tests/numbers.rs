@@ -95,14 +95,18 @@ fn doubles_keep_their_bits_by_every_way() {
         noted.to_bits()
     );
 
-    // jsonb has no negative zero: in SQL it is 0 before we see it.
-    let positive: Vec<f64> = doubles.iter().map(|double| double + 0.0).collect();
-    let query = format!(
-        "select rework.schedule('doubles', '{}')",
-        as_text(&positive)
-    );
+    let query = format!("select rework.schedule('doubles', '{text}')");
     let task = rework.database.psql(&query);
-    check(&rework, "SQL", &task, &positive);
+    check(&rework, "SQL", &task, &doubles);
+    let query = format!("select id from rework.schedule_task('doubles', input => '{text}')");
+    let task = rework.database.psql(&query);
+    check(&rework, "SQL, schedule_task", &task, &doubles);
+
+    // jsonb has no negative zero: there it is 0 before we see it.
+    let positive: Vec<f64> = doubles.iter().map(|double| double + 0.0).collect();
+    let query = format!("select rework.schedule('doubles', '{text}'::jsonb)");
+    let task = rework.database.psql(&query);
+    check(&rework, "SQL, jsonb", &task, &positive);
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -214,13 +218,26 @@ fn numbers_that_would_be_changed_are_refused() {
         "1e-400",
         "3.141592653589793238462643383279502884197",
         "18446744073709551617",
+        "4.35e-324",
+        "1.2345678901234567e-320",
+        "2e-324",
+        "1e99999",
+        "-1e-99999",
+        "1.7976931348623159e308",
+        "0.12345678901234567891",
     ] {
         let input = format!("[1, {number}]");
         let refusal = rework.fails(2, &["schedule", "doubles", "--input", &input]);
+        let from = refusal.find("the number ").expect("it is named");
+        let message = refusal[from..].lines().next().unwrap_or_default();
         assert!(
-            refusal.contains(&format!("the number {number} ")),
+            message.starts_with(&format!("the number {number} ")),
             "{refusal}"
         );
+        // The same words from SQL.
+        let call = format!("select rework.schedule('doubles', '{input}')");
+        let from_sql = rework.database.psql_error(&call);
+        assert!(from_sql.contains(message), "{message}: {from_sql}");
         let metadata = format!("{{\"a\": {number}}}");
         let refusal = rework.fails(
             2,
@@ -237,16 +254,24 @@ fn numbers_that_would_be_changed_are_refused() {
             refusal.contains(&format!("the number {number} ")),
             "{refusal}"
         );
-        // The server says it in its own words.
+        // What is jsonb by then is written in full; the largest of them the server refuses itself.
         for (what, call) in [
-            ("input", format!("rework.schedule('doubles', '{input}')")),
+            (
+                "jsonb",
+                format!("rework.schedule('doubles', '{input}'::jsonb)"),
+            ),
             (
                 "metadata",
                 format!("rework.schedule('doubles', '[]', metadata => '{metadata}')"),
             ),
         ] {
             let refusal = rework.database.psql_error(&format!("select {call}"));
-            assert!(refusal.contains("number"), "{what} {number}: {refusal}");
+            assert!(
+                refusal.contains("give it as a string, or round it")
+                    || number.contains("e99999")
+                    || number.contains("e-99999"),
+                "{what} {number}: {refusal}"
+            );
         }
     }
     assert_eq!(rework.json(&["list-tasks"]), json!([]));

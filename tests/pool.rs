@@ -177,20 +177,14 @@ fn what_a_worker_uses_is_shown_while_its_task_runs() {
 #[test]
 fn a_worker_that_is_not_ready_in_time_is_killed_and_the_next_one_waits() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let child = rework
-        .command(&["monitor", "--domain", "misbehaving", "--start-timeout", "1"])
-        .args(["--maxworkers", "1", "--env", "MISBEHAVE_ON_LOAD"])
-        .env("MISBEHAVE_ON_LOAD", "hang")
-        .spawn();
-    let mut monitor = child.unwrap();
+    let arguments = ["--maxworkers", "1", "--start-timeout", "1"];
+    let monitor = rework.monitor_that_misbehaves_on_load("hang", &arguments);
     let ended = until(
         "two to have been killed",
         || dead(&rework),
         |dead| dead.len() >= 2,
     );
-    let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(monitor.wait().unwrap().success());
+    assert_eq!(monitor.interrupt(), Some(0));
     for worker in &ended {
         assert_eq!(worker["cause"], "start timeout", "{worker:#}");
         assert_eq!(
@@ -216,11 +210,7 @@ fn the_plugin_that_ends_a_worker_while_it_loads_is_named() {
         "--asdomain",
         "misbehaving",
     ]);
-    let mut command = rework.command(&["monitor", "--domain", "misbehaving"]);
-    command
-        .args(["--env", "MISBEHAVE_ON_LOAD"])
-        .env("MISBEHAVE_ON_LOAD", "exit");
-    let monitor = rework.monitor_by(command);
+    let monitor = rework.monitor_that_misbehaves_on_load("exit", &[]);
     // It may be the other plugin's worker that is kept while there is nothing to do.
     rework.misbehave("ok");
     let failed = || {

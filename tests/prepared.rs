@@ -12,8 +12,11 @@ use std::{
 struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Self {
-        let place = Self(PathBuf::from(format!("/tmp/rwp-{}", std::process::id())));
+    fn new(name: &str) -> Self {
+        let place = Self(PathBuf::from(format!(
+            "/tmp/rwp-{name}-{}",
+            std::process::id()
+        )));
         fs::create_dir_all(&place.0).unwrap();
         fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755)).unwrap();
         place.ok(&["init-db"]);
@@ -92,7 +95,7 @@ impl Drop for Monitor {
 
 #[test]
 fn what_is_prepared_and_committed_later_happens() {
-    let place = Place::new();
+    let place = Place::new("later");
     place.ok(&["register-operations", hello().to_str().unwrap()]);
     let log = fs::File::create(place.0.join("monitor.log")).unwrap();
     let monitor = place.command(&["monitor"]).stderr(log).spawn().unwrap();
@@ -134,4 +137,26 @@ fn what_is_prepared_and_committed_later_happens() {
     );
     prepared(&format!("select rework.task_delete({later})"));
     assert_eq!(place.state(&later), "");
+}
+
+/// Nobody may be there any more who would end it.
+#[test]
+fn a_key_in_a_prepared_transaction_is_refused_with_its_name() {
+    let place = Place::new("key");
+    place.ok(&["register-operations", hello().to_str().unwrap()]);
+    place.psql("begin; select rework.schedule('noop', key => 'k'); prepare transaction 'left'");
+    let refused = place.run(&["schedule", "noop", "--key", "k"]);
+    let refusal = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refusal}");
+    assert!(
+        refusal.contains("the prepared transaction `left`"),
+        "{refusal}"
+    );
+    assert!(refusal.contains("`rollback prepared 'left'`"), "{refusal}");
+    let doctor = || String::from_utf8(place.run(&["doctor"]).stdout).unwrap();
+    until("doctor to name it", doctor, |told| {
+        told.contains("the prepared transaction `left` holds locks")
+    });
+    place.psql("rollback prepared 'left'");
+    place.ok(&["schedule", "noop", "--key", "k"]);
 }

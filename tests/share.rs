@@ -49,7 +49,8 @@ fn until_all_ended(rework: &Rework) {
     );
 }
 
-/// In one process the second would get the first one's library, and its way to round.
+/// In one process the second would get the first one's library, and its way to round, or would not load:
+/// there is not enough static TLS for both.
 #[test]
 fn plugins_that_harm_each_other_are_not_loaded_together() {
     let rework = Rework::with_plugins(&linked());
@@ -58,6 +59,8 @@ fn plugins_that_harm_each_other_are_not_loaded_together() {
         for (operation, output) in [
             ("number_one", "1"),
             ("number_two", "2"),
+            ("room_one", "1000"),
+            ("room_two", "1000"),
             ("quarter_two", "\"5.562684646268003e-309\""),
         ] {
             let id = rework.schedule(&[operation]);
@@ -74,11 +77,7 @@ fn plugins_that_harm_each_other_are_not_loaded_together() {
 fn a_plugin_that_does_not_load_stops_only_its_own_operations() {
     let words = "libmisbehaving.so ended the process (exit 7) while loading";
     let rework = with_two();
-    let mut command = rework.command(&[&["monitor"], &workers("1")[..]].concat());
-    command
-        .args(["--env", "MISBEHAVE_ON_LOAD"])
-        .env("MISBEHAVE_ON_LOAD", "exit");
-    let monitor = rework.monitor_by(command);
+    let monitor = rework.monitor_that_misbehaves_on_load("exit", &["--maxworkers", "1"]);
     let stopped = rework.misbehave("ok");
     let doctor = || rework.run(&["doctor"]).stdout;
     until("doctor to name it", doctor, |said| said.contains(words));
@@ -104,11 +103,8 @@ fn a_plugin_that_does_not_load_stops_only_its_own_operations() {
 #[test]
 fn a_plugin_that_never_finishes_loading_stops_only_its_own_operations() {
     let rework = with_two();
-    let mut command = rework.command(&[&["monitor"], &workers("1")[..]].concat());
-    command
-        .args(["--env", "MISBEHAVE_ON_LOAD", "--start-timeout", "600"])
-        .env("MISBEHAVE_ON_LOAD", "hang");
-    let _monitor = rework.monitor_by(command);
+    let arguments = ["--maxworkers", "1", "--start-timeout", "600"];
+    let _monitor = rework.monitor_that_misbehaves_on_load("hang", &arguments);
     let stopped = rework.misbehave("ok");
     until(
         "its worker to start",

@@ -1,6 +1,6 @@
 //! Signals that others send, ignore, block or handle.
 
-use crate::harness::{Rework, misbehaving, until};
+use crate::harness::{Monitor, Rework, misbehaving, until};
 use nix::sys::signal::{Signal, kill};
 use std::process::Command;
 
@@ -23,12 +23,10 @@ pub(crate) fn started_by(rework: &Rework, starter: &[&str], arguments: &[&str]) 
     command
 }
 
-#[test]
-fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
-    let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+/// A shell that has inherited an ignored SIGPIPE would not end.
+fn breaks_pipes(rework: &Rework) {
     let id = rework.schedule(&["break_pipes"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["output"], "BrokenPipe", "{task:#}");
     assert_eq!(
         rework.log(&id),
@@ -36,22 +34,74 @@ fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
     );
 }
 
+#[test]
+fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    breaks_pipes(&rework);
+}
+
+/// A task that takes two seconds is done, though every process gets this signal meanwhile.
+fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, how: &str) {
+    let input = r#"{"mode": "hang", "seconds": 2}"#;
+    let id = rework.schedule(&["misbehave", "--input", input]);
+    rework.wait(&id, &["running"]);
+    for process in rework::descendants::of(monitor.pid()) {
+        kill(process, signal).unwrap();
+    }
+    monitor.signal(signal);
+    assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
+    let task = rework.task(&id);
+    assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+}
+
 /// As a service manager does that ends a unit.
 #[test]
 fn a_signal_to_every_process_leaves_the_end_to_the_monitor() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let rework = Rework::with_plugins(&[misbehaving()]);
-        let mut monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
-        let input = r#"{"mode": "hang", "seconds": 2}"#;
-        let id = rework.schedule(&["misbehave", "--input", input]);
-        rework.wait(&id, &["running"]);
-        for process in rework::descendants::of(monitor.pid()) {
-            kill(process, signal).unwrap();
+        let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
+        ends_by_its_monitor(&rework, monitor, signal, "by itself");
+    }
+}
+
+/// Libraries that set up signals for a program of their own do so.
+#[test]
+fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
+    for how in ["reset signals", "end on signals"] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            let rework = Rework::with_plugins(&[misbehaving()]);
+            let monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+            ends_by_its_monitor(&rework, monitor, signal, how);
         }
-        monitor.signal(signal);
-        assert_eq!(monitor.wait(), Some(0), "{signal}");
-        let task = rework.task(&id);
-        assert_eq!(task["state"], "done", "{signal}: {task:#}");
+    }
+}
+
+#[test]
+fn what_a_plugin_does_to_other_signals_while_it_is_loaded_hides_nothing() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor_that_misbehaves_on_load("reset signals", &[]);
+    breaks_pipes(&rework);
+    // Of a blocked signal no handler hears.
+    let id = rework.misbehave("segfault");
+    let task = rework.ended(&id);
+    let error = task["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with("SIGSEGV at address 0x8 in libmisbehaving.so+0x"),
+        "{task:#}"
+    );
+}
+
+/// What a process sends to itself, its plugin hears of.
+#[test]
+fn a_handler_of_a_plugin_hears_what_its_operation_sends() {
+    for (how, cause) in [("end on signals", "process exit"), ("nothing", "crash")] {
+        let rework = Rework::with_plugins(&[misbehaving()]);
+        let _monitor = rework.monitor_that_misbehaves_on_load(how, &[]);
+        let id = rework.misbehave("terminate itself");
+        let task = rework.ended(&id);
+        assert_eq!(task["state"], "aborted", "{how}: {task:#}");
+        assert_eq!(task["cause"], cause, "{how}: {task:#}");
     }
 }
 
@@ -119,7 +169,7 @@ fn whoever_starts_it_may_ignore_and_block_signals() {
     let arguments = ["monitor", "--domain", "misbehaving"];
     let mut monitor = rework.monitor_by(started_by(&rework, &starter, &arguments));
     let id = rework.schedule(&["look_at_process"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let status = task["output"]["status"].to_string();
     assert!(status.contains("SigBlk:\\t0000000000000000"), "{status}");
     // The two that C keeps for its threads (32 and 33) are out of our reach.
@@ -134,17 +184,17 @@ fn whoever_starts_it_may_ignore_and_block_signals() {
 #[test]
 fn a_plugin_that_handles_faults_goes_on_doing_so() {
     let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor_that_misbehaves_on_load("handler");
+    let _monitor = rework.monitor_that_misbehaves_on_load("handler", &["--maxworkers", "1"]);
     let id = rework.schedule(&["survive_faults", "--input", r#"{"times": 20000}"#]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["output"], 20000, "{task:#}");
     // What it has survived explains nothing.
     let id = rework.misbehave("exit with 3");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["cause"], "process exit", "{task:#}");
     // What it cannot repair is told as ever.
     let id = rework.misbehave("segfault");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let error = task["error"].as_str().unwrap_or_default();
     assert!(
         error.starts_with("SIGSEGV at address 0x8 in libmisbehaving.so+0x"),

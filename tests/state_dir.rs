@@ -139,6 +139,26 @@ fn somebody_without_a_name_is_told_about_their_home_and_not_about_root() {
         );
         assert_hint(&complaint);
     }
+    // Nobody has said where, and the system knows no home: not in `/tmp`, where others may be first.
+    let complaint = stranger.fails(None, &["check-plugin", plugin]);
+    assert!(
+        complaint.contains("Permission denied (os error 13), in /.local/state/rework/plugins"),
+        "{complaint}"
+    );
+    assert_eq!(complaint.lines().count(), 2, "{complaint}");
+    assert_hint(&complaint);
+    let complaint = stranger.fails(None, &["list-tasks", "embedded"]);
+    assert!(
+        complaint
+            .starts_with("error: there is no place for an embedded cluster: neither XDG_DATA_HOME")
+            && complaint.contains("\nhint: name a directory: embedded:/some/dir"),
+        "{complaint}"
+    );
+    let complaint = stranger.fails(None, &["list-tasks", "postgres:///jobs"]);
+    assert!(
+        complaint.contains("it names no user, and user id 12345 has no name on this host"),
+        "{complaint}"
+    );
     let complaint = stranger.fails(Some("/"), &["embedded", "url"]);
     assert!(
         complaint.starts_with("error: user id 12345 has no name on this host")

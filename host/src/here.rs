@@ -23,13 +23,18 @@ pub fn state_dir() -> PathBuf {
     if let Some(state) = of("XDG_STATE_HOME") {
         return state.join("rework");
     }
-    let own_home = || {
+    // Where nobody can write, so that they are told: in `/tmp` it would be whoever comes first.
+    let home = home().unwrap_or_else(|| PathBuf::from("/"));
+    home.join(".local/state/rework")
+}
+
+/// The home of the user: `$HOME`, else what the system says of the user id; `None`: it says nothing.
+pub fn home() -> Option<PathBuf> {
+    let named = std::env::var_os("HOME").filter(|value| !value.is_empty());
+    named.map(PathBuf::from).or_else(|| {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
         user.ok().flatten().map(|user| user.dir)
-    };
-    let home = of("HOME").or_else(own_home);
-    let home = home.unwrap_or_else(|| PathBuf::from("/tmp"));
-    home.join(".local/state/rework")
+    })
 }
 
 /// The private content-addressed cache of plugins.

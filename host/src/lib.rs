@@ -21,6 +21,7 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod descendants;
+pub mod descriptors;
 pub mod here;
 pub mod model;
 pub mod monitor;

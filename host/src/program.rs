@@ -1,7 +1,7 @@
 //! What a process of this program is: the command line, or one of the kinds of child that the
 //! command line starts of itself.
 
-use crate::{cli, monitor, plugin, postgres, signals, worker};
+use crate::{cli, descriptors, monitor, plugin, postgres, signals, worker};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 /// The names under which monitors and registrations start their children: `argv[0]`.
@@ -30,6 +30,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             plugin::load_only(Path::new(file), worker::give_up_network)
         }
         (Some("embedded-keeper"), Some(directory), _) => postgres::keeper(Path::new(directory)),
-        _ => cli::main(arguments),
+        _ => {
+            // Without /proc nothing can be looked at, and what starts is told so later.
+            let _ = descriptors::close_inherited_on_exec();
+            cli::main(arguments)
+        }
     }
 }

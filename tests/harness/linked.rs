@@ -1,5 +1,6 @@
 //! Two plugins of one domain, `linked`, that harm each other in one process: each brings a library of
-//! its own under the same SONAME, and the first one's turns off subnormal numbers when it is loaded.
+//! its own under the same SONAME, and the first one's turns off subnormal numbers when it is loaded. Besides,
+//! each uses more than half of the static TLS that a process has for libraries loaded later.
 
 use super::{
     fake::compile,
@@ -12,7 +13,8 @@ use std::{
 };
 
 /// Both; the operation `number_one` (or `number_two`) asks the plugin's own library which number it
-/// has, `quarter_one` (or `quarter_two`) answers a quarter of the smallest normal number.
+/// has, `room_one` (or
+/// `room_two`) how much static TLS that has, `quarter_one` (or `quarter_two`) answers a quarter of the smallest normal number.
 pub(crate) fn linked() -> [PathBuf; 2] {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -60,6 +62,20 @@ fn write_package(workspace: &Path, word: &str, number: u32) {
     if !link.exists() {
         std::os::unix::fs::symlink("libcommon.so.1", link).expect("a link");
     }
+    // glibc keeps 1664 bytes for all libraries that are loaded later and want their place in static TLS.
+    let file = library.join(format!("room_{word}.c"));
+    write(
+        &file,
+        &format!(
+            "static __attribute__((tls_model(\"initial-exec\"))) __thread volatile char room[1000];\n\
+             int room_of_{word}(void) {{ room[999] = 1; return sizeof room; }}\n"
+        ),
+    );
+    let output = library.join(format!("libroom_{word}.so"));
+    compile(
+        &["-shared", "-fPIC", "-o"],
+        &[output, file].map(|path| path.display().to_string()),
+    );
     let sdk = root().join("plugin-sdk");
     write(
         &package.join("Cargo.toml"),
@@ -81,6 +97,10 @@ fn write_package(workspace: &Path, word: &str, number: u32) {
         &format!(
             "//! Built by the tests.\nuse rework_plugin::prelude::*;\n\n#[link(name = \"common\")]\n\
              unsafe extern \"C\" {{\n    safe fn common_number() -> i32;\n}}\n\n\
+             #[link(name = \"room_{word}\")]\n\
+             unsafe extern \"C\" {{\n    safe fn room_of_{word}() -> i32;\n}}\n\n\
+             /// How much static TLS its library has.\n#[operation(domain = \"linked\")]\n\
+             fn room_{word}() -> i32 {{\n    room_of_{word}()\n}}\n\n\
              /// Which library it has.\n#[operation(domain = \"linked\")]\nfn number_{word}() -> i32 {{\n    \
              common_number()\n}}\n\n\
              /// A subnormal number.\n#[operation(domain = \"linked\")]\nfn quarter_{word}() -> String {{\n    \

@@ -3,6 +3,7 @@
 mod database;
 mod fake;
 mod linked;
+mod open_transaction;
 mod plugins;
 mod proxy;
 mod rework;
@@ -13,6 +14,7 @@ mod wait;
 pub(crate) use database::{Database, ROLES};
 pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use linked::linked;
+pub(crate) use open_transaction::OpenTransaction;
 pub(crate) use plugins::{hello, hello_with, misbehaving, misbehaving_aborts, report, standalone};
 pub(crate) use proxy::Proxy;
 pub(crate) use rework::{Monitor, Rework};

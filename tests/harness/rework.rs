@@ -162,6 +162,11 @@ impl Rework {
         )
     }
 
+    /// Waits until a task has ended, however; everything known about it then.
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        self.wait(id, &["done", "failed", "aborted"])
+    }
+
     /// The lines of a task's log, without times.
     pub(crate) fn log(&self, id: &str) -> Vec<String> {
         let lines = self.json(&["log-task", id]);
@@ -191,11 +196,12 @@ impl Rework {
         self.monitor_by(command)
     }
 
-    /// Runs a monitor with one worker at a time, in which `misbehaving` does this when it is loaded.
-    pub(crate) fn monitor_that_misbehaves_on_load(&self, how: &str) -> Monitor {
+    /// Runs a monitor of the domain `misbehaving`, with these arguments besides, in whose workers the
+    /// plugin of that name does this when it is loaded.
+    pub(crate) fn monitor_that_misbehaves_on_load(&self, how: &str, arguments: &[&str]) -> Monitor {
         let name = "MISBEHAVE_ON_LOAD";
-        let domain = ["monitor", "--domain", "misbehaving", "--maxworkers", "1"];
-        let mut command = self.command(&[&domain[..], &["--env", name]].concat());
+        let domain = ["monitor", "--domain", "misbehaving", "--env", name];
+        let mut command = self.command(&[&domain[..], arguments].concat());
         command.env(name, how);
         self.monitor_by(command)
     }

@@ -1,6 +1,23 @@
 //! Descriptors of others, closed as daemons do it.
 
+use rework_plugin::prelude::*;
 use std::{thread, time::Duration};
+
+/// Sends its input over every socket of its worker, from a process of its own, and then waits.
+#[operation(domain = "misbehaving")]
+fn speak_from_a_child(task: &mut Task) {
+    let bytes = task.raw_input().to_vec();
+    // SAFETY: the child only calls what is async-signal-safe, and ends.
+    if unsafe { libc::fork() } == 0 {
+        for descriptor in 3..1024 {
+            // SAFETY: the pointer is to a buffer of this length; what is no socket refuses.
+            unsafe { libc::send(descriptor, bytes.as_ptr().cast(), bytes.len(), 0) };
+        }
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(0) };
+    }
+    thread::sleep(Duration::from_secs(3600));
+}
 
 /// Closes all that a program has which knows of no more than twenty.
 pub(crate) fn close_low_ones() {

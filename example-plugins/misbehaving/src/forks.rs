@@ -23,6 +23,53 @@ fn fork_and_return(task: &mut Task, how: String) -> Result<i64> {
     Ok(42)
 }
 
+/// Starts what is not there, in the ways in which a process is started; the answer is how each ended.
+#[operation(domain = "misbehaving")]
+fn start_what_is_not_there() -> Result<Vec<i64>> {
+    let program = c"/no/such/program";
+    let arguments = [program.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let mut child = 0;
+    // SAFETY: the strings end with a NUL, the array with a null pointer; null stands for defaults.
+    let spawned = unsafe {
+        libc::posix_spawn(
+            &raw mut child,
+            program.as_ptr(),
+            std::ptr::null(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            std::ptr::null(),
+        )
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a child of a task is what this is about"
+    )]
+    let of_rust = std::process::Command::new("/no/such/program").spawn();
+    let of_rust = of_rust.err().and_then(|error| error.raw_os_error());
+    // SAFETY: reads a string that ends with a NUL.
+    let of_shell = unsafe { libc::system(program.as_ptr()) };
+    Ok(vec![
+        spawned.into(),
+        of_rust.unwrap_or_default().into(),
+        libc::WEXITSTATUS(of_shell).into(),
+    ])
+}
+
+/// Forks inside of a future, which both processes run to its end: the worker answers 42.
+#[operation(domain = "misbehaving")]
+async fn fork_in_a_future() -> i64 {
+    let child = fork();
+    std::future::ready(()).await;
+    if child == 0 {
+        return 0;
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    println!("the child ended with {}", libc::WEXITSTATUS(status));
+    42
+}
+
 fn in_the_child(task: &mut Task, how: &str) -> Result<i64> {
     match how {
         "late" => thread::sleep(Duration::from_millis(700)),

@@ -12,6 +12,7 @@ extern "C" fn leave_quietly(_: libc::c_int) {
 fn leave(what: String) -> Result<()> {
     println!("leaving {what}");
     match what.as_str() {
+        "nothing" => {}
         "alarm" => {
             // SAFETY: a plain system call.
             unsafe { libc::alarm(1) };
@@ -68,6 +69,32 @@ fn leave(what: String) -> Result<()> {
             // SAFETY: as above.
             unsafe { libc::setrlimit(libc::RLIMIT_STACK, &raw const limit) };
         }
+        "nice" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 7) };
+        }
+        "processors" => {
+            // SAFETY: all-zero is a valid set: the empty one.
+            let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+            // SAFETY: a plain system call.
+            let here = unsafe { libc::sched_getcpu() };
+            // SAFETY: the kernel numbers its processors from zero.
+            unsafe { libc::CPU_SET(here.cast_unsigned() as usize, &mut set) };
+            // SAFETY: the pointer is to a local of this size.
+            unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+        }
+        "locale" => {
+            // SAFETY: the name ends with a NUL; every glibc since 2.35 has this locale built in.
+            let name = unsafe { libc::setlocale(libc::LC_ALL, c"C.UTF-8".as_ptr()) };
+            if name.is_null() {
+                return Err("there is no C.UTF-8".into());
+            }
+        }
+        "undumpable" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+        }
+        "first to die" => std::fs::write("/proc/self/oom_score_adj", "900")?,
         "broken pipes" => set(libc::SIGPIPE, libc::SIG_DFL),
         "ignored children" => set(libc::SIGCHLD, libc::SIG_IGN),
         "ended by SIGTERM" => set(libc::SIGTERM, libc::SIG_DFL),
@@ -80,6 +107,41 @@ fn leave(what: String) -> Result<()> {
             let clock = libc::CLOCK_MONOTONIC;
             // SAFETY: without an event the signal is SIGALRM; the number goes to a local.
             unsafe { libc::timer_create(clock, std::ptr::null_mut(), &raw mut timer) };
+        }
+        "session" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::setsid() };
+        }
+        "death of the parent" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1) };
+        }
+        "zombie" => {
+            // SAFETY: the child ends at once.
+            if unsafe { libc::fork() } == 0 {
+                // SAFETY: as above.
+                unsafe { libc::_exit(0) };
+            }
+        }
+        "thread" => {
+            std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(3600)));
+        }
+        "socket" => std::mem::forget(std::net::TcpListener::bind("127.0.0.1:0")?),
+        "locked memory" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
+        }
+        "network" => {
+            // SAFETY: a plain system call.
+            unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        }
+        "no descriptors" => {
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: the pointer is to a local of the right type.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
         }
         "root" => {
             // SAFETY: a plain system call, with a string that ends with a NUL.
@@ -98,7 +160,15 @@ fn leave(what: String) -> Result<()> {
 #[operation(domain = "misbehaving")]
 fn look_at_process() -> Result<Value> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let kept = ["Umask:", "SigBlk:", "SigIgn:", "SigCgt:", "SigPnd:", "Uid:"];
+    let kept = [
+        "Umask:",
+        "SigBlk:",
+        "SigIgn:",
+        "SigCgt:",
+        "SigPnd:",
+        "Uid:",
+        "Cpus_allowed:",
+    ];
     let lines: Vec<&str> = status
         .lines()
         .filter(|line| kept.iter().any(|name| line.starts_with(name)))
@@ -108,7 +178,19 @@ fn look_at_process() -> Result<Value> {
     let flags = unsafe { libc::fcntl(1, libc::F_GETFL) };
     let third = std::hint::black_box(1.0_f64) / std::hint::black_box(3.0);
     let tiny = std::hint::black_box(f64::MIN_POSITIVE) / std::hint::black_box(2.0);
+    // SAFETY: a null pointer only asks.
+    let locale = unsafe { libc::setlocale(libc::LC_ALL, std::ptr::null()) };
+    // SAFETY: C answers a string that ends with a NUL and stays until the next call.
+    let locale = unsafe { std::ffi::CStr::from_ptr(locale) };
     Ok(json!({
+        "locale": locale.to_string_lossy(),
+        // SAFETY: a plain system call.
+        "nice": unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) },
+        // SAFETY: a plain system call.
+        "dumpable": unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+        "children": std::fs::read_to_string(format!("/proc/self/task/{0}/children", std::process::id()))?,
+        "death_of_parent": death_of_parent(),
+        "oom_score": std::fs::read_to_string("/proc/self/oom_score_adj")?,
         "process": std::process::id(),
         "status": lines,
         "limits": limits,
@@ -122,12 +204,20 @@ fn look_at_process() -> Result<Value> {
     }))
 }
 
+/// The signal that this process gets when its parent ends; 0: none.
+fn death_of_parent() -> libc::c_int {
+    let mut signal = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    signal
+}
+
 fn set(signal: libc::c_int, action: usize) {
     // SAFETY: the handler of this file is async-signal-safe.
     unsafe { libc::signal(signal, action) };
 }
 
-fn set_blocked(signal: libc::c_int) {
+pub(crate) fn set_blocked(signal: libc::c_int) {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is to a local of the right type.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

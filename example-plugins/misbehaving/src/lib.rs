@@ -32,7 +32,7 @@ struct Order {
         "allocation refused", "exit with 3", "use memory", "child crashes",
         "child crashes first", "daemon", "daemon and print", "many children",
         "close low descriptors", "garbage for the monitor", "daemon and no descriptors",
-        "crowd and segfault", "child works",
+        "crowd and segfault", "child works", "stop itself",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -66,6 +66,7 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "illegal instruction" => crashes::illegal_instruction(),
         "raise" => crashes::raise(libc::SIGSEGV),
         "kill itself" => crashes::raise(libc::SIGKILL),
+        "stop itself" => crashes::raise(libc::SIGSTOP),
         "terminate itself" => crashes::raise(libc::SIGTERM),
         "use memory" => resources::use_memory(),
         "allocation refused" => resources::allocation_refused(),

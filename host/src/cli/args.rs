@@ -601,7 +601,8 @@ pub(super) struct PrepareArgs {
     ///
     /// Where clocks are changed: hours and minutes that are values, lists or ranges are fixed times. Each
     /// fires once on its day: right after the change if clocks skip it, the first time if they show it
-    /// twice. With `*` or `*/15` in the hours or minutes the rule fires whenever clocks show such a time.
+    /// twice. With `*` or `*/15` in the hours or minutes the rule fires whenever clocks show such a time:
+    /// also with a fixed hour (`0 */30 2 * * *`) not in one that they skip.
     #[arg(long, allow_hyphen_values = true, value_parser = rule)]
     pub(super) rule: String,
     /// The input: an object of fields, or any JSON for an operation that declares none

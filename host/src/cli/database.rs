@@ -15,7 +15,7 @@ use std::io::{BufRead, Write};
 pub(super) async fn init_db(db: &str) -> Result<()> {
     let client = Client::connect_any(Target::make(db)?).await?;
     let version = client.migrate().await?;
-    output::line(&format!("schema rework is at version {version}"))
+    output::done(&format!("schema rework is at version {version}"))
 }
 
 pub(super) async fn reset_db(db: &str, yes: bool) -> Result<()> {
@@ -30,7 +30,7 @@ pub(super) async fn reset_db(db: &str, yes: bool) -> Result<()> {
         }
     }
     if client.drop_schema().await? {
-        output::line("schema rework is gone; `rework init-db` makes it anew")
+        output::done("schema rework is gone; `rework init-db` makes it anew")
     } else {
         output::line("there was no schema rework; `rework init-db` makes it")
     }
@@ -61,11 +61,11 @@ pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
             let _lease = cluster.ensure_running().map_err(ClientError::from)?;
             cluster.keep().map_err(ClientError::from)?;
             let status = cluster.status().map_err(ClientError::from)?;
-            output::line(&status.to_string())
+            output::done(&status.to_string())
         }
         EmbeddedCommand::Stop(args) => {
             let stopped = cluster(args)?.stop().map_err(ClientError::from)?;
-            output::line(if stopped {
+            output::done(if stopped {
                 "stopped"
             } else {
                 "it was not running"

@@ -6,7 +6,7 @@
 //! | 1 | the command could not do it |
 //! | 2 | the command line is wrong |
 
-use super::output::harmless;
+use super::output::{harmless, note};
 use crate::{
     causes::chain,
     client::ClientError,
@@ -51,6 +51,16 @@ impl Failure {
         self
     }
 
+    /// The same of a command that has changed something before it failed, which its reader must know.
+    pub(super) fn after(mut self, change: &str) -> Self {
+        self.message = if self.message.is_empty() {
+            change.to_owned()
+        } else {
+            format!("{change}; {}", self.message)
+        };
+        self
+    }
+
     /// What it says, without its hints.
     pub(super) fn message(&self) -> &str {
         &self.message
@@ -58,6 +68,12 @@ impl Failure {
 
     /// Prints it and answers the exit code.
     pub(super) fn report(self) -> ExitCode {
+        if self.code == 0 {
+            if !self.message.is_empty() {
+                note(&self.message);
+            }
+            return ExitCode::SUCCESS;
+        }
         // Nobody is left to tell that stderr is closed.
         let _ = writeln!(
             anstream::stderr(),
@@ -78,7 +94,11 @@ pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // --help and --version.
         let text = error.render().ansi().to_string();
-        return match anstream::stdout().write_all(text.as_bytes()) {
+        let mut stdout = anstream::stdout().lock();
+        return match stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => Failure::from(error).report(),
         };
@@ -198,8 +218,11 @@ impl From<MonitorError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            // Whoever read us has seen enough (`| head`).
-            std::process::exit(0);
+            // Whoever read the output has seen enough (`| head`).
+            return Self {
+                code: 0,
+                ..Self::new("")
+            };
         }
         Self::new(format!("could not write: {error}"))
     }
@@ -226,6 +249,20 @@ mod tests {
         ] {
             assert_eq!(without_passwords(given), shown);
         }
+    }
+
+    #[test]
+    fn what_was_changed_before_is_said_first() {
+        let of = |kind: std::io::ErrorKind| Failure::from(std::io::Error::from(kind));
+        let full = of(std::io::ErrorKind::StorageFull).after("task 7 is queued");
+        assert_eq!(
+            (full.message(), full.code),
+            ("task 7 is queued; could not write: no storage space", 1)
+        );
+        let unread = of(std::io::ErrorKind::BrokenPipe);
+        assert_eq!((unread.message(), unread.code), ("", 0));
+        let unread = unread.after("task 7 is queued");
+        assert_eq!((unread.message(), unread.code), ("task 7 is queued", 0));
     }
 
     #[test]

@@ -152,6 +152,9 @@ pub(super) fn worker(row: &WorkerRow) -> String {
     if domain != "default" {
         text += &format!(" domain={domain}");
     }
+    if let (Some(plugin), Some(seconds)) = (&row.plugin, row.loading_seconds) {
+        text += &format!(" loading {plugin} for {seconds:.0} s");
+    }
     if let Some(cause) = why(row.cause.as_deref(), row.error.as_deref()) {
         text += &format!(" {}", coloured(&cause, AnsiColor::Red));
     }

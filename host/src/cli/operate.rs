@@ -24,18 +24,19 @@ pub(super) async fn vacuum(args: VacuumArgs) -> Result<()> {
     let age = Duration::from_secs(u64::from(args.days) * 86_400);
     if args.workers {
         let deleted = client.vacuum_workers(domain, age).await?;
-        return output::line(&format!("deleted {deleted} workers"));
+        return output::done(&format!("deleted {deleted} workers"));
     }
     let deleted = if args.queued {
         client.vacuum_queued(domain).await?
     } else {
         client.vacuum_tasks(domain, age).await?
     };
-    output::line(&format!("deleted {deleted} tasks"))
+    output::done(&format!("deleted {deleted} tasks"))
 }
 
 pub(super) async fn pause(args: PauseArgs, paused: bool) -> Result<()> {
     let client = Client::connect(&args.db).await?;
+    let (now, what) = (if paused { "paused" } else { "resumed" }, named(&args));
     match (&args.operation, &args.domain, args.schedule) {
         (None, None, None) => {
             let command = if paused { "pause" } else { "resume" };
@@ -63,7 +64,17 @@ pub(super) async fn pause(args: PauseArgs, paused: bool) -> Result<()> {
             }
         }
     }
-    print(&client).await
+    let printed = print(&client).await;
+    printed.map_err(|failure| failure.after(&format!("{what} is {now}")))
+}
+
+/// What is to be paused or resumed.
+fn named(args: &PauseArgs) -> String {
+    match (&args.operation, &args.domain, args.schedule) {
+        (_, _, Some(schedule)) => format!("schedule {schedule}"),
+        (Some(operation), _, None) => format!("operation `{operation}`"),
+        (None, domain, None) => format!("domain {}", domain.as_deref().unwrap_or_default()),
+    }
 }
 
 /// What is paused now.

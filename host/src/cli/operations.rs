@@ -33,21 +33,19 @@ pub(super) async fn register(args: RegisterArgs) -> Result<()> {
     } else {
         "registered"
     };
-    output::line(&format!(
+    let mut lines = vec![format!(
         "{verb} {} new operation ({} already known)",
         registration.new, registration.known
-    ))?;
+    )];
     if !registration.replaced.is_empty() {
         let before = registration.replaced.join(", ");
-        output::line(&format!("{before} → {}", registration.version))?;
+        lines.push(format!("{before} → {}", registration.version));
     }
-    for change in &registration.changes {
-        output::line(&change.to_string())?;
-    }
+    lines.extend(registration.changes.iter().map(ToString::to_string));
     if let Some(bytes) = registration.published {
-        output::line(&format!("published its bytes ({bytes} compressed)"))?;
+        lines.push(format!("published its bytes ({bytes} compressed)"));
     }
-    Ok(())
+    output::line(&lines.join("\n")).map_err(|failure| failure.after(&lines[0]))
 }
 
 pub(super) async fn unregister(args: UnregisterArgs) -> Result<()> {
@@ -115,10 +113,8 @@ async fn retire(
         }
     }
     retire().await?;
-    for row in rows {
-        output::line(&format!("delete {row}"))?;
-    }
-    Ok(())
+    let deleted: Vec<String> = rows.iter().map(|row| format!("delete {row}")).collect();
+    output::done(&deleted.join("\n"))
 }
 
 /// Says so if nothing is called that, for whoever has found nothing: perhaps it is mistyped.

@@ -40,6 +40,11 @@ pub(super) fn line(text: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
+/// Prints a line, or several, about what the command has changed. A failure says it too.
+pub(super) fn done(change: &str) -> Result<()> {
+    line(change).map_err(|failure| failure.after(change))
+}
+
 /// Says something beside the data. Nobody may be left to hear it.
 pub(super) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{}", harmless(text));

@@ -29,12 +29,13 @@ pub(super) async fn rollback(args: RollbackArgs) -> Result<()> {
         host: args.host,
     };
     let rows = client.rollback(&args.domain, &options).await?;
+    let lines: Vec<String> = rows.iter().map(|row| line(row, &args.domain)).collect();
     if args.json {
-        return output::json(&rows);
+        return output::json(&rows).map_err(|failure| failure.after(&lines.join(", ")));
     }
+    output::done(&lines.join("\n"))?;
     let here = here::host_name(None).map_err(ClientError::from)?;
     for row in &rows {
-        output::line(&line(row, &args.domain))?;
         if row.host != here {
             output::note(&format!(
                 "note: whether {} still has version {} in its cache is known there only; \

@@ -50,14 +50,21 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
         schedule = schedule.max_attempts(attempts);
     }
     let task = schedule.await?;
+    let queued = if task.is_new() {
+        format!("task {} is queued", task.id())
+    } else {
+        format!("task {} was known by its key", task.id())
+    };
     if has_key && !task.is_new() {
-        output::note(&format!("task {} was known by its key", task.id()));
+        output::note(&queued);
     }
+    // Whatever goes wrong from here on, the task is there.
+    let with_task = |failure: Failure| failure.after(&queued);
     if task.is_new() {
-        note_waits(&client, task.id()).await?;
+        note_waits(&client, task.id()).await.map_err(with_task)?;
     }
     if !args.wait {
-        return output::line(&task.id().to_string());
+        return output::line(&task.id().to_string()).map_err(with_task);
     }
     let join = async {
         match args.timeout {
@@ -74,10 +81,17 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
         }
     };
     match joined {
-        Ok(TaskState::Done) => print_output(&task).await,
-        Ok(state) => Err(Failure::new(ended(&task, state).await?)),
+        Ok(TaskState::Done) => print_output(&task)
+            .await
+            .map_err(|failure| failure.after(&format!("task {} is done", task.id()))),
+        Ok(state) => {
+            let in_short = || format!("task {} {state}", task.id());
+            let why = ended(&task, state).await;
+            let why = why.map_err(|failure| failure.after(&in_short()))?;
+            Err(Failure::new(why))
+        }
         Err(error @ ClientError::Timeout { .. }) => Err(Failure::from(error).hint(goes_on)),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(with_task(error.into())),
     }
 }
 

@@ -49,12 +49,15 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     for note in notes {
         output::note(&format!("note: {note}"));
     }
-    if let Some(waits) = client.schedule_waits_for_host(id).await? {
+    // Whatever goes wrong from here on, the schedule is there.
+    let with_schedule = |failure: Failure| failure.after(&format!("schedule {id} is prepared"));
+    let waits = client.schedule_waits_for_host(id).await;
+    if let Some(waits) = waits.map_err(|error| with_schedule(error.into()))? {
         output::note(&format!(
             "note: the tasks of schedule {id} wait for {waits}"
         ));
     }
-    output::line(&id.to_string())
+    output::line(&id.to_string()).map_err(with_schedule)
 }
 
 pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {
@@ -65,7 +68,7 @@ pub(super) async fn unprepare(args: UnprepareArgs) -> Result<()> {
             Failure::new(format!("no schedule {}", args.id)).hint("see `rework list-scheduled`")
         );
     }
-    output::line(&format!(
+    output::done(&format!(
         "{} : removed {removed} prepared operation",
         args.id
     ))
@@ -118,7 +121,7 @@ pub(super) async fn export(args: TransferArgs) -> Result<()> {
     let path = args.path.display();
     save(&args.path, text + "\n")
         .map_err(|error| Failure::new(format!("could not write {path}: {error}")))?;
-    output::line(&format!("saved {} entries into {path}", file.len()))
+    output::done(&format!("saved {} entries into {path}", file.len()))
 }
 
 pub(super) async fn import(args: TransferArgs) -> Result<()> {
@@ -129,5 +132,5 @@ pub(super) async fn import(args: TransferArgs) -> Result<()> {
     let file =
         ScheduleFile::parse(&text).map_err(|fault| Failure::new(format!("{path} {fault}")))?;
     let count = client.import_schedules(file).await?;
-    output::line(&format!("loaded {count} entries from {path}"))
+    output::done(&format!("loaded {count} entries from {path}"))
 }

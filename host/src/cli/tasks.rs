@@ -356,7 +356,7 @@ async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>
     let mut refused: Option<Failure> = None;
     for id in ids {
         match act(*id).await {
-            Ok(done) => output::line(&done)?,
+            Ok(done) => output::done(&done)?,
             Err(failure) => {
                 if let Some(before) = refused.replace(failure) {
                     // Its exit code is that of all.

@@ -39,11 +39,11 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
 pub(super) async fn shutdown(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.shutdown_worker(args.id).await?;
-    output::line(&format!("worker {} will end after its task", args.id))
+    output::done(&format!("worker {} will end after its task", args.id))
 }
 
 pub(super) async fn kill(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.kill_worker(args.id).await?;
-    output::line(&format!("worker {} is being killed", args.id))
+    output::done(&format!("worker {} is being killed", args.id))
 }

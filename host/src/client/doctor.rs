@@ -5,7 +5,13 @@ use super::{
     error::Result,
     waiting::{no_starts, remedy, unserved},
 };
-use crate::store::{GoneHost, ScheduleRow, StartHealth, WaitingLane};
+use crate::{
+    model::{
+        duration::human,
+        plugin::{doubles_warning, title},
+    },
+    store::{GoneHost, Holder, ScheduleRow, StartHealth, WaitingLane},
+};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
@@ -17,7 +23,7 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// What a check found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `write`, `monitor`, `host`, `waiting`, `worker`,
+    /// What was looked at: `server`, `schema`, `clock`, `write`, `lock`, `monitor`, `host`, `waiting`, `worker`,
     /// `plugin`, `schedule`, `zones`, `pause`.
     pub check: &'static str,
     /// Whether it is well.
@@ -66,6 +72,7 @@ impl Client {
             }
         }
         findings.push(self.write_finding().await);
+        findings.extend(self.lock_findings().await?);
         findings.extend(self.monitor_findings().await?);
         findings.extend(self.host_findings().await?);
         findings.extend(self.waiting_findings().await?);
@@ -154,6 +161,15 @@ impl Client {
     async fn write_finding(&self) -> Finding {
         match self.store().health_write().await {
             Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
+            // Another doctor tries the same, or somebody holds a lock: nothing is known of other writes.
+            Err(error) if error.is_contended() => Finding::ok(
+                "write",
+                format!(
+                    "could not look whether the database takes what is written about tasks, somebody \
+                     else is at it: {}",
+                    crate::causes::chain(&error)
+                ),
+            ),
             Err(error) => Finding::problem(
                 "write",
                 format!(
@@ -166,6 +182,40 @@ impl Client {
                     .to_owned(),
             ),
         }
+    }
+
+    /// Who waits for a lock, and prepared transactions that nobody has ended.
+    async fn lock_findings(&self) -> Result<Vec<Finding>> {
+        let waits = self.store().lock_waits().await?;
+        let waits = waits.into_iter().map(|wait| {
+            let holder = wait.holder.as_ref();
+            let named = holder.map_or_else(|| "a lock".to_owned(), ToString::to_string);
+            Finding::problem(
+                "lock",
+                format!(
+                    "the server's process {} works on tables of rework and has waited for {} for {named}",
+                    wait.pid,
+                    human(wait.waited)
+                ),
+                holder.map(Holder::hint),
+            )
+        });
+        let forgotten = self.store().lock_forgotten().await?;
+        let forgotten = forgotten.into_iter().map(|(holder, lasted)| {
+            Finding::problem(
+                "lock",
+                format!(
+                    "{holder} holds locks on tables of rework and has not ended for {}",
+                    human(lasted)
+                ),
+                holder.hint(),
+            )
+        });
+        let mut findings: Vec<Finding> = waits.chain(forgotten).collect();
+        if findings.is_empty() {
+            findings.push(Finding::ok("lock", "nobody waits for a lock for long"));
+        }
+        Ok(findings)
     }
 
     async fn host_findings(&self) -> Result<Vec<Finding>> {
@@ -225,20 +275,22 @@ impl Client {
         }
         let finding = |failing: StartHealth| {
             let StartHealth {
-                domain,
-                host,
-                name,
-                error,
-                ..
-            } = failing;
+                domain, host, name, ..
+            } = &failing;
+            let hint = if failing.error.is_some() {
+                "what is registered for the domain loads in a probe but not in a worker: see the \
+                 monitor's log, its --env and its --worker-user"
+            } else {
+                "what the plugin and its libraries do while they are loaded takes long or hangs; such \
+                 a worker is killed after --start-timeout of the monitor"
+            };
             Finding::problem(
                 "worker",
                 format!(
-                    "workers of domain {domain} for {name} on {host} die before they are ready: {error}"
+                    "workers of domain {domain} for {name} on {host} {}",
+                    failing.in_words()
                 ),
-                "what is registered for the domain loads in a probe but not in a worker: see the \
-                 monitor's log, its --env and its --worker-user"
-                    .to_owned(),
+                hint.to_owned(),
             )
         };
         Ok(failing.into_iter().map(finding).collect())
@@ -246,10 +298,19 @@ impl Client {
 
     async fn plugin_findings(&self) -> Result<Vec<Finding>> {
         let refused = self.refused_files().await?;
-        if refused.is_empty() {
-            return Ok(vec![Finding::ok("plugin", "no plugin is refused")]);
-        }
-        Ok(refused
+        let outdated = self.store().plugin_sdks().await?;
+        let outdated = outdated.into_iter().filter_map(|plugin| {
+            let warning = doubles_warning(&plugin.sdk)?;
+            let title = title(&plugin.name, &plugin.version, &plugin.hash);
+            Some(Finding::problem(
+                "plugin",
+                format!("on {}: {title} {warning}", plugin.host),
+                "register what has been built again".to_owned(),
+            ))
+        });
+        let none = || Finding::ok("plugin", "no plugin is refused");
+        let first = refused.is_empty().then(none);
+        let refused = refused
             .into_iter()
             .map(|file| {
                 let hint = if file.reason.contains(" to the cache") {
@@ -264,8 +325,8 @@ impl Client {
                     format!("on {}: {}", file.host, file.reason),
                     hint.to_owned(),
                 )
-            })
-            .collect())
+            });
+        Ok(first.into_iter().chain(refused).chain(outdated).collect())
     }
 
     async fn schedule_findings(&self) -> Result<Vec<Finding>> {
@@ -382,8 +443,10 @@ fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth], is_any_alive:
         return Finding::problem(
             "waiting",
             format!(
-                "{wait}: on {} workers of domain {domain} for {} die before they are ready: {}",
-                failing.host, failing.name, failing.error
+                "{wait}: on {} workers of domain {domain} for {} {}",
+                failing.host,
+                failing.name,
+                failing.in_words()
             ),
             format!("once they start, task {task} runs; see the line `worker`"),
         );

@@ -2,13 +2,11 @@
 
 use super::error::{ClientError, Result};
 use crate::{
+    here,
     postgres::{Cluster, Lease},
     store::{ConnectOptions, StoreError},
 };
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
 /// A database that was named and found, with what keeps it up if it is embedded.
 #[derive(Debug)]
@@ -115,7 +113,7 @@ fn running_again(url: &str) -> Option<(Cluster, Lease)> {
 /// The first existing file of `$REWORKCFGPATH`, `./rework.cfg`, `~/rework.cfg`.
 fn configuration_file() -> Option<PathBuf> {
     let named = env::var_os("REWORKCFGPATH").map(PathBuf::from);
-    let home = env::var_os("HOME").map(|home| Path::new(&home).join("rework.cfg"));
+    let home = here::home().map(|home| home.join("rework.cfg"));
     [named, Some(PathBuf::from("rework.cfg")), home]
         .into_iter()
         .flatten()
@@ -133,6 +131,9 @@ fn alias(name: &str) -> Result<String> {
     // What looks like a URL or a connection string that went wrong may hold a password.
     let may_tell = !name.contains(['@', '=', ':']);
     let shown = if may_tell { name } else { "…" };
+    if name.trim().is_empty() {
+        return Err(unknown("DB is empty".to_owned()));
+    }
     let Some(path) = configuration_file() else {
         return Err(unknown(format!(
             "`{shown}` is neither a database URL nor an alias: there is no rework.cfg"
@@ -142,21 +143,25 @@ fn alias(name: &str) -> Result<String> {
         message: format!("could not read {}: {error}", path.display()),
         hint: None,
     })?;
-    dburi_entries(&text)
-        .find(|(key, _)| *key == name)
-        .map(|(_, url)| url.to_owned())
-        .ok_or_else(|| {
-            let aliases: Vec<&str> = dburi_entries(&text).map(|(key, _)| key).collect();
-            unknown(format!(
-                "no alias `{shown}` in section [dburi] of {} (it has: {})",
-                path.display(),
-                if aliases.is_empty() {
-                    "none".to_owned()
-                } else {
-                    aliases.join(", ")
-                }
-            ))
-        })
+    let found = dburi_entries(&text).find(|(key, _)| *key == name);
+    if found.is_some_and(|(_, url)| url.is_empty()) {
+        return Err(unknown(format!(
+            "alias `{shown}` in section [dburi] of {} stands for nothing: there is no URL after its `=`",
+            path.display()
+        )));
+    }
+    found.map(|(_, url)| url.to_owned()).ok_or_else(|| {
+        let aliases: Vec<&str> = dburi_entries(&text).map(|(key, _)| key).collect();
+        unknown(format!(
+            "no alias `{shown}` in section [dburi] of {} (it has: {})",
+            path.display(),
+            if aliases.is_empty() {
+                "none".to_owned()
+            } else {
+                aliases.join(", ")
+            }
+        ))
+    })
 }
 
 /// The `name = url` lines of section `[dburi]`.

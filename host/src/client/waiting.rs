@@ -156,8 +156,10 @@ fn waits_for(wait: &TaskWait, failing: &[StartHealth]) -> String {
     }
     if let Some(failing) = no_starts(domain, hosts, failing) {
         return format!(
-            "a worker on {}, where workers of domain {domain} for {} die before they are ready: {}",
-            failing.host, failing.name, failing.error
+            "a worker on {}, where workers of domain {domain} for {} {}",
+            failing.host,
+            failing.name,
+            failing.in_words()
         );
     }
     if let Some(host) = claimed_on {
@@ -209,7 +211,8 @@ mod tests {
             host: "a".to_owned(),
             plugin: "one".to_owned(),
             name: "libone.so".to_owned(),
-            error: "no".to_owned(),
+            error: Some("no".to_owned()),
+            loading: 0.0,
         }];
         let of_another = LaneHost {
             plugin: "another".to_owned(),

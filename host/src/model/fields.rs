@@ -1,4 +1,5 @@
-//! The fields of a cron rule: read strictly, so that what is accepted means what it seems to mean.
+//! The fields of a cron rule together: read strictly, each by `field`, so that what is accepted means what
+//! it seems to mean.
 //! `croner` turns what is accepted into sets of values and knows the days of a month; when a rule fires
 //! is computed in `rule`.
 //!
@@ -14,6 +15,7 @@
 //! of the field (`*/15`), which must divide it. `?` in a field of days is `*`. A day of the month beside a
 //! day of the week: either of them is enough; with `+` before the day of the week both must fit.
 
+use super::field::{DAY, Fault, HOUR, MINUTE, WEEKDAY, number, read_field};
 use chrono::{Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use croner::{
     Cron,
@@ -27,82 +29,14 @@ const CYCLE_YEARS: i32 = 400;
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
     cron: Cron,
-    seconds: Vec<u32>,
-    minutes: Vec<u32>,
-    hours: Vec<u32>,
+    pub(super) seconds: Vec<u32>,
+    pub(super) minutes: Vec<u32>,
+    pub(super) hours: Vec<u32>,
     /// Whether the hours or the minutes are `*` or a step over all of them.
     pub(super) is_interval: bool,
     /// What a reader may take for something else.
     pub(super) notes: Vec<String>,
 }
-
-/// Why a text is no rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// It cannot be read.
-    Syntax(String),
-    /// It can be read, and would mean something else than it seems to.
-    Misleading(String),
-}
-
-/// One of the six fields.
-struct Field {
-    /// What messages call its values.
-    name: &'static str,
-    first: u32,
-    last: u32,
-    /// How many values there are before they begin anew; a month has no fixed number of days.
-    cycle: Option<u32>,
-    /// In what the values begin anew.
-    whole: &'static str,
-    /// Names of values, beginning with `first`.
-    names: &'static [&'static str],
-}
-
-const fn numbers(name: &'static str, last: u32, whole: &'static str) -> Field {
-    Field {
-        name,
-        first: 0,
-        last,
-        cycle: Some(last + 1),
-        whole,
-        names: &[],
-    }
-}
-
-const DAY: usize = 3;
-const WEEKDAY: usize = 5;
-const FIELDS: [Field; 6] = [
-    numbers("seconds", 59, "minute"),
-    numbers("minutes", 59, "hour"),
-    numbers("hours", 23, "day"),
-    Field {
-        name: "days of the month",
-        first: 1,
-        last: 31,
-        cycle: None,
-        whole: "month",
-        names: &[],
-    },
-    Field {
-        name: "months",
-        first: 1,
-        last: 12,
-        cycle: Some(12),
-        whole: "year",
-        names: &[
-            "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-        ],
-    },
-    Field {
-        name: "days of the week",
-        first: 0,
-        last: 7,
-        cycle: Some(7),
-        whole: "week",
-        names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
-    },
-];
 
 impl Fields {
     /// Reads five or six fields.
@@ -119,10 +53,8 @@ impl Fields {
             None => (false, words[WEEKDAY]),
         };
         words[WEEKDAY] = weekdays;
-        let mut read: Vec<String> = words
-            .iter()
-            .enumerate()
-            .map(|(place, word)| read_field(place, word))
+        let mut read: Vec<String> = (0..words.len())
+            .map(|place| read_field(&words, place, both))
             .collect::<Result<_, _>>()?;
         let are_days_limited = read[DAY] != "*" && read[WEEKDAY] != "*";
         if both && !are_days_limited {
@@ -142,6 +74,20 @@ impl Fields {
             notes.push(format!(
                 "`{}` in the days of the month counts from the first of every month anew",
                 words[DAY]
+            ));
+        }
+        // Nearly everywhere clocks are changed at night, from an hour up to three.
+        let is_by_night = |hours: &str| {
+            let first = hours.split([',', '-']).filter_map(number).min();
+            !hours.contains('*') && first.is_some_and(|first| first <= 3)
+        };
+        if read[MINUTE].contains('*') && is_by_night(&read[HOUR]) {
+            let fixed = words[MINUTE].replace('*', "0-59");
+            notes.push(format!(
+                "`{}` in the minutes makes an interval, although the hour is fixed (`{}`): the rule does \
+                 not fire in an hour that clocks skip, and fires twice in one that they show twice; write \
+                 `{fixed}` for fixed times",
+                words[MINUTE], words[HOUR]
             ));
         }
         let is_interval = read[1..=2].iter().any(|field| field.contains('*'));
@@ -186,7 +132,8 @@ impl Fields {
                 .unwrap_or(false)
     }
 
-    fn is_month(&self, month: u32) -> bool {
+    /// Whether it fires in a month.
+    pub(super) fn is_month(&self, month: u32) -> bool {
         self.cron.pattern.month_match(month).unwrap_or(false)
     }
 
@@ -298,384 +245,9 @@ impl Fields {
     }
 }
 
-/// A field in the words of the parser: names are numbers, what is all of the field is `*`.
-fn read_field(place: usize, word: &str) -> Result<String, Fault> {
-    let field = &FIELDS[place];
-    let is_days = place == DAY || place == WEEKDAY;
-    if word == "*" || word == "*/1" || (word == "?" && is_days) {
-        return Ok("*".to_owned());
-    }
-    let items: Vec<&str> = word.split(',').collect();
-    if items.iter().any(|item| item.is_empty()) {
-        return Err(Fault::Syntax(if word.is_empty() {
-            format!("there are no {}", field.name)
-        } else {
-            "a list has an empty item".to_owned()
-        }));
-    }
-    let read: Vec<String> = items
-        .iter()
-        .map(|item| field.item(place, item))
-        .collect::<Result<_, _>>()?;
-    let has = |item: &str| read.iter().any(|other| other == item);
-    if has("L") && has("LW") {
-        return Err(Fault::Syntax(format!(
-            "`{word}`: `L` and `LW` do not go together in one rule"
-        )));
-    }
-    Ok(read.join(","))
-}
-
-impl Field {
-    fn item(&self, place: usize, item: &str) -> Result<String, Fault> {
-        let syntax = |reason: String| Fault::Syntax(format!("`{item}`: {reason}"));
-        if let Some((span, step)) = item.split_once('/') {
-            let step = number(step)
-                .filter(|step| *step > 0)
-                .ok_or_else(|| syntax("a step is a number, at least 1: `*/15`".to_owned()))?;
-            if span == "*" {
-                self.check_step(item, step)?;
-                return Ok(format!("*/{step}"));
-            }
-            let Some((first, last)) = span.split_once('-') else {
-                let first = self.value(item, span)?;
-                let reason = if first + step > self.top() {
-                    format!(
-                        "a step needs `*` or a range before it; here it would mean {first} only"
-                    )
-                } else {
-                    let last = self.top();
-                    format!("a step needs `*` or a range before it: `{first}-{last}/{step}`")
-                };
-                return Err(syntax(reason));
-            };
-            let (first, last) = self.range(item, first, last)?;
-            if step > last - first {
-                return Err(Fault::Misleading(format!(
-                    "`{item}`: the step is longer than the range, so that it would mean {first} only; \
-                     write `{first}` if that is meant"
-                )));
-            }
-            return Ok(format!("{first}-{last}/{step}"));
-        }
-        if item == "*" {
-            return Err(syntax("`*` stands alone, not in a list".to_owned()));
-        }
-        if let Some((first, last)) = item.split_once('-') {
-            let (first, last) = self.range(item, first, last)?;
-            return Ok(format!("{first}-{last}"));
-        }
-        match place {
-            DAY => self.day(item),
-            WEEKDAY => self.weekday(item),
-            _ => Ok(self.value(item, item)?.to_string()),
-        }
-    }
-
-    /// `L`, `LW`, `15W`, or a number.
-    fn day(&self, item: &str) -> Result<String, Fault> {
-        let upper = item.to_ascii_uppercase();
-        if upper == "L" || upper == "LW" {
-            return Ok(upper);
-        }
-        match upper.strip_suffix('W') {
-            Some(day) => Ok(format!("{}W", self.value(item, day)?)),
-            None => Ok(self.value(item, item)?.to_string()),
-        }
-    }
-
-    /// `5#2`, `5#L`, `5L`, or a day.
-    fn weekday(&self, item: &str) -> Result<String, Fault> {
-        let syntax = |reason: &str| Fault::Syntax(format!("`{item}`: {reason}"));
-        if item.eq_ignore_ascii_case("L") {
-            return Err(syntax(
-                "the last of which day of the week? `5L` is the last Friday of a month",
-            ));
-        }
-        let upper = item.to_ascii_uppercase();
-        if let Some((day, which)) = upper.split_once('#') {
-            let day = self.value(item, day)? % 7;
-            if which == "L" || number(which).is_some_and(|which| (1..=5).contains(&which)) {
-                return Ok(format!("{day}#{which}"));
-            }
-            return Err(syntax("after `#` comes a number from 1 to 5, or L"));
-        }
-        match upper.strip_suffix('L') {
-            Some(day) => Ok(format!("{}#L", self.value(item, day)? % 7)),
-            None => Ok(self.value(item, item)?.to_string()),
-        }
-    }
-
-    /// A value by its number or name.
-    fn value(&self, item: &str, text: &str) -> Result<u32, Fault> {
-        let named = self
-            .names
-            .iter()
-            .position(|name| name.eq_ignore_ascii_case(text))
-            .and_then(|place| u32::try_from(place).ok())
-            .map(|place| self.first + place);
-        let value = named.or_else(|| number(text));
-        value
-            .filter(|value| (self.first..=self.last).contains(value))
-            .ok_or_else(|| {
-                let mut known = format!("from {} to {}", self.first, self.last);
-                if let (Some(first), Some(last)) = (self.names.first(), self.names.last()) {
-                    known.push_str(&format!(", or from {first} to {last}"));
-                }
-                Fault::Syntax(format!("`{item}`: {} go {known}", self.name))
-            })
-    }
-
-    fn range(&self, item: &str, first: &str, last: &str) -> Result<(u32, u32), Fault> {
-        let last_text = last;
-        let (first, mut last) = (self.value(item, first)?, self.value(item, last)?);
-        // Sunday ends a week as well as it begins one.
-        if self.last == 7 && last == 0 && first > 0 {
-            last = 7;
-        }
-        if first > last {
-            return Err(Fault::Syntax(format!(
-                "`{item}`: the range goes backwards; write `{first}-{},{}-{last_text}`",
-                self.top(),
-                self.first
-            )));
-        }
-        Ok((first, last))
-    }
-
-    /// The last value, each counted once.
-    fn top(&self) -> u32 {
-        self.last
-            .min(self.first + self.cycle.map_or(30, |cycle| cycle - 1))
-    }
-
-    /// Refuses a step over all of the field that does not keep its distance from one whole to the next.
-    fn check_step(&self, item: &str, step: u32) -> Result<(), Fault> {
-        let length = self.cycle.unwrap_or(31);
-        let meant: Vec<String> = (self.first..=self.top())
-            .step_by(step as usize)
-            .map(|value| value.to_string())
-            .collect();
-        let (name, whole) = (self.name, self.whole);
-        let counted = if whole == "week" { "days" } else { name };
-        let article = if whole == "hour" { "an" } else { "a" };
-        let advice = match self.name {
-            "minutes" => every_minutes(step),
-            _ => None,
-        };
-        let advice = advice.unwrap_or_else(|| {
-            format!("a rule begins anew with every {whole}, so it cannot say every {step} {name}")
-        });
-        if step >= length {
-            let only = &meant[0];
-            return Err(Fault::Misleading(format!(
-                "`{item}`: {name} go from {} to {}, so that it would mean {only} only; write `{only}` if \
-                 that is meant; {advice}",
-                self.first,
-                self.top()
-            )));
-        }
-        match self.cycle {
-            Some(cycle) if !cycle.is_multiple_of(step) => Err(Fault::Misleading(format!(
-                "`{item}`: {step} does not divide the {cycle} {counted} of {article} {whole}, so that it would mean \
-                 {} of every {whole}; write `{}` if that is meant; {advice}",
-                short_list(&meant),
-                as_range(self.first, self.top(), step),
-            ))),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The rules that fire every so many minutes, where a few of them do.
-fn every_minutes(step: u32) -> Option<String> {
-    let common = (1..=step.min(60))
-        .rev()
-        .find(|n| step.is_multiple_of(*n) && 60_u32.is_multiple_of(*n))?;
-    let (count, hours) = (60 / common, step / common);
-    if count > 4 || !24_u32.is_multiple_of(hours) {
-        return None;
-    }
-    let rules: Vec<String> = (0..count)
-        .map(|place| {
-            let (hour, minute) = (place * step / 60, place * step % 60);
-            let hours = match (hour, hours) {
-                (_, 1) => "*".to_owned(),
-                (0, _) => format!("*/{hours}"),
-                (_, 24) => hour.to_string(),
-                _ => format!("{hour}-23/{hours}"),
-            };
-            format!("`0 {minute} {hours} * * *`")
-        })
-        .collect();
-    Some(match rules.as_slice() {
-        [one] => format!("every {step} minutes is {one}"),
-        many => format!(
-            "every {step} minutes takes {} schedules: {}",
-            many.len(),
-            many.join(", ")
-        ),
-    })
-}
-
-fn as_range(first: u32, last: u32, step: u32) -> String {
-    format!("{first}-{last}/{step}")
-}
-
-fn short_list(values: &[String]) -> String {
-    match values {
-        [first, second, third, .., last] if values.len() > 4 => {
-            format!("{first}, {second}, {third}, … {last}")
-        }
-        all => all.join(", "),
-    }
-}
-
-/// A number of at most four digits and nothing else.
-fn number(text: &str) -> Option<u32> {
-    let is_number = (1..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| text.parse().ok())?
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn fault(rule: &str) -> String {
-        match Fields::read(rule) {
-            Err(Fault::Syntax(reason)) => format!("syntax: {reason}"),
-            Err(Fault::Misleading(reason)) => format!("misleading: {reason}"),
-            Ok(_) => "it is a rule".to_owned(),
-        }
-    }
-
-    #[test]
-    fn steps_that_do_not_keep_their_distance_are_refused() {
-        for (rule, told) in [
-            (
-                "0 */90 * * * *",
-                "misleading: `*/90`: minutes go from 0 to 59, so that it would mean 0 only; write `0` if \
-                 that is meant; every 90 minutes takes 2 schedules: `0 0 */3 * * *`, `0 30 1-23/3 * * *`",
-            ),
-            (
-                "*/45 * * * *",
-                "misleading: `*/45`: 45 does not divide the 60 minutes of an hour, so that it would mean \
-                 0, 45 of every hour; write `0-59/45` if that is meant; every 45 minutes takes 4 schedules: \
-                 `0 0 */3 * * *`, `0 45 */3 * * *`, `0 30 1-23/3 * * *`, `0 15 2-23/3 * * *`",
-            ),
-            (
-                "0 */120 * * * *",
-                "misleading: `*/120`: minutes go from 0 to 59, so that it would mean 0 only; write `0` if \
-                 that is meant; every 120 minutes is `0 0 */2 * * *`",
-            ),
-            (
-                "0 0 */36 * * *",
-                "misleading: `*/36`: hours go from 0 to 23, so that it would mean 0 only; write `0` if that \
-                 is meant; a rule begins anew with every day, so it cannot say every 36 hours",
-            ),
-            (
-                "0 0 */5 * * *",
-                "misleading: `*/5`: 5 does not divide the 24 hours of a day, so that it would mean \
-                 0, 5, 10, … 20 of every day; write `0-23/5` if that is meant; a rule begins anew with every \
-                 day, so it cannot say every 5 hours",
-            ),
-        ] {
-            assert_eq!(fault(rule), told, "{rule}");
-        }
-        for (rule, told) in [
-            (
-                "*/7 * * * * *",
-                "`*/7`: 7 does not divide the 60 seconds of a minute",
-            ),
-            ("*/61 * * * * *", "`*/61`: seconds go from 0 to 59"),
-            (
-                "0 0 0 */31 * *",
-                "`*/31`: days of the month go from 1 to 31",
-            ),
-            (
-                "0 0 0 1 */5 *",
-                "`*/5`: 5 does not divide the 12 months of a year",
-            ),
-            (
-                "0 0 0 1 */13 *",
-                "`*/13`: months go from 1 to 12, so that it would mean 1 only",
-            ),
-            (
-                "0 0 0 * * */2",
-                "`*/2`: 2 does not divide the 7 days of a week",
-            ),
-            ("0 0 0 * * */7", "`*/7`: days of the week go from 0 to 6"),
-            (
-                "0 0-30/45 * * * *",
-                "`0-30/45`: the step is longer than the range",
-            ),
-            (
-                "0 0,*/50 * * * *",
-                "`*/50`: 50 does not divide the 60 minutes",
-            ),
-        ] {
-            let told_of = fault(rule);
-            assert!(
-                told_of.starts_with(&format!("misleading: {told}")),
-                "{rule}: {told_of}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_named() {
-        for (rule, told) in [
-            (
-                "0 0/90 * * * *",
-                "`0/90`: a step needs `*` or a range before it; here it would mean 0 only",
-            ),
-            (
-                "0 5/15 * * * *",
-                "`5/15`: a step needs `*` or a range before it: `5-59/15`",
-            ),
-            ("0 */0 * * * *", "`*/0`: a step is a number, at least 1"),
-            ("0 /5 * * * *", "`/5`: minutes go from 0 to 59"),
-            ("0 60 * * * *", "`60`: minutes go from 0 to 59"),
-            ("0 0 24 * * *", "`24`: hours go from 0 to 23"),
-            ("0 0 0 0 * *", "`0`: days of the month go from 1 to 31"),
-            (
-                "0 0 0 1 1jan *",
-                "`1jan`: months go from 1 to 12, or from jan to dec",
-            ),
-            ("0 mon 0 * * *", "`mon`: minutes go from 0 to 59"),
-            (
-                "0 0 0 * * monday",
-                "`monday`: days of the week go from 0 to 7, or from sun to sat",
-            ),
-            (
-                "0 0 22-2 * * *",
-                "`22-2`: the range goes backwards; write `22-23,0-2`",
-            ),
-            ("0 0 0 * * L", "`L`: the last of which day of the week?"),
-            (
-                "0 0 0 * * 5#6",
-                "`5#6`: after `#` comes a number from 1 to 5",
-            ),
-            ("0 0 L * * *", "`L`: hours go from 0 to 23"),
-            ("0 0 ? * * *", "`?`: hours go from 0 to 23"),
-            ("0 0 0 L,LW * *", "`L,LW`: `L` and `LW` do not go together"),
-            (
-                "0 0 0 * * +mon",
-                "`+mon`: `+` joins a day of the week to a day of the month",
-            ),
-            ("0 *,5 * * * *", "`*`: `*` stands alone"),
-            ("0 1,,2 * * * *", "a list has an empty item"),
-            ("0 -5 * * * *", "`-5`: minutes go from 0 to 59"),
-            ("@daily", "it has one field"),
-            ("0 0 0 1 1 * 2030", "it has 7 fields"),
-        ] {
-            let told_of = fault(rule);
-            assert!(
-                told_of.starts_with(&format!("syntax: {told}")),
-                "{rule}: {told_of}"
-            );
-        }
-    }
+    use super::{super::field::tests::quoted_after, *};
 
     fn days(rule: &str, from: &str, until: &str) -> Vec<String> {
         let fields = Fields::read(rule).unwrap();
@@ -734,6 +306,23 @@ mod tests {
                 .contains("(`13`) or the day of the week (`fri`): write `+fri`")
         );
         assert!(notes("0 0 0 */2 * *")[0].contains("from the first of every month anew"));
+        for (rule, fixed) in [
+            ("0 */30 2 * * *", "0-59/30"),
+            ("0 * 1,2 * * *", "0-59"),
+            ("0 */20,50 0-8/2 * * *", "0-59/20,50"),
+        ] {
+            let note = &notes(rule)[0];
+            assert!(
+                note.contains("does not fire in an hour that clocks skip"),
+                "{note}"
+            );
+            assert_eq!(quoted_after(note, "write"), [fixed], "{note}");
+            let minute = rule.split(' ').nth(MINUTE).unwrap();
+            let is = Fields::read(&rule.replacen(minute, fixed, 1)).unwrap();
+            assert!(!is.is_interval && is.minutes == Fields::read(rule).unwrap().minutes);
+        }
+        assert_eq!(notes("0 */30 4 * * *"), [""; 0]);
+        assert_eq!(notes("0 */30 */2 * * *"), [""; 0]);
         assert_eq!(notes("0 0 0 13 * +fri"), [""; 0]);
         assert_eq!(notes("0 */15 8-17 * * mon-fri"), [""; 0]);
     }

@@ -70,7 +70,7 @@ pub struct NewOperation {
 impl NewPlugin {
     /// What its author should know.
     pub fn warnings(&self, named: &str) -> Vec<String> {
-        build_warnings(&self.panic)
+        build_warnings(&self.panic, &self.sdk)
             .into_iter()
             .map(|warning| format!("{named} {warning}"))
             .collect()
@@ -83,10 +83,33 @@ impl NewPlugin {
 }
 
 /// What users of a plugin that was built like this should know, to be put behind its name.
-pub fn build_warnings(panic: &str) -> Vec<String> {
+pub fn build_warnings(panic: &str, sdk: &str) -> Vec<String> {
     let aborts = panic == "abort";
-    let warning = "is built with panic = \"abort\": panics end the worker process";
-    aborts.then(|| warning.to_owned()).into_iter().collect()
+    let aborts =
+        aborts.then(|| "is built with panic = \"abort\": panics end the worker process".to_owned());
+    aborts.into_iter().chain(doubles_warning(sdk)).collect()
+}
+
+/// The first SDK that reads every double as it is written.
+const EXACT_DOUBLES_SINCE: [u64; 3] = [0, 1, 1];
+
+/// What is wrong with the numbers of a plugin that was built with this version of the SDK, to be put
+/// behind its name; it is part of the plugin, so the host can do nothing about it.
+pub fn doubles_warning(sdk: &str) -> Option<String> {
+    // Of a pre-release the version that it comes before.
+    let (release, _) = sdk.split_once(['-', '+']).unwrap_or((sdk, ""));
+    let numbers: Vec<u64> = release
+        .split('.')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let [major, minor, patch] = EXACT_DOUBLES_SINCE;
+    (numbers[..] < EXACT_DOUBLES_SINCE[..]).then(|| {
+        format!(
+            "is built with rework-plugin {sdk}, which changes the last bit of about one in ten numbers \
+             with a fraction that it reads: build it again with rework-plugin {major}.{minor}.{patch} or later"
+        )
+    })
 }
 
 /// A version of a plugin, for people: `hello 0.1.0 (0123456789ab)`.
@@ -97,4 +120,32 @@ pub fn title(name: &str, version: &str, hash: &str) -> String {
 /// The start of a hash, enough for people to tell versions apart.
 pub fn short_hash(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sdk_that_changes_doubles_is_named() {
+        for (sdk, warns) in [
+            ("0.0.9", true),
+            ("0.1.0", true),
+            ("0.1.1", false),
+            ("0.1.1-rc.1", false),
+            ("0.1.10", false),
+            ("0.2.0", false),
+            ("1.0.0", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(doubles_warning(sdk).is_some(), warns, "{sdk}");
+        }
+        let warnings = build_warnings("abort", "0.1.0");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            warnings[1].contains("build it again with rework-plugin 0.1.1 or later"),
+            "{warnings:?}"
+        );
+        assert_eq!(build_warnings("unwind", "0.1.1"), [""; 0]);
+    }
 }

@@ -3,7 +3,6 @@
 
 use super::{
     claim::{self, Appetite},
-    database::within_limit,
     event::Event,
     report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
@@ -84,8 +83,10 @@ impl Supervisor {
         };
         self.in_flight = Some(cycle.clone());
         let store = self.store.clone();
-        // Whether it was committed is found out as after any lost connection.
-        let said = async move { within_limit(&store, store.cycle(&cycle)).await };
+        // No limit here: the store ends a question that the server is not at work on (`store/silence.rs`),
+        // and a server that waits for a lock is at work, however long somebody holds that lock. Whether a
+        // cycle without an answer was committed is found out as after any lost connection.
+        let said = async move { store.cycle(&cycle).await };
         self.ask(said, Event::Cycled);
     }
 

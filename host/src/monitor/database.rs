@@ -2,12 +2,7 @@
 //! loop never waits.
 
 use super::mailbox::Mailbox;
-use crate::store::{Store, StoreError};
-use std::time::Duration;
-
-/// How long the loop waits for the answer to a write. A connection whose peer vanished without closing it
-/// never answers; a server that works on the largest batch answers within seconds.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+use crate::store::Store;
 
 /// The database, for a room of the monitor whose events are of type `E`.
 #[derive(Debug)]
@@ -37,18 +32,4 @@ impl<E: 'static> Database<E> {
     pub(super) fn mailbox(&self) -> &Mailbox<E> {
         &self.mailbox
     }
-}
-
-/// The answer to a write, or, after [`ANSWER_LIMIT`], the error of a lost connection.
-pub(super) async fn within_limit<T>(
-    store: &Store,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
-    answer.unwrap_or_else(|_| {
-        Err(StoreError::Connect {
-            place: store.place(),
-            reason: "no answer to a write".to_owned(),
-        })
-    })
 }

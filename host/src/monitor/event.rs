@@ -1,6 +1,6 @@
 //! Everything that can happen to a monitor.
 
-use super::{cycle::Fetched, plugins, report::Saved, witness::Witness};
+use super::{cycle::Fetched, plugins, report::Saved, unsaid::Kept, witness::Witness};
 use crate::{
     model::{ScheduleId, TaskId, WorkerId},
     store::{
@@ -75,6 +75,8 @@ pub(super) enum Event {
     Plugins(plugins::Event),
     /// Lost monitors have been looked for: what was seen, and how many tasks were taken from them.
     Recovered(Witness, Result<i64, StoreError>),
+    /// Results that wait have been kept on the disk (or not), or need not be any more.
+    Kept(Kept),
     /// Something that is tried again by itself was refused.
     Refused(StoreError),
 }

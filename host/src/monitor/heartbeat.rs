@@ -7,7 +7,7 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    model::{TaskId, Token, WorkerId},
+    model::{TaskId, Token, WorkerId, duration::human},
     store::{Ended, Fate, StoreError},
 };
 use chrono::Utc;
@@ -140,6 +140,18 @@ impl Supervisor {
         self.next_verdict = None;
         if nanos(boottime()) < self.upkeep.lease_until {
             self.recover();
+        }
+    }
+
+    /// A server answers whether functions notify in everybody's transactions.
+    pub(super) fn told_who_notifies(&mut self, may_notify: bool) {
+        self.often = (!may_notify).then(Instant::now);
+        if !may_notify {
+            tracing::info!(
+                "the server allows prepared transactions, which cannot notify: the queue is looked at \
+                 every {}",
+                human(LOOK_OFTEN)
+            );
         }
     }
 

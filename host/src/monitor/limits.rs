@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{TaskId, WorkerId, duration::human, task::Cause, worker::WorkerCause},
-    store::StoreError,
+    store::{SLOW_LOAD, StoreError},
 };
 use chrono::Utc;
 use std::{
@@ -30,6 +30,23 @@ impl Supervisor {
                 // Now, for the killed are not counted, and the next one would be spawned at once.
                 late.push((worker.domain.clone(), Arc::clone(&worker.plugin)));
                 continue;
+            }
+            if worker.slow_load_at().is_some_and(|at| now >= at) {
+                worker.is_slow_load_told = true;
+                let (id, name) = (worker.id, &worker.plugin.name);
+                let doing = if worker.is_loading {
+                    "loading"
+                } else {
+                    "waiting to load"
+                };
+                tracing::warn!(
+                    worker.id = %id,
+                    plugin.hash = %worker.plugin.hash,
+                    "worker {id} of domain {} has been {doing} {name} for {}; it is killed after {}",
+                    worker.domain,
+                    human(SLOW_LOAD),
+                    human(self.options.pool.start_timeout)
+                );
             }
             if let Some((at, cause)) = worker.kill_at
                 && now >= at
@@ -104,6 +121,7 @@ impl Supervisor {
                 let drained = worker.goodbye_deadline();
                 [
                     starting,
+                    worker.slow_load_at(),
                     timeout,
                     // What has been killed is awaited, not killed again.
                     worker

@@ -65,21 +65,6 @@ pub(super) struct Exit {
 pub(super) fn become_monitor() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_dumpable(false)?;
-    close_on_exec()
-}
-
-/// What our own parent left open goes to no worker. Everything that is opened later closes itself.
-fn close_on_exec() -> io::Result<()> {
-    let inherited: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2)
-        .collect();
-    for number in inherited {
-        // SAFETY: a plain system call; of a descriptor that is closed by now (it read the
-        // directory) it fails.
-        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
     Ok(())
 }
 

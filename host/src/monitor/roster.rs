@@ -1,7 +1,7 @@
 //! The workers as the database knows them: their numbers, what they use, how they ended, and what
 //! operators ask of them.
 
-use super::{database::within_limit, event::Event, process, supervisor::Supervisor};
+use super::{event::Event, process, supervisor::Supervisor};
 use crate::{
     descendants::Processes,
     model::{WorkerId, worker::WorkerCause},
@@ -99,8 +99,7 @@ impl Supervisor {
         let (store, host, monitor) = (self.store.clone(), self.options.host.clone(), self.monitor);
         self.ask(
             async move {
-                let save = store.worker_save(&host, monitor, &rows);
-                let saved = within_limit(&store, save).await;
+                let saved = store.worker_save(&host, monitor, &rows).await;
                 (saved, rows)
             },
             |(saved, rows)| Event::WorkersSaved(saved, rows),

@@ -31,7 +31,6 @@ use crate::{
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    ops::Not,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -140,6 +139,7 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let local = tokio::task::LocalSet::new();
         let ended = local
             .run_until(async {
+                let database = database.without_lock_limit();
                 let store = Store::connect(database.clone(), 6).await?;
                 store.schema_check().await?;
                 // The lease must not wait for anything else that is asked of the database.
@@ -237,7 +237,7 @@ pub(super) struct Supervisor {
     pub(super) recovering: bool,
     /// When one of them may turn out to be silent for good.
     pub(super) next_verdict: Option<Instant>,
-    /// Where nobody may notify: when to look at the queue next.
+    /// Where not everybody notifies, or as long as that is unknown: when to look at the queue next.
     pub(super) often: Option<Instant>,
     /// The database has refused the rows of workers: not before then.
     pub(super) workers_again: Option<Instant>,
@@ -323,7 +323,7 @@ impl Supervisor {
             witness: Witness::default(),
             recovering: false,
             next_verdict: None,
-            often: store.may_notify().await?.not().then(Instant::now),
+            often: Some(Instant::now()),
             workers_again: None,
             keeping: Keeping::default(),
             quiet_since: None,
@@ -400,7 +400,8 @@ impl Supervisor {
             }
             Event::Notified(Notification::Worker) => self.upkeep.asked_due(),
             Event::Notified(Notification::Schedules) => self.cron.reload(Instant::now()),
-            Event::Notified(Notification::Reconnected) => {
+            Event::Notified(Notification::Reconnected { may_notify }) => {
+                self.told_who_notifies(may_notify);
                 self.look = true;
                 self.upkeep.aborts_due();
                 self.upkeep.asked_due();
@@ -445,6 +446,7 @@ impl Supervisor {
             }
             Event::Held(held) => self.held_arrived(held),
             Event::Recovered(witness, recovered) => self.recovered(witness, recovered),
+            Event::Kept(kept) => self.kept(kept, Instant::now()),
             Event::Refused(error) => self.upkeep.lost(&error),
         }
     }
@@ -537,7 +539,7 @@ impl Supervisor {
     }
 
     fn is_finished(&self) -> bool {
-        if self.phase == Phase::Working || !self.workers.is_empty() {
+        if self.phase == Phase::Working || !self.workers.is_empty() || self.keeping.is_busy {
             return false;
         }
         self.is_settled() || self.is_unheard(Instant::now())
@@ -606,7 +608,7 @@ impl Supervisor {
             loop {
                 if let Ok(mut listener) = store.listen().await {
                     pause = Duration::from_millis(100);
-                    let mut news = Notification::Reconnected;
+                    let mut news = listener.reconnected();
                     loop {
                         if events.send(Event::Notified(news)).is_err() {
                             return;

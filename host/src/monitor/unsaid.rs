@@ -2,6 +2,7 @@
 //! monitor reports it, under the claims that it was made under.
 
 use super::{
+    event::Event,
     pages::Abandoned,
     report::{chain, storable},
     supervisor::Supervisor,
@@ -17,6 +18,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -37,7 +39,7 @@ pub(super) struct Unsaid {
     pub(super) monitor: MonitorId,
     pub(super) ended: Vec<Ended>,
     /// Contents beside the outputs of some of them.
-    pub(super) files: Vec<(TaskId, Vec<FileContent>)>,
+    pub(super) files: Vec<(TaskId, Arc<Vec<FileContent>>)>,
     pub(super) logs: Vec<LogChunk>,
 }
 
@@ -237,7 +239,10 @@ pub(super) async fn report_left(
     abandoned: &Abandoned,
 ) -> Result<Left> {
     let directory = abandoned.directory();
-    let unsaid = match Unsaid::read(directory) {
+    let place = directory.to_owned();
+    // The disk may be slow: not on the loop.
+    let read = tokio::task::spawn_blocking(move || Unsaid::read(&place));
+    let unsaid = match read.await.expect("reading does not panic") {
         Ok(Some(unsaid)) if unsaid.installation == installation => unsaid,
         Ok(Some(_)) => return Ok(Left::Stays),
         Ok(None) => return Ok(Left::Nothing),
@@ -266,7 +271,9 @@ pub(super) async fn report_left(
             refused.ended.len(),
             directory.display()
         );
-        if let Err(error) = refused.write(directory) {
+        let place = directory.to_owned();
+        let write = tokio::task::spawn_blocking(move || refused.write(&place));
+        if let Err(error) = write.await.expect("writing does not panic") {
             // The file is still there, with all of it, and what is said twice changes nothing.
             tracing::warn!("could not write {}: {error}", directory.display());
         }
@@ -279,12 +286,26 @@ pub(super) async fn report_left(
     Ok(Left::Nothing)
 }
 
+/// What tells one set of unreported ends from another: their number, and the sum of their tasks.
+type Print = (usize, i64);
+
 /// When the file was last written, and what was in it.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
     next: Option<Instant>,
-    /// The ends that are in the file, by number and by sum of the tasks; `None`: there is no file.
-    kept: Option<(usize, i64)>,
+    /// The ends that are in the file; `None`: there is no file.
+    kept: Option<Print>,
+    /// The file is being written or removed by another thread. The monitor does not end meanwhile: its
+    /// last words go into the same file.
+    pub(super) is_busy: bool,
+}
+
+/// What became of the file.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The ends that are in it now, or why it could not be written.
+    file: io::Result<Option<Print>>,
+    took: Duration,
 }
 
 impl Supervisor {
@@ -320,7 +341,7 @@ impl Supervisor {
         ended.extend(storing.values().map(|(ended, _)| ended.clone()));
         let files = storing
             .iter()
-            .map(|(task, (_, files))| (*task, files.to_vec()))
+            .map(|(task, (_, files))| (*task, Arc::clone(files)))
             .collect();
         // What is numbered already is said as it was, and still waits here.
         let waiting = self.lines.take();
@@ -336,34 +357,54 @@ impl Supervisor {
     }
 
     /// While the database takes nothing, results are kept on the disk as well: this process may be killed
-    /// before it can say them.
+    /// before it can say them. The disk may be slow or stuck, so another thread writes; the loop goes on.
     pub(super) fn keep_unsaid(&mut self, now: Instant) {
-        if self.keeping.next.is_some_and(|next| now < next) {
+        if self.keeping.is_busy || self.keeping.next.is_some_and(|next| now < next) {
             return;
         }
         let in_trouble = self.upkeep.is_away() || self.upkeep.refusals.is_any();
         let print = self
             .unreported_tasks()
             .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
-        if self.keeping.kept == Some(print) || print.0 > 0 && !in_trouble {
+        let is_empty = print.0 == 0;
+        if self.keeping.kept == (!is_empty).then_some(print) || !is_empty && !in_trouble {
             return;
         }
         let directory = self.pages.directory().to_owned();
-        if print.0 == 0 {
-            if self.keeping.kept.take().is_some() {
-                let _ = fs::remove_file(directory.join(FILE));
-            }
-            return;
-        }
-        let began = Instant::now();
-        match self.all_unsaid().write(&directory) {
-            Ok(_) => self.keeping.kept = Some(print),
+        let unsaid = (!is_empty).then(|| self.all_unsaid());
+        self.keeping.is_busy = true;
+        let keep = move || {
+            let began = Instant::now();
+            let file = match unsaid {
+                Some(unsaid) => unsaid.write(&directory).map(|_| Some(print)),
+                None => match fs::remove_file(directory.join(FILE)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(None),
+                },
+            };
+            let took = began.elapsed();
+            Kept { file, took }
+        };
+        self.ask(
+            async move {
+                let kept = tokio::task::spawn_blocking(keep).await;
+                kept.expect("writing does not panic")
+            },
+            Event::Kept,
+        );
+    }
+
+    /// The file has been written or removed (or not).
+    pub(super) fn kept(&mut self, kept: Kept, now: Instant) {
+        self.keeping.is_busy = false;
+        self.keeping.next = Some(now + KEEP_EVERY.max(kept.took * KEEP_SHARE));
+        match kept.file {
+            Ok(print) => self.keeping.kept = print,
             Err(error) => tracing::warn!(
                 "results that wait could not be kept in {}: {error}",
-                directory.display()
+                self.pages.directory().display()
             ),
         }
-        self.keeping.next = Some(now + KEEP_EVERY.max(began.elapsed() * KEEP_SHARE));
     }
 }
 
@@ -400,7 +441,7 @@ mod tests {
             installation: "here".to_owned(),
             monitor: MonitorId(3),
             ended: vec![ended, released],
-            files: vec![(TaskId(7), vec![file])],
+            files: vec![(TaskId(7), Arc::new(vec![file]))],
             logs: vec![LogChunk {
                 task: TaskId(7),
                 attempt: 1,

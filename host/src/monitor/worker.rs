@@ -13,7 +13,7 @@ use super::{
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
     plugin::Cache,
-    store::WorkerSave,
+    store::{SLOW_LOAD, WorkerSave},
     wire::{
         self, AsyncReader, Crash, Page, PluginFile, SlotState, ToWorker, WireError, marker::Stream,
     },
@@ -89,6 +89,8 @@ pub(super) struct Worker {
     pub(super) dirty: bool,
     /// Whether it is loading its plugin.
     pub(super) is_loading: bool,
+    /// Whether the log tells that this takes long.
+    pub(super) is_slow_load_told: bool,
     /// Why a load was refused.
     pub(super) refused: Option<String>,
     /// The last panic of the running task, and when it was heard of; perhaps it has been caught.
@@ -210,6 +212,7 @@ impl Worker {
             shown_task: None,
             dirty: true,
             is_loading: false,
+            is_slow_load_told: false,
             refused: None,
             panic: None,
             hung: false,
@@ -416,6 +419,18 @@ impl Worker {
             self.said_goodbye = Some(Instant::now());
             self.send(ToWorker::Goodbye);
         }
+    }
+
+    /// Lets it end because a task has left it changed, in words.
+    pub(super) fn retire_for(&mut self, left: String) {
+        self.left_behind = Some(left);
+        self.drain(WorkerCause::Leftovers);
+    }
+
+    /// When the log is to tell that it is still loading.
+    pub(super) fn slow_load_at(&self) -> Option<Instant> {
+        let is_due = self.life == Life::Starting && !self.is_slow_load_told;
+        is_due.then(|| self.spawned + SLOW_LOAD)
     }
 
     /// When a worker that was told to end, and has nothing begun, must be gone.

@@ -32,7 +32,7 @@ pub struct Inspection {
 impl Inspection {
     /// What its users should know, to be put behind its name.
     pub fn warnings(&self) -> Vec<String> {
-        build_warnings(&self.note.panic)
+        build_warnings(&self.note.panic, &self.note.sdk)
     }
 }
 

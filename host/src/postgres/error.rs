@@ -24,6 +24,21 @@ pub enum Error {
     /// Somebody keeps other things there: making a cluster would give the directory to the server's user.
     #[error("{} is not empty and holds no embedded cluster", .0.display())]
     Occupied(PathBuf),
+    /// A file is where a directory has to be.
+    #[error("{} is not a directory, and an embedded cluster needs one", .0.display())]
+    NoDirectory(PathBuf),
+    /// Nobody has said where, and the user has no home.
+    #[error(
+        "there is no place for an embedded cluster: neither XDG_DATA_HOME nor HOME is set, and the \
+         system knows no home of this user"
+    )]
+    Homeless,
+    /// The server belongs to another process namespace.
+    #[error(
+        "the server in {} runs in another process namespace, and its process cannot be seen from here",
+        .0.display()
+    )]
+    Elsewhere(PathBuf),
     /// The server's user cannot reach its directory.
     #[error("user `{user}`, who runs the server, cannot enter {}", path.display())]
     Unreachable {
@@ -41,6 +56,15 @@ pub enum Error {
          no embedded server"
     )]
     Nameless(u32),
+    /// The directory cannot be made; whatever the system says of it (`/proc`: "No such file or directory"),
+    /// another one would do.
+    #[error("could not make the directory {}: {source}", path.display())]
+    MakeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The system could not do it.
     #[error("could not {doing}: {source}")]
     System {
@@ -71,8 +95,13 @@ impl Error {
             Self::PathTooLong { .. } => {
                 Some("choose a shorter directory: embedded:/dir".to_owned())
             }
-            Self::Occupied(_) => Some(
+            Self::Occupied(_) | Self::NoDirectory(_) => Some(
                 "name a directory of its own, which may be one that does not exist yet".to_owned(),
+            ),
+            Self::Homeless => Some("name a directory: embedded:/some/dir".to_owned()),
+            Self::Elsewhere(_) => Some(
+                "stop it where it was started: outside of this container, or in another one"
+                    .to_owned(),
             ),
             Self::Unreachable { path, .. } => Some(format!(
                 "chmod o+x {}, or choose another directory",
@@ -82,10 +111,8 @@ impl Error {
                 "add a line for user id {id} to /etc/passwd, run as a user who has one, or name a \
                  server: postgres://…"
             )),
-            Self::System { source, .. } if cannot_write(source) => Some(
-                "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME"
-                    .to_owned(),
-            ),
+            Self::MakeDirectory { .. } => Some(writable()),
+            Self::System { source, .. } if cannot_write(source) => Some(writable()),
             Self::NoUser => {
                 Some("make a user `postgres`, or name a server: postgres://…".to_owned())
             }
@@ -97,6 +124,10 @@ impl Error {
         let doing = doing.into();
         move |source| Self::System { doing, source }
     }
+}
+
+fn writable() -> String {
+    "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME".to_owned()
 }
 
 /// Whether another directory would do.

@@ -252,7 +252,7 @@ impl Store {
             )
             .execute(&mut *transaction)
             .await?;
-            sqlx::query!("select pg_notify('rework_catalog', '')")
+            sqlx::query!("select rework.tell('rework_catalog', '')")
                 .execute(&mut *transaction)
                 .await?;
         }

@@ -163,7 +163,7 @@ impl Store {
                   where host = $1 and path = $2 and retired is null
                  returning operation
              ), told as (
-                 select pg_notify('rework_catalog', '') from (select from retired limit 1) any_retired
+                 select rework.tell('rework_catalog', '') from (select from retired limit 1) any_retired
              )
              select (select count(*) from retired) as "retired!",
                     (select count(*) from told) as told,

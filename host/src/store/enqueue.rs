@@ -8,6 +8,8 @@ use serde_json::Value;
 /// A task to queue, its input already checked against the specs.
 #[derive(Debug, Clone, Default)]
 pub struct Enqueue {
+    /// The operation's name, for messages.
+    pub operation_name: String,
     /// The host it is pinned to.
     pub host: Option<String>,
     /// Fields, if that is the input's encoding.
@@ -76,6 +78,15 @@ impl Enqueue {
         files
     }
 
+    /// What did not happen, if it was not queued.
+    fn failure(&self) -> String {
+        let name = &self.operation_name;
+        match &self.key {
+            Some(key) => format!("could not schedule `{name}` with the key `{key}`"),
+            None => format!("could not schedule `{name}`"),
+        }
+    }
+
     /// About so many bytes are sent for it, besides its files.
     fn bytes(&self) -> usize {
         let json = [&self.input, &self.metadata].into_iter().flatten();
@@ -104,7 +115,7 @@ fn json_length(document: &Value) -> usize {
 impl Store {
     /// Queues a task in a transaction of its own.
     pub async fn task_enqueue(&self, operation: OperationId, task: &Enqueue) -> Result<Queued> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool.begin_limited().await?;
         let queued = self
             .task_enqueue_in(&mut transaction, operation, task)
             .await?;
@@ -142,7 +153,10 @@ impl Store {
             &task.relative
         )
         .fetch_one(&mut *connection)
-        .await?;
+        .await
+        .map_err(|error| {
+            StoreError::from(error).of_lock(|| task.failure(), "has scheduled the same")
+        })?;
         let queued = Queued {
             id: TaskId(queued.id),
             is_new: queued.is_new,

@@ -1,5 +1,12 @@
 //! What can go wrong between us and the database.
 
+use super::{
+    lock::{Holder, Waiting},
+    session::is_locked,
+};
+use crate::model::duration::human;
+use std::time::Duration;
+
 /// The result of every store method.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -57,9 +64,32 @@ pub enum StoreError {
         /// What to do.
         hint: Option<String>,
     },
+    /// Somebody else holds a lock that was needed, and has not let go of it in time.
+    #[error("{doing}: {} {deed} and has not ended{}", named(.holder.as_ref()), for_long(*.waited))]
+    Locked {
+        /// What did not happen.
+        doing: String,
+        /// What the holder of the lock has done.
+        deed: &'static str,
+        /// Who holds it, if that could be told.
+        holder: Option<Holder>,
+        /// How long it was waited for, if that is known.
+        waited: Option<Duration>,
+    },
     /// Anything else.
     #[error("the database did not do it: {}", words(.0))]
     Query(Box<sqlx::Error>),
+}
+
+fn named(holder: Option<&Holder>) -> String {
+    holder.map_or_else(|| "another transaction".to_owned(), Holder::to_string)
+}
+
+fn for_long(waited: Option<Duration>) -> String {
+    let seconds = |waited: Duration| human(Duration::from_secs(waited.as_secs()));
+    waited.map_or_else(String::new, |waited| {
+        format!(" (waited for it for {})", seconds(waited))
+    })
 }
 
 /// What the server, the system or the driver says, without the driver's own decoration.
@@ -96,6 +126,33 @@ impl StoreError {
         }
     }
 
+    /// A lock was not to be had.
+    pub(super) fn locked(waiting: Waiting) -> Self {
+        Self::Locked {
+            doing: "the database did not do it".to_owned(),
+            deed: "holds a lock that is needed",
+            waited: Some(waiting.since.elapsed()),
+            holder: waiting.holder,
+        }
+    }
+
+    /// Of a lock that was not to be had, says what did not happen for it, and what its holder has done.
+    /// Other errors stay as they are.
+    pub(super) fn of_lock(self, failure: impl FnOnce() -> String, deed: &'static str) -> Self {
+        let (holder, waited) = match self {
+            Self::Locked { holder, waited, .. } => (holder, waited),
+            // In a session of the caller, under its own limit.
+            Self::Query(error) if is_locked(&error) => (None, None),
+            other => return other,
+        };
+        Self::Locked {
+            doing: failure(),
+            deed,
+            holder,
+            waited,
+        }
+    }
+
     /// What the reader can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -104,6 +161,10 @@ impl StoreError {
             Self::SchemaNew { .. } => Some("use the newer rework that migrated it".to_owned()),
             Self::Refused { hint, .. } => hint.clone(),
             Self::Unfit { hint, .. } => Some(hint.clone()),
+            Self::Locked { holder, .. } => Some(match holder {
+                Some(holder) => format!("{}; then try again", holder.hint()),
+                None => "try again; `rework doctor` names who is waited for meanwhile".to_owned(),
+            }),
             Self::Connect { .. } => {
                 Some("is the server running, and are host, user and database right?".to_owned())
             }
@@ -130,8 +191,16 @@ impl StoreError {
     pub fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
         match self {
             Self::Query(source) => source.as_database_error()?.code(),
+            Self::Locked { .. } => Some("55P03".into()),
             _ => None,
         }
+    }
+
+    /// Whether it did not happen because of what somebody else writes at the same time: a lock that was not to be
+    /// had (55P03), a deadlock or a serialization failure (class 40).
+    pub fn is_contended(&self) -> bool {
+        self.code()
+            .is_some_and(|code| code == "55P03" || code.starts_with("40"))
     }
 
     /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, or a limit

@@ -3,6 +3,11 @@
 use super::{Store, error::Result, sched::ScheduleRow};
 use crate::model::{OperationId, TaskId};
 use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+/// A worker that has been loading its plugin for so long is told of. Most load in milliseconds; large
+/// numerical libraries take a second or two.
+pub const SLOW_LOAD: Duration = Duration::from_secs(5);
 
 /// The server and the schema.
 #[derive(Debug, Clone)]
@@ -79,7 +84,7 @@ pub struct GoneHost {
     pub last_seen: Option<DateTime<Utc>>,
 }
 
-/// A plugin of a domain whose workers die before they are ready.
+/// A plugin of a domain whose workers die before they are ready, or are not ready after some seconds.
 #[derive(Debug, Clone)]
 pub struct StartHealth {
     /// The domain.
@@ -90,33 +95,69 @@ pub struct StartHealth {
     pub plugin: String,
     /// The name of the plugin.
     pub name: String,
-    /// How the last of them ended.
-    pub error: String,
+    /// How the last of them ended; `None`: it has not, it still loads the plugin.
+    pub error: Option<String>,
+    /// For how long one of them has been loading, in seconds; 0 if they die.
+    pub loading: f64,
+}
+
+impl StartHealth {
+    /// What these workers do instead of being ready.
+    pub fn in_words(&self) -> String {
+        match &self.error {
+            Some(error) => format!("die before they are ready: {error}"),
+            None => format!("have been loading it for {:.0} s", self.loading),
+        }
+    }
 }
 
 impl Store {
-    /// Plugins of which the last worker of a domain on a host, within a day, died before it was ready.
+    /// Plugins of which the last worker of a domain on a host, within a day, died before it was ready; and
+    /// those of which no worker is ready while one has been loading for [`SLOW_LOAD`].
     pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
         let rows = sqlx::query_as!(
             StartHealth,
-            r#"select latest.domain, latest.host, g.hash as plugin, g.name,
-                      coalesce(latest.error, latest.cause, '') as "error!"
-                 from (select distinct on (domain, host, plugin) w.*
-                         from rework.worker w
-                        where created > clock_timestamp() - interval '1 day'
-                          -- Not those that still try, or that we ended for a reason of our own.
-                          and (started is not null
-                               or state = 'dead'
-                                  and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
-                                                    'upgrade', 'idle'))
-                        order by domain, host, plugin, id desc) latest
-                 join rework.plugin g on g.hash = latest.plugin
-                where latest.state = 'dead' and latest.started is null
-                  -- What has been replaced or withdrawn is nobody's concern any more.
-                  and exists (select from rework.plugin_operation p
+            r#"with judged as (
+                   select distinct on (domain, host, plugin) w.*
+                     from rework.worker w
+                    where created > clock_timestamp() - interval '1 day'
+                      -- Not those that still try, or that we ended for a reason of our own.
+                      and (started is not null
+                           or state = 'dead'
+                              and cause not in ('monitor exit', 'monitor lost', 'killed', 'shutdown',
+                                                'upgrade', 'idle'))
+                    order by domain, host, plugin, id desc
+               ),
+               failing as (
+                   select domain, host, plugin, coalesce(error, cause, '') as error
+                     from judged
+                    where state = 'dead' and started is null
+               ),
+               loading as (
+                   select w.domain, w.host, w.plugin,
+                          max(extract(epoch from clock_timestamp() - w.created))::float8 as seconds
+                     from rework.worker w
+                     join rework.monitor m on m.id = w.monitor
+                    where w.state = 'unstarted'
+                      and w.created < clock_timestamp() - $1 * interval '1 second'
+                      and rework.is_alive(m.last_seen, m.lease)
+                      -- While another one runs tasks, nobody waits for this one.
+                      and not exists (select from rework.worker other
+                                       where other.state in ('idle', 'running')
+                                         and (other.domain, other.host, other.plugin)
+                                             = (w.domain, w.host, w.plugin))
+                    group by w.domain, w.host, w.plugin
+               )
+               select starts.domain as "domain!", starts.host as "host!", g.hash as plugin, g.name,
+                      starts.error as "error?", coalesce(starts.seconds, 0) as "loading!"
+                 from (failing full join loading using (domain, host, plugin)) as starts
+                 join rework.plugin g on g.hash = starts.plugin
+                -- What has been replaced or withdrawn is nobody's concern any more.
+                where exists (select from rework.plugin_operation p
                                 join rework.deployment d on d.plugin_operation = p.id
-                               where p.plugin = g.id and d.host = latest.host and d.retired is null)
-                order by latest.domain, latest.host, g.name"#
+                               where p.plugin = g.id and d.host = starts.host and d.retired is null)
+                order by starts.domain, starts.host, g.name"#,
+            SLOW_LOAD.as_secs_f64()
         )
         .fetch_all(&self.pool)
         .await?;

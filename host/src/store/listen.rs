@@ -25,8 +25,11 @@ pub enum Notification {
     Worker,
     /// Schedules changed.
     Schedules,
-    /// The connection was lost and is back; anything may have happened.
-    Reconnected,
+    /// A new connection listens, to a server that may be another one; anything may have happened.
+    Reconnected {
+        /// Whether functions notify in everybody's transactions there; see [`Store::may_notify`].
+        may_notify: bool,
+    },
 }
 
 /// After so much silence a connection that listens has to prove that it hears.
@@ -100,6 +103,7 @@ fn lost(told: &str) -> sqlx::Error {
 #[derive(Debug)]
 pub struct Listener {
     ear: Ear,
+    may_notify: bool,
 }
 
 impl Store {
@@ -113,11 +117,20 @@ impl Store {
             "rework_sched",
         ];
         let ear = Ear::new(&self.pool, &channels).await?;
-        Ok(Listener { ear })
+        // Asked with every connection: a server may have been restarted with another setting.
+        let may_notify = self.may_notify().await?;
+        Ok(Listener { ear, may_notify })
     }
 }
 
 impl Listener {
+    /// What is to be told first of every new connection.
+    pub fn reconnected(&self) -> Notification {
+        Notification::Reconnected {
+            may_notify: self.may_notify,
+        }
+    }
+
     /// The next notification; an error means that the connection is lost or proved nothing, and that
     /// nothing more is heard.
     pub async fn next(&mut self) -> Result<Notification> {

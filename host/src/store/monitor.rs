@@ -245,7 +245,7 @@ impl Store {
                       set state = 'dead', task = null, cause = 'monitor lost', finished = clock_timestamp()
                     where monitor = $1 and state <> 'dead'
                ), woken as (
-                   select pg_notify('rework_ready', ''),
+                   select rework.tell('rework_ready', ''),
                           rework.task_tell(array(select id from fate where fate = 'end'))
                )
                select count(*) as "count!" from fate, woken"#,

@@ -260,7 +260,7 @@ impl Store {
                  update rework.deployment set retired = clock_timestamp(), retired_by = 'unregistered'
                   where id = any($1) and retired is null
              )
-             select pg_notify('rework_catalog', '')",
+             select rework.tell('rework_catalog', '')",
             deployments
         )
         .execute(&mut *transaction)
@@ -273,7 +273,7 @@ impl Store {
     pub async fn operation_pause(&self, operation: OperationId, paused: bool) -> Result<()> {
         sqlx::query!(
             "with paused_operation as (update rework.operation set paused = $2 where id = $1)
-             select pg_notify('rework_catalog', '')",
+             select rework.tell('rework_catalog', '')",
             operation.0,
             paused
         )
@@ -291,7 +291,7 @@ impl Store {
             "with resumed as (delete from rework.paused_domain where domain = $1 and not $2),
                   paused as (insert into rework.paused_domain (domain) select $1 where $2
                              on conflict do nothing)
-             select pg_notify('rework_catalog', '')",
+             select rework.tell('rework_catalog', '')",
             domain,
             paused
         )

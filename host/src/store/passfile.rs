@@ -1,6 +1,7 @@
 //! The password file of libpq (`~/.pgpass`): `host:port:database:user:password` a line. We read it
 //! ourselves, because the driver writes lines that it cannot read into the log, password included.
 
+use crate::here;
 use std::{
     fs::File,
     io::Read,
@@ -31,7 +32,7 @@ pub(super) enum Found {
 
 /// Where the password file is if nobody says otherwise.
 pub(super) fn default_path() -> Option<PathBuf> {
-    std::env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass"))
+    here::home().map(|home| home.join(".pgpass"))
 }
 
 /// Looks a password up.

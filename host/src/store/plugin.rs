@@ -34,7 +34,39 @@ pub struct Registered {
     pub replaced: Vec<String>,
 }
 
+/// A plugin that operations point to, and what it was built with.
+#[derive(Debug, Clone)]
+pub struct PluginSdk {
+    /// The author's crate.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// SHA-256 of the file.
+    pub hash: String,
+    /// Version of the SDK.
+    pub sdk: String,
+    /// A host that has it.
+    pub host: String,
+}
+
 impl Store {
+    /// The plugins that operations point to now, by name.
+    pub async fn plugin_sdks(&self) -> Result<Vec<PluginSdk>> {
+        let rows = sqlx::query_as!(
+            PluginSdk,
+            r#"select g.name, g.version, g.hash, g.sdk, min(d.host) as "host!"
+                 from rework.plugin g
+                 join rework.plugin_operation p on p.plugin = g.id
+                 join rework.deployment d on d.plugin_operation = p.id
+                where d.retired is null
+                group by g.id
+                order by g.name, g.id"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
     /// Registers a plugin's operations for a host, with its bytes if they are to be published; all
     /// or nothing.
     pub async fn plugin_register(
@@ -122,7 +154,7 @@ impl Store {
             transaction.rollback().await?;
             return Ok(registered);
         }
-        sqlx::query!("select pg_notify('rework_catalog', '')")
+        sqlx::query!("select rework.tell('rework_catalog', '')")
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
@@ -267,7 +299,11 @@ pub(super) async fn deploy(
 pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
         .execute(connection)
-        .await?;
+        .await
+        .map_err(|error| {
+            let doing = || "could not change what is registered".to_owned();
+            StoreError::from(error).of_lock(doing, "changes it as well")
+        })?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     error::{Result, StoreError, words},
+    lock::LOCK_LIMIT,
     server::{Server, Servers},
     session::{self, Live, Session, Transaction, accepts_writes, carried},
 };
@@ -33,6 +34,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)
 #[derive(Clone)]
 pub struct ConnectOptions {
     servers: Arc<Servers>,
+    /// How long a session waits for a lock; `None`: as long as it takes.
+    lock_limit: Option<Duration>,
 }
 
 impl ConnectOptions {
@@ -46,7 +49,20 @@ impl ConnectOptions {
     /// about others.
     pub fn of_own_server(url: &str) -> Result<Self> {
         let servers = Arc::new(Servers::of_own(url)?);
-        Ok(Self { servers })
+        Ok(Self {
+            servers,
+            lock_limit: Some(LOCK_LIMIT),
+        })
+    }
+
+    /// For a monitor: it goes on whatever its sessions wait for, so they wait for locks as long as it
+    /// takes.
+    #[must_use]
+    pub fn without_lock_limit(self) -> Self {
+        Self {
+            lock_limit: None,
+            ..self
+        }
     }
 }
 
@@ -61,7 +77,10 @@ impl FromStr for ConnectOptions {
 
     fn from_str(url: &str) -> Result<Self> {
         let servers = Arc::new(Servers::of(url)?);
-        Ok(Self { servers })
+        Ok(Self {
+            servers,
+            lock_limit: Some(LOCK_LIMIT),
+        })
     }
 }
 
@@ -193,6 +212,10 @@ impl Shared {
     pub(super) fn distrust(&self) {
         self.known().is_believed = false;
         self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    pub(super) fn lock_limit(&self) -> Option<Duration> {
+        self.options.lock_limit
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -342,6 +365,16 @@ impl Pool {
         Transaction::begin(self.acquire().await?).await
     }
 
+    /// A transaction that waits for no lock beyond the limit of commands: of whatever queues a task. In a
+    /// monitor it would otherwise keep one of few connections for as long as somebody holds a key.
+    pub(super) async fn begin_limited(&self) -> Result<Transaction, sqlx::Error> {
+        let mut transaction = self.begin().await?;
+        if self.shared.lock_limit().is_none() {
+            transaction.limit_locks().await?;
+        }
+        Ok(transaction)
+    }
+
     /// Says when connections made before now are not to be believed any more.
     pub(super) fn distrusted(&self) -> watch::Receiver<u64> {
         self.shared.generation.subscribe()
@@ -363,7 +396,7 @@ impl Pool {
             .idle_timeout(None)
             .test_before_acquire(false)
             .acquire_timeout(self.shared.options.servers.connect_timeout)
-            .after_connect(|connection, _| Box::pin(session::settle_only(connection)))
+            .after_connect(|connection, _| Box::pin(session::settle_only(connection, None)))
             .connect_lazy_with(server))
     }
 }

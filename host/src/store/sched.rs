@@ -196,7 +196,7 @@ impl Store {
                     .await?,
             );
         }
-        sqlx::query!("select pg_notify('rework_sched', '')")
+        sqlx::query!("select rework.tell('rework_sched', '')")
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
@@ -261,7 +261,11 @@ impl Store {
             schedule.paused
         )
         .fetch_one(connection)
-        .await?;
+        .await
+        .map_err(|error| {
+            let doing = || format!("could not prepare `{}`", request.operation);
+            StoreError::from(error).of_lock(doing, "prepares the same")
+        })?;
         Ok(ScheduleId(id))
     }
 
@@ -269,7 +273,7 @@ impl Store {
     pub async fn sched_unprepare(&self, schedule: ScheduleId) -> Result<u64> {
         let removed = sqlx::query_scalar!(
             r#"with removed as (delete from rework.sched where id = $1 returning id),
-                    told as (select pg_notify('rework_sched', '') from removed)
+                    told as (select rework.tell('rework_sched', '') from removed)
                select count(*) as "count!" from removed left join told on true"#,
             schedule.0
         )
@@ -286,7 +290,7 @@ impl Store {
                                       since = case when paused and not $2 then clock_timestamp() else since end
                                 where id = $1
                                returning id),
-                    told as (select pg_notify('rework_sched', '') from updated)
+                    told as (select rework.tell('rework_sched', '') from updated)
                select count(*) as "count!" from updated left join told on true"#,
             schedule.0,
             paused
@@ -375,7 +379,7 @@ impl Store {
         schedule: ScheduleId,
         time: DateTime<Utc>,
     ) -> Result<ScheduledFire> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool.begin_limited().await?;
         let row = sqlx::query_as!(
             ScheduleRow,
             r#"with due as (

@@ -111,7 +111,7 @@ impl Store {
             };
             tasks.push((operation.id, checked(request, operation).map_err(of_place)?));
         }
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool.begin_limited().await?;
         let queued = self.task_enqueue_many_in(&mut transaction, &tasks).await?;
         transaction.commit().await?;
         Ok(queued)
@@ -202,6 +202,7 @@ fn checked(request: &ScheduleRequest, operation: &Resolved) -> Result<Enqueue> {
     }
     let complete = accepted.complete;
     Ok(Enqueue {
+        operation_name: request.operation.clone(),
         host: request.host.clone(),
         input: complete.fields,
         input_raw: complete.raw,

@@ -7,6 +7,7 @@ use super::{
     service,
     url::{self, Parameters},
 };
+use crate::here;
 use nix::unistd::{User, geteuid};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::{
@@ -21,7 +22,7 @@ use std::{
 /// How long a server may take to let us in, unless `connect_timeout` says otherwise.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where Debian, and where Postgres as it is shipped, put the Unix socket.
+/// Where Debian, and where Postgres as it is shipped, put the Unix socket. A libpq knows one of them.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// One server.
@@ -44,9 +45,11 @@ pub(super) struct Servers {
     pub(super) connect_timeout: Duration,
 }
 
-/// A variable of the environment, if it is set to anything.
+/// A variable of the environment, if it is set to anything. Without `HOME` libpq asks the system.
 fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    let own = || here::home()?.into_os_string().into_string().ok();
+    value.or_else(|| (name == "HOME").then(own).flatten())
 }
 
 impl Servers {
@@ -145,10 +148,12 @@ fn servers(
             ));
         }
     }
-    // As libpq does: the name of the user id, which is there also where `USER` is not.
-    let system = User::from_uid(geteuid()).ok().flatten();
-    let system = system.map_or_else(|| base.get_username().to_owned(), |user| user.name);
-    let user = value("user").unwrap_or(&system);
+    // As libpq does: the name of the user id, whatever `USER` says.
+    let id = geteuid();
+    let system = User::from_uid(id).ok().flatten().map(|user| user.name);
+    let user = value("user").or(system.as_deref()).ok_or_else(|| {
+        format!("it names no user, and user id {id} has no name on this host: postgres://user@…")
+    })?;
     let database = value("dbname").unwrap_or(user);
     let application = value("application_name")
         .or(value("fallback_application_name"))
@@ -178,7 +183,7 @@ fn servers(
         let mut way = common.clone().port(port);
         let socket = match (host.as_str(), address.as_str()) {
             (_, address) if !address.is_empty() => None,
-            ("", _) => default_socket(port),
+            ("", _) => Some(default_socket(port)),
             (host, _) if host.starts_with('/') => Some(host.to_owned()),
             (host, _) if host.starts_with('@') => {
                 return Err(
@@ -188,7 +193,7 @@ fn servers(
             _ => None,
         };
         let target = match (&socket, address.as_str(), host.as_str()) {
-            (Some(_), ..) | (None, "", "") => "localhost",
+            (Some(_), ..) => "localhost",
             (None, "", host) => host,
             (None, address, _) => address,
         };
@@ -249,16 +254,17 @@ fn servers(
     })
 }
 
-/// The directory of the socket of this machine's server, if there is one.
-fn default_socket(port: u16) -> Option<String> {
-    SOCKET_DIRECTORIES
-        .into_iter()
-        .find(|directory| {
-            Path::new(directory)
-                .join(format!(".s.PGSQL.{port}"))
-                .exists()
-        })
-        .map(str::to_owned)
+/// The directory of the socket of this machine's server. Where there is no socket, the first that exists:
+/// as with libpq, the server that nobody named is never one that is reached over TCP.
+fn default_socket(port: u16) -> String {
+    let socket = format!(".s.PGSQL.{port}");
+    let has = |name: &str| {
+        SOCKET_DIRECTORIES
+            .into_iter()
+            .find(|directory| Path::new(directory).join(name).exists())
+    };
+    let directory = has(&socket).or_else(|| has("."));
+    directory.unwrap_or(SOCKET_DIRECTORIES[0]).to_owned()
 }
 
 /// The ways to a server over TCP, as `sslmode` has it.
@@ -422,6 +428,30 @@ mod tests {
         ] {
             let told = of(url, variables).map(|_| ()).expect_err(url).to_string();
             assert!(told.contains(wanted), "{url}: {told}");
+        }
+    }
+
+    #[test]
+    fn without_a_host_it_is_the_socket_of_this_machine() {
+        // Nobody listens at this port, here as with libpq no reason to go elsewhere.
+        let place = places("postgres:///d?port=9", &[]);
+        assert!(
+            SOCKET_DIRECTORIES.contains(&place.trim_start_matches("in ")),
+            "{place}"
+        );
+        for server in ["postgres://:9/d", "postgres://u@/d?port=9"] {
+            assert_eq!(places(server, &[]), place, "{server}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_that_of_the_process_whatever_its_environment_says() {
+        let own = User::from_uid(geteuid()).unwrap().unwrap().name;
+        for variables in [&[][..], &[("USER", "babar"), ("LOGNAME", "babar")]] {
+            let servers = of("postgres://h", variables).unwrap();
+            let way = &servers.all[0].ways[0];
+            assert_eq!(way.get_username(), own);
+            assert_eq!(way.get_database(), Some(own.as_str()));
         }
     }
 

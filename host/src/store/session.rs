@@ -4,6 +4,7 @@
 
 use super::{
     error::{Result, StoreError},
+    lock::{LOCK_LIMIT, Waiting},
     pool::{Manager, Shared},
     silence::answered,
 };
@@ -33,7 +34,7 @@ pub(super) const SETTINGS: [(&str, &str); 26] = [
     // Claims skip what others have locked, and see what has been committed.
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
-    // Limits are ours: see `silence`.
+    // Limits are ours: see `silence`, and `lock` for sessions that people wait for.
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("transaction_timeout", "0"),
@@ -104,7 +105,7 @@ impl Live {
     /// Makes a session of a new connection.
     pub(super) async fn new(mut connection: PgConnection, shared: Arc<Shared>) -> Result<Self> {
         let generation = shared.generation();
-        let state = settle(&mut connection).await?;
+        let state = settle(&mut connection, shared.lock_limit()).await?;
         Ok(Self {
             connection,
             shared,
@@ -159,9 +160,20 @@ struct State {
     read_only: bool,
 }
 
-/// Sets what the statements of ours rely on.
-pub(super) async fn settle_only(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let (names, values): (Vec<&str>, Vec<&str>) = SETTINGS.iter().copied().unzip();
+/// Sets what the statements of ours rely on. `lock_limit`: how long a lock is waited for, if not as long
+/// as it takes.
+pub(super) async fn settle_only(
+    connection: &mut PgConnection,
+    lock_limit: Option<Duration>,
+) -> Result<(), sqlx::Error> {
+    let lock_timeout = lock_limit.map(setting);
+    let (names, values): (Vec<&str>, Vec<&str>) = SETTINGS
+        .iter()
+        .map(|(name, value)| match (*name, &lock_timeout) {
+            ("lock_timeout", Some(limit)) => ("lock_timeout", limit.as_str()),
+            _ => (*name, *value),
+        })
+        .unzip();
     sqlx::query_scalar!(
         r#"select count(set_config(w.name, w.value, false)) as "count!"
              from unnest($1::text[], $2::text[]) as w (name, value)
@@ -198,8 +210,13 @@ pub(super) async fn settle_only(connection: &mut PgConnection) -> Result<(), sql
     Ok(())
 }
 
-async fn settle(connection: &mut PgConnection) -> Result<State> {
-    settle_only(connection).await?;
+/// A duration as the server's settings have it.
+fn setting(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+async fn settle(connection: &mut PgConnection, lock_limit: Option<Duration>) -> Result<State> {
+    settle_only(connection, lock_limit).await?;
     let state = sqlx::query_as!(
         State,
         r#"select pg_backend_pid() as "pid!",
@@ -290,9 +307,11 @@ impl<'c> Session<'c> {
         // Whoever stops waiting in between leaves a connection that is of no use.
         live.unanswered = true;
         let mut parts = Vec::new();
+        let mut waiting = Waiting::begin();
         let mut answer = live.connection.fetch_many(query);
         let error = loop {
-            match answered(answer.next(), live.backend, live.bytes, &live.shared).await {
+            let next = answer.next();
+            match answered(next, live.backend, live.bytes, &live.shared, &mut waiting).await {
                 Ok(Some(Ok(part))) => parts.push(part),
                 Ok(None) => break None,
                 Ok(Some(Err(error))) => break Some(error),
@@ -311,10 +330,19 @@ impl<'c> Session<'c> {
                     live.broken = true;
                     live.shared.distrust();
                 }
-                Err(error)
+                Err(if is_locked(&error) {
+                    carried(StoreError::locked(waiting))
+                } else {
+                    error
+                })
             }
         }
     }
+}
+
+/// Whether a lock was not to be had in time.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().is_some_and(|code| code == "55P03"))
 }
 
 /// Whether a connection is of no use after this error, nor others to its server: it was lost, the
@@ -442,6 +470,18 @@ impl Transaction {
         }
         session.ask(sqlx::raw_sql("begin")).await?;
         Ok(Self { session })
+    }
+
+    /// In this transaction no lock is waited for beyond the limit of commands, whoever's session it is.
+    pub(super) async fn limit_locks(&mut self) -> Result<(), sqlx::Error> {
+        let value = setting(LOCK_LIMIT);
+        sqlx::query!(
+            r#"select set_config('lock_timeout', $1, true) as "value!""#,
+            value
+        )
+        .fetch_one(&mut self.session)
+        .await?;
+        Ok(())
     }
 
     /// Makes it true.

@@ -3,7 +3,11 @@
 //! whose other end is gone without a word is found out within seconds, and a statement that takes an
 //! hour goes on.
 
-use super::{pool::Shared, session::Backend};
+use super::{
+    lock::{self, Holder, Waiting},
+    pool::Shared,
+    session::Backend,
+};
 use sqlx::{Connection, PgConnection};
 use std::{
     pin::pin,
@@ -88,12 +92,13 @@ impl Looks {
 }
 
 /// Waits for an answer as long as there may be one. The question has so many bytes in it, besides what
-/// any has.
+/// any has. Whoever holds a lock that the answer waits for is noted in `waiting`.
 pub(super) async fn answered<T>(
     answer: impl Future<Output = T>,
     backend: Backend,
     bytes: u64,
     shared: &Shared,
+    waiting: &mut Waiting,
 ) -> Result<T, sqlx::Error> {
     let mut answer = pin!(answer);
     let begin = Instant::now();
@@ -108,11 +113,16 @@ pub(super) async fn answered<T>(
             answer = &mut answer => return Ok(answer),
             () = tokio::time::sleep(pause) => {}
         }
-        let look = tokio::select! {
+        let (look, holder) = tokio::select! {
             biased;
             answer = &mut answer => return Ok(answer),
-            look = look_at(backend, shared) => look,
+            seen = look_at(backend, shared) => seen,
         };
+        match look {
+            // The last that was known is worth more than nothing.
+            Look::Untold | Look::Unreachable => {}
+            Look::AtWork | Look::Idle => waiting.holder = holder,
+        }
         match looks.judge(look, begin.elapsed()) {
             Verdict::Wait(next) => pause = next,
             Verdict::GiveUp => {
@@ -124,19 +134,20 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Asks the server what a process of its own is at.
-async fn look_at(backend: Backend, shared: &Shared) -> Look {
+/// Asks the server what a process of its own is at, and, if it waits for a lock, who holds that.
+async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Holder>) {
     let Some(server) = shared.last_server() else {
-        return Look::Unreachable;
+        return (Look::Unreachable, None);
     };
     let look = async {
         let mut connection = PgConnection::connect_with(&server).await?;
-        let look = sqlx::query_scalar!(
+        let row = sqlx::query!(
             r#"select case when state = 'disabled' then null
                            -- It waits until we read: a long row may be on a slow line.
                            when state = 'active' and wait_event = 'ClientWrite' then null
                            else state = 'active' and wait_event is distinct from 'ClientRead'
-                           end as is_at_work
+                           end as is_at_work,
+                      wait_event_type is not distinct from 'Lock' as "is_locked!"
                  from pg_stat_activity
                 where pid = $1 and backend_start is not distinct from $2"#,
             backend.pid,
@@ -144,18 +155,23 @@ async fn look_at(backend: Backend, shared: &Shared) -> Look {
         )
         .fetch_optional(&mut connection)
         .await?;
+        let holder = match &row {
+            Some(row) if row.is_locked => lock::holder(&mut connection, backend.pid).await?,
+            _ => None,
+        };
         let _ = connection.close().await;
-        Ok::<_, sqlx::Error>(match look {
+        let look = match row.map(|row| row.is_at_work) {
             Some(Some(true)) => Look::AtWork,
             Some(Some(false)) | None => Look::Idle,
             Some(None) => Look::Untold,
-        })
+        };
+        Ok::<_, sqlx::Error>((look, holder))
     };
     match tokio::time::timeout(LOOK_LIMIT, look).await {
-        Ok(Ok(look)) => look,
+        Ok(Ok(seen)) => seen,
         // As when it has no connection to spare.
-        Ok(Err(sqlx::Error::Database(_))) => Look::Untold,
-        Ok(Err(_)) | Err(_) => Look::Unreachable,
+        Ok(Err(sqlx::Error::Database(_))) => (Look::Untold, None),
+        Ok(Err(_)) | Err(_) => (Look::Unreachable, None),
     }
 }
 

@@ -222,7 +222,7 @@ impl Store {
             .await?;
             counts.push(count.unsigned_abs());
         }
-        sqlx::query!("select pg_notify('rework_catalog', '')")
+        sqlx::query!("select rework.tell('rework_catalog', '')")
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;

@@ -17,6 +17,10 @@ pub struct WorkerRow {
     pub pid: Option<i32>,
     /// What it runs tasks of.
     pub domain: String,
+    /// The name of the plugin that it loads.
+    pub plugin: Option<String>,
+    /// For how long it has been loading that, in seconds, while it is not ready.
+    pub loading_seconds: Option<f64>,
     /// Its parent.
     pub monitor: i64,
     /// `unstarted`, `idle`, `running` or `dead`.
@@ -182,13 +186,17 @@ impl Store {
     pub async fn worker_list(&self, domain: Option<&str>, all: bool) -> Result<Vec<WorkerRow>> {
         let rows = sqlx::query_as!(
             WorkerRow,
-            "select id, host, pid, domain, monitor, state, task, runs,
-                    memory::float8 / 1048576 as memory_mb, cpu as cpu_percent,
-                    created, started, finished, cause, error
-               from rework.worker
-              where ($1::text is null or domain = $1)
-                and ($2 or finished is null or finished > clock_timestamp() - interval '1 day')
-              order by id",
+            r#"select w.id, w.host, w.pid, w.domain, g.name as "plugin?", w.monitor, w.state, w.task, w.runs,
+                      memory::float8 / 1048576 as memory_mb, cpu as cpu_percent,
+                      case when w.state = 'unstarted'
+                           then extract(epoch from clock_timestamp() - w.created)::float8
+                      end as loading_seconds,
+                      w.created, w.started, w.finished, w.cause, w.error
+                 from rework.worker w
+                 left join rework.plugin g on g.hash = w.plugin
+                where ($1::text is null or w.domain = $1)
+                  and ($2 or w.finished is null or w.finished > clock_timestamp() - interval '1 day')
+                order by w.id"#,
             domain,
             all
         )

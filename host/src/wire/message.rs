@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
 /// while its monitor runs.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 
 /// From monitor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,14 @@ pub enum FromWorker {
     Pipes {
         /// The task that ended.
         task: i64,
+    },
+    /// What an earlier task has left in this process, found out before the next one began: nothing more
+    /// runs here.
+    LeftBehind {
+        /// The operation of the earlier task.
+        operation: String,
+        /// What it left, in words.
+        left: String,
     },
     /// The last frame of an orderly exit.
     Goodbye,
@@ -231,6 +239,7 @@ impl FromWorker {
             | Self::Panicking { .. }
             | Self::Progress { .. }
             | Self::Pipes { .. }
+            | Self::LeftBehind { .. }
             | Self::Goodbye => Vec::new(),
         }
     }

@@ -15,31 +15,24 @@
 
 use crate::{
     plugin::is_companion,
+    signals::{FAULTS, action, pass_on},
     wire::{Page, PluginFile, WireError},
 };
-use nix::{errno::Errno, sys::signal::Signal, unistd::Pid};
+use nix::{errno::Errno, unistd::Pid};
 use std::{collections::BTreeMap, sync::OnceLock};
 
 /// Enough for the handler, for one of the plugin, and for the largest register set (AVX-512, AMX).
 const STACK: usize = 256 << 10;
 
-/// The signals that are faults of the code.
-const SIGNALS: [Signal; 4] = [
-    Signal::SIGSEGV,
-    Signal::SIGBUS,
-    Signal::SIGILL,
-    Signal::SIGFPE,
-];
-
-/// What each of [`SIGNALS`] does.
-type Actions = [libc::sigaction; SIGNALS.len()];
+/// What each of [`FAULTS`] does.
+type Actions = [libc::sigaction; FAULTS.len()];
 
 /// What the handler needs, made before it can run.
 struct Prepared {
     page: &'static Page,
     modules: Vec<Module>,
     /// What a plugin has installed while it was loaded.
-    of_plugin: [Option<libc::sigaction>; SIGNALS.len()],
+    of_plugin: [Option<libc::sigaction>; FAULTS.len()],
     /// The process that leaves records. A child that an operation forks has the handler too, but
     /// is not the worker.
     worker: libc::pid_t,
@@ -61,12 +54,12 @@ static BEFORE_LOADING: OnceLock<Actions> = OnceLock::new();
 
 /// Notes what the signals do now, before a plugin is loaded.
 pub(super) fn note_actions() {
-    let _ = BEFORE_LOADING.set(SIGNALS.map(|signal| action(signal as i32)));
+    let _ = BEFORE_LOADING.set(FAULTS.map(|signal| action(signal as i32)));
 }
 
 /// Installs the handler. Called on the main thread, after the plugin has been loaded.
 pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), WireError> {
-    let mut of_plugin = SIGNALS.map(|signal| Some(action(signal as i32)));
+    let mut of_plugin = FAULTS.map(|signal| Some(action(signal as i32)));
     if let Some(before) = BEFORE_LOADING.get() {
         for (now, before) in of_plugin.iter_mut().zip(before) {
             now.take_if(|now| now.sa_sigaction == before.sa_sigaction);
@@ -87,7 +80,7 @@ pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), Wi
     };
     let failed = WireError::system("prepare for crashes");
     give_stack().map_err(&failed)?;
-    for (signal, of_plugin) in SIGNALS.iter().zip(&of_plugin) {
+    for (signal, of_plugin) in FAULTS.iter().zip(&of_plugin) {
         let handler: extern "C" fn(_, _, _) = handler;
         let mut ours = empty_action();
         ours.sa_sigaction = handler as *const () as usize;
@@ -108,7 +101,7 @@ pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), Wi
 pub(super) fn is_installed() -> bool {
     let handler: extern "C" fn(_, _, _) = handler;
     let ours = handler as *const () as usize;
-    SIGNALS
+    FAULTS
         .iter()
         .all(|signal| action(*signal as i32).sa_sigaction == ours)
 }
@@ -116,14 +109,6 @@ pub(super) fn is_installed() -> bool {
 fn empty_action() -> libc::sigaction {
     // SAFETY: all-zero is a valid `sigaction`: the default action.
     unsafe { std::mem::zeroed() }
-}
-
-/// What a signal does. Async-signal-safe.
-pub(super) fn action(signal: libc::c_int) -> libc::sigaction {
-    let mut now = empty_action();
-    // SAFETY: the pointer is to a local of the right type.
-    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
-    now
 }
 
 /// Without a stack of its own a handler cannot run once the stack is used up. One that the plugin has
@@ -220,7 +205,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let code = unsafe { (*info).si_code };
     // SAFETY: getpid(2) is async-signal-safe and cannot fail.
     let page = (prepared.worker == unsafe { libc::getpid() }).then_some(prepared.page);
-    let place = SIGNALS.iter().position(|known| *known as i32 == signal);
+    let place = FAULTS.iter().position(|known| *known as i32 == signal);
     let of_plugin = place.and_then(|place| prepared.of_plugin[place]);
     // The kernel lets nobody ignore a fault, only a signal that somebody sent.
     if of_plugin.is_some_and(|action| action.sa_sigaction == libc::SIG_IGN && code <= 0) {
@@ -254,33 +239,6 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
                 unsafe { libc::raise(signal) };
             }
         }
-    }
-}
-
-/// Calls a handler of the plugin as the kernel would have.
-fn pass_on(
-    theirs: &libc::sigaction,
-    signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
-    type WithInfo = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-    type Plain = extern "C" fn(libc::c_int);
-    if theirs.sa_flags & libc::SA_RESETHAND != 0 {
-        let default = empty_action();
-        // SAFETY: the default action runs no code of ours.
-        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
-    }
-    let address = std::ptr::with_exposed_provenance::<()>(theirs.sa_sigaction);
-    if theirs.sa_flags & libc::SA_SIGINFO != 0 {
-        // SAFETY: the plugin has given this address to sigaction(2) as a handler of this type, and
-        // nothing is ever unloaded.
-        let call = unsafe { std::mem::transmute::<*const (), WithInfo>(address) };
-        call(signal, info, context);
-    } else {
-        // SAFETY: as above.
-        let call = unsafe { std::mem::transmute::<*const (), Plain>(address) };
-        call(signal);
     }
 }
 

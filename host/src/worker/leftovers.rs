@@ -6,10 +6,13 @@
 //! its constructors have set up are its own and stay.
 //!
 //! Looking for everything takes some twenty microseconds, which is more than a very short operation
-//! itself. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at
-//! after each run only if that took long ([`LONG`]), and else after every sixteenth. What costs next
-//! to nothing is always put back, and the handlers of faults are always looked at: what an earlier task
-//! has left hides no crash.
+//! itself: half of that is `/proc/self/status`, without which each of 64 signals would have to be asked
+//! about. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at after
+//! each run only if that took long ([`LONG`]), and else after every sixteenth, or once something else
+//! follows: another operation, or a pause. So what such an operation leaves for the first time can only
+//! reach runs of itself that follow at once. What takes few system calls
+//! is always put back, among that all that changes what the next task calculates or when it runs; and the
+//! handlers of faults are always looked at: what an earlier task has left hides no crash.
 
 use super::{crash, environment::Environment, floating::Modes};
 use crate::{
@@ -17,12 +20,13 @@ use crate::{
     wire::{WireError, high},
 };
 use nix::{
+    fcntl::AtFlags,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::{
         prctl,
         resource::{Resource, getrlimit, rlim_t, setrlimit},
         signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
-        stat::{Mode, umask},
+        stat::{Mode, fstatat, umask},
     },
     unistd::{Pid, fchdir},
 };
@@ -34,7 +38,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// So many runs in a row have to leave nothing before an operation is looked at less often.
@@ -70,7 +74,7 @@ const LIMITS: [Resource; 16] = [
 ];
 
 /// Lines of `/proc/self/status` that nothing can put back, and what it is when they change.
-const STATUS_LINES: [(&str, &str); 8] = [
+const STATUS_LINES: [(&str, &str); 9] = [
     ("Uid:", "another user"),
     ("Gid:", "another group"),
     ("Groups:", "other supplementary groups"),
@@ -79,6 +83,19 @@ const STATUS_LINES: [(&str, &str); 8] = [
     ("CapEff:", "other effective capabilities"),
     ("CapBnd:", "another bounding set of capabilities"),
     ("Seccomp:", "a seccomp filter"),
+    // Where the worker has begun with a filter, as in a container, only the number of filters tells.
+    ("Seccomp_filters:", "a seccomp filter"),
+];
+
+/// Files of `/proc/self/ns`, each of which is another one (by inode) in another namespace, and what that is.
+const NAMESPACES: [(&str, &str); 7] = [
+    ("mnt", "another mount namespace"),
+    ("net", "another network namespace"),
+    ("uts", "another UTS namespace"),
+    ("ipc", "another IPC namespace"),
+    ("cgroup", "another cgroup namespace"),
+    ("pid_for_children", "another PID namespace for children"),
+    ("user", "another user namespace"),
 ];
 
 const INTERVAL_TIMERS: [libc::c_int; 3] =
@@ -96,9 +113,15 @@ pub(super) struct Leftovers {
     alternate_stack: libc::stack_t,
     /// Which of [`INTERVAL_TIMERS`] the plugin has started while it was loaded.
     has_timer: [bool; 3],
+    locale: Option<CString>,
+    affinity: Option<CpuSet>,
+    nice: libc::c_int,
+    policy: libc::c_int,
     rest: Rest,
     /// By operation: how many runs in a row have left nothing.
     clean_runs: HashMap<String, u32>,
+    /// The operation whose last run has not been looked at, and when that ended.
+    unlooked: Option<(String, Instant)>,
     is_final: bool,
 }
 
@@ -111,14 +134,19 @@ struct Rest {
     posix_timer_count: usize,
     actions: Vec<libc::sigaction>,
     limits: Vec<Option<(rlim_t, rlim_t)>>,
-    affinity: Option<CpuSet>,
-    nice: libc::c_int,
-    policy: libc::c_int,
     personality: libc::c_int,
     parent_death: Option<Signal>,
+    /// Whether processes of the same user may look into this one; some processes of the plugin may have to.
+    is_dumpable: bool,
+    /// `/proc/self/oom_score_adj`: how likely the kernel ends this process for want of memory.
+    oom_score: Option<File>,
+    oom_score_before: String,
     /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
-    locale: Option<CString>,
+    /// `/proc/self/ns`; also where a task has taken the root directory away.
+    namespaces: Option<OwnedFd>,
+    /// Inodes of [`NAMESPACES`].
+    namespaces_before: [Option<u64>; NAMESPACES.len()],
 }
 
 impl Leftovers {
@@ -141,8 +169,13 @@ impl Leftovers {
             environment: Environment::now(),
             alternate_stack: alternate_stack(),
             has_timer: INTERVAL_TIMERS.map(is_armed),
+            locale: locale(),
+            affinity: sched_getaffinity(Pid::from_raw(0)).ok(),
+            nice: nice(),
+            policy: policy(),
             rest: Rest::note()?,
             clean_runs: HashMap::new(),
+            unlooked: None,
             is_final: false,
         })
     }
@@ -152,21 +185,46 @@ impl Leftovers {
         self.is_final
     }
 
+    /// This process is not as it was, as somebody else has found out.
+    pub(super) fn run_nothing_more(&mut self) {
+        self.is_final = true;
+    }
+
+    /// A run of this operation is about to begin: looks at what an earlier run of another operation, or one
+    /// that ended a while ago, has left, if that has not been done. Answers that operation and what it
+    /// left that cannot be put back, in words.
+    pub(super) fn look_before(&mut self, operation: &str) -> Option<(String, String)> {
+        let (earlier, ended) = self.unlooked.as_ref()?;
+        if earlier == operation && ended.elapsed() < LONG {
+            return None;
+        }
+        let (earlier, _) = self.unlooked.take()?;
+        let left = self.rest.put_back();
+        if left.is_empty() {
+            return None;
+        }
+        self.is_final = true;
+        Some((earlier, left.join(", ")))
+    }
+
     /// A run of an operation has ended: puts back what it has changed, and answers what is left of
     /// that, in words.
     pub(super) fn put_back(&mut self, operation: &str, took: Duration) -> Option<String> {
-        self.put_back_cheaply();
+        let mut left = self.put_back_cheaply();
         let clean_runs = self.clean_runs.get(operation).copied().unwrap_or(0);
         if clean_runs < TRUSTED
             || took >= LONG
             || clean_runs.is_multiple_of(SAMPLE)
             || !crash::is_installed()
         {
-            let left = self.rest.put_back();
-            if !left.is_empty() {
-                self.is_final = true;
-                return Some(left.join(", "));
-            }
+            self.unlooked = None;
+            left.extend(self.rest.put_back());
+        } else {
+            self.unlooked = Some((operation.to_owned(), Instant::now()));
+        }
+        if !left.is_empty() {
+            self.is_final = true;
+            return Some(left.join(", "));
         }
         match self.clean_runs.get_mut(operation) {
             Some(runs) => *runs = runs.saturating_add(1),
@@ -175,7 +233,8 @@ impl Leftovers {
         None
     }
 
-    fn put_back_cheaply(&mut self) {
+    /// Answers what cannot be put back, in words.
+    fn put_back_cheaply(&mut self) -> Vec<String> {
         // First, for what expires now may end this process.
         for (timer, has_timer) in INTERVAL_TIMERS.iter().zip(self.has_timer) {
             if !has_timer {
@@ -194,6 +253,39 @@ impl Leftovers {
             // provided it for its whole life.
             unsafe { libc::sigaltstack(&raw const self.alternate_stack, std::ptr::null_mut()) };
         }
+        if let Some(before) = &self.locale
+            && locale().as_ref() != Some(before)
+        {
+            // SAFETY: the name is a string that C has given out itself.
+            unsafe { libc::setlocale(libc::LC_ALL, before.as_ptr()) };
+        }
+        self.put_back_scheduling()
+    }
+
+    fn put_back_scheduling(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if policy() != self.policy {
+            let none = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the pointer is to a local of the right type.
+            unsafe { libc::sched_setscheduler(0, self.policy, &raw const none) };
+            if policy() != self.policy {
+                left.push("another scheduling policy".to_owned());
+            }
+        }
+        if nice() != self.nice {
+            // SAFETY: a plain system call.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
+            let now = nice();
+            if now != self.nice {
+                left.push(format!("a nice value of {now}"));
+            }
+        }
+        if let Some(before) = &self.affinity
+            && sched_getaffinity(Pid::from_raw(0)).as_ref() != Ok(before)
+        {
+            let _ = sched_setaffinity(Pid::from_raw(0), before);
+        }
+        left
     }
 
     fn put_back_mask(&self) {
@@ -221,6 +313,12 @@ impl Rest {
         };
         let status = open("/proc/self/status")?;
         let posix_timers = open("/proc/self/timers")?;
+        let oom_score = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/self/oom_score_adj");
+        let oom_score = oom_score.ok().map(high).transpose()?.map(File::from);
+        let namespaces = File::open("/proc/self/ns").ok().map(high).transpose()?;
         let text = read(status.as_ref());
         Ok(Self {
             status_lines: STATUS_LINES
@@ -230,18 +328,19 @@ impl Rest {
             status,
             posix_timer_count: count_timers(posix_timers.as_ref()),
             posix_timers,
-            actions: NUMBERS.map(crash::action).collect(),
+            actions: NUMBERS.map(signals::action).collect(),
             limits: LIMITS
                 .iter()
                 .map(|resource| getrlimit(*resource).ok())
                 .collect(),
-            affinity: sched_getaffinity(Pid::from_raw(0)).ok(),
-            nice: nice(),
-            policy: policy(),
             personality: personality(ASK_PERSONALITY),
             parent_death: prctl::get_pdeathsig().ok().flatten(),
+            is_dumpable: prctl::get_dumpable().unwrap_or(true),
+            oom_score_before: read_short(oom_score.as_ref()),
+            oom_score,
             root: root(),
-            locale: locale(),
+            namespaces_before: inodes(namespaces.as_ref()),
+            namespaces,
         })
     }
 
@@ -254,11 +353,12 @@ impl Rest {
                 left.push((*words).to_owned());
             }
         }
+        // Two lines tell of a filter.
+        left.dedup();
         if count_timers(self.posix_timers.as_ref()) > self.posix_timer_count {
             left.push("a timer (timer_create)".to_owned());
         }
         left.extend(self.put_back_limits());
-        left.extend(self.put_back_scheduling());
         if personality(ASK_PERSONALITY) != self.personality {
             // The call answers what it was.
             personality(self.personality.cast_unsigned().into());
@@ -268,11 +368,20 @@ impl Rest {
         if root() != self.root {
             left.push("another root directory".to_owned());
         }
-        if let Some(before) = &self.locale
-            && locale().as_ref() != Some(before)
+        let now = inodes(self.namespaces.as_ref());
+        for (((_, words), before), now) in NAMESPACES.iter().zip(self.namespaces_before).zip(now) {
+            if now != before {
+                left.push((*words).to_owned());
+            }
+        }
+        if prctl::get_dumpable() != Ok(self.is_dumpable) {
+            let _ = prctl::set_dumpable(self.is_dumpable);
+        }
+        if read_short(self.oom_score.as_ref()) != self.oom_score_before
+            && let Some(file) = &self.oom_score
+            && file.write_at(self.oom_score_before.as_bytes(), 0).is_err()
         {
-            // SAFETY: the name is a string that C has given out itself.
-            unsafe { libc::setlocale(libc::LC_ALL, before.as_ptr()) };
+            left.push("another oom_score_adj".to_owned());
         }
         left
     }
@@ -293,7 +402,7 @@ impl Rest {
             if OF_GLIBC.contains(&number) || is_same_kind && !was_caught {
                 continue;
             }
-            let now = crash::action(number);
+            let now = signals::action(number);
             if now.sa_sigaction == before.sa_sigaction {
                 continue;
             }
@@ -317,32 +426,6 @@ impl Rest {
             {
                 left.push(format!("a lower {resource:?}"));
             }
-        }
-        left
-    }
-
-    fn put_back_scheduling(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        if policy() != self.policy {
-            let none = libc::sched_param { sched_priority: 0 };
-            // SAFETY: the pointer is to a local of the right type.
-            unsafe { libc::sched_setscheduler(0, self.policy, &raw const none) };
-            if policy() != self.policy {
-                left.push("another scheduling policy".to_owned());
-            }
-        }
-        if nice() != self.nice {
-            // SAFETY: a plain system call.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
-            let now = nice();
-            if now != self.nice {
-                left.push(format!("a nice value of {now}"));
-            }
-        }
-        if let Some(before) = &self.affinity
-            && sched_getaffinity(Pid::from_raw(0)).as_ref() != Ok(before)
-        {
-            let _ = sched_setaffinity(Pid::from_raw(0), before);
         }
         left
     }
@@ -386,7 +469,7 @@ fn pending() -> Vec<libc::c_int> {
 
 /// Forgets a signal that waits: ignoring it discards it.
 fn discard(number: libc::c_int) {
-    let before = crash::action(number);
+    let before = signals::action(number);
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(number, libc::SIG_IGN) };
     // SAFETY: what was there a moment ago.
@@ -452,6 +535,14 @@ fn root() -> Option<(u64, u64)> {
     Some((root.dev(), root.ino()))
 }
 
+/// The inodes of [`NAMESPACES`] in this directory.
+fn inodes(directory: Option<&OwnedFd>) -> [Option<u64>; NAMESPACES.len()] {
+    NAMESPACES.map(|(name, _)| {
+        let found = fstatat(directory?, name, AtFlags::empty());
+        found.ok().map(|file| file.st_ino)
+    })
+}
+
 /// The name of C's locale, by which its numbers are read and written.
 fn locale() -> Option<CString> {
     // SAFETY: a null pointer only asks.
@@ -469,6 +560,13 @@ fn read(file: Option<&File>) -> String {
     let length = file.map_or(Ok(0), |file| file.read_at(&mut bytes, 0));
     bytes.truncate(length.unwrap_or(0));
     String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// The same of a file that holds one number.
+fn read_short(file: Option<&File>) -> String {
+    let mut bytes = [0; 32];
+    let length = file.map_or(Ok(0), |file| file.read_at(&mut bytes, 0));
+    String::from_utf8_lossy(&bytes[..length.unwrap_or(0)]).into_owned()
 }
 
 /// What follows this name at the beginning of a line.

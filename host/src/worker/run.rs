@@ -9,8 +9,9 @@ use super::{
     memory::{peak_resident_bytes, resident_bytes},
 };
 use crate::{
+    causes::chain,
     plugin::{self, Loaded, TaskData},
-    wire::{Bytes, Failure, Finished, Page, Payload, Run, WireError},
+    wire::{Bytes, Failure, Finished, FromWorker, Page, Payload, Run, WireError},
 };
 use chrono::Utc;
 use nix::sys::{
@@ -44,6 +45,9 @@ pub(super) fn run(
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
     let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
+    if let Some((operation, left)) = leftovers.look_before(&operation) {
+        context.send(FromWorker::LeftBehind { operation, left }, Vec::new())?;
+    }
     let started_us = Utc::now().timestamp_micros();
     if leftovers.is_final() || !page.begin(slot, id, started_us) {
         return Ok(None);
@@ -55,7 +59,7 @@ pub(super) fn run(
     let invoked = plugin::invoke(plugin, &domain, &operation, context);
     forked::end_if_forked(context);
     drop(limited);
-    let left_behind = leftovers.put_back(&operation, began.elapsed());
+    let mut left_behind = leftovers.put_back(&operation, began.elapsed());
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {
@@ -67,7 +71,12 @@ pub(super) fn run(
         }
         Err(fault) => saved.failure = Some(error(&fault.to_string())),
     }
-    capture.end(id)?;
+    // Where the limit of open files cannot be raised again, descriptors 1 and 2 cannot be put back either.
+    // What the operation has returned counts all the same.
+    if let Err(error) = capture.end(id) {
+        left_behind.get_or_insert_with(|| chain(&error));
+        leftovers.run_nothing_more();
+    }
     context.forget();
     lean::used();
     let resident = resident_bytes();

@@ -94,6 +94,9 @@ fn live() -> Result<End, WireError> {
         }
     };
     sender.send(FromWorker::Loaded, Vec::new())?;
+    signals::restore_after_load();
+    // What a task leaves behind stays below this process also where a plugin has changed that.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
     crash::install(page, &plugin)?;

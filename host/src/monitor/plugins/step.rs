@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     model::plugin::NewPlugin,
-    monitor::database::within_limit,
     store::{Offer, Store},
 };
 use std::{path::PathBuf, rc::Rc, time::Instant};
@@ -136,8 +135,9 @@ impl Plugins {
         self.database.ask(
             async move |store: Store| {
                 let _turn = turn.acquire().await;
-                let register = store.drop_in_register(monitor, &plugin, &host, &name, is_new);
-                within_limit(&store, register).await
+                store
+                    .drop_in_register(monitor, &plugin, &host, &name, is_new)
+                    .await
             },
             move |outcome| Event::Registered(path, outcome),
         );
@@ -150,7 +150,7 @@ impl Plugins {
         self.database.ask(
             async move |store: Store| {
                 let _turn = turn.acquire().await;
-                within_limit(&store, store.drop_in_gone(&host, &name)).await
+                store.drop_in_gone(&host, &name).await
             },
             move |retired| Event::Retired(path, retired),
         );
