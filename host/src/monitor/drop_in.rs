@@ -283,7 +283,7 @@ impl Supervisor {
             Ok(known) => known,
             Err(error) => {
                 self.drop_in.next_scan = Some(now + SCAN_EVERY);
-                return self.upkeep.lost(&error);
+                return self.database_failed(&error);
             }
         };
         self.drop_in.is_known = true;
@@ -472,7 +472,7 @@ impl Supervisor {
             }
             Err(error) => {
                 file.not_before = Instant::now() + SCAN_EVERY;
-                return self.upkeep.lost(&error);
+                return self.database_failed(&error);
             }
         };
         if file.stamp == Some(stamp) {
@@ -500,7 +500,7 @@ impl Supervisor {
         for warning in &outcome.warnings {
             tracing::warn!("{warning}");
         }
-        self.refresh_catalog();
+        self.claims.reload(Instant::now());
     }
 
     fn retire_file(&mut self, path: PathBuf) {
@@ -532,7 +532,7 @@ impl Supervisor {
             Ok(retired) => retired,
             Err(error) => {
                 file.not_before = Instant::now() + SCAN_EVERY;
-                return self.upkeep.lost(&error);
+                return self.database_failed(&error);
             }
         };
         let had_content = file.hash.is_some();
@@ -559,7 +559,7 @@ impl Supervisor {
             }
         }
         if retired > 0 {
-            self.refresh_catalog();
+            self.claims.reload(Instant::now());
         }
     }
 }

@@ -211,7 +211,7 @@ impl Supervisor {
             PluginEvent::Registered(path, outcome) => self.drop_in_registered(&path, outcome),
             PluginEvent::Gone(path, retired) => self.drop_in_gone(&path, retired),
             PluginEvent::Noted(Ok(())) => {}
-            PluginEvent::Noted(Err(error)) => self.upkeep.lost(&error),
+            PluginEvent::Noted(Err(error)) => self.database_failed(&error),
             PluginEvent::Offers(offers) => self.offers_arrived(offers),
             PluginEvent::Unpacked(purpose, file) => self.published_unpacked(purpose, file),
             PluginEvent::Adopted(offer, adopted) => self.adopted(&offer, adopted),

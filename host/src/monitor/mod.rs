@@ -4,11 +4,12 @@
 //! monitor does what now can be done. Notifications make it fast, the periodic looks make it right,
 //! and both run the same code.
 
-mod catalog;
+mod boottime;
 mod cgroup;
 mod claim;
 mod cron;
 mod cycle;
+mod database;
 mod death;
 mod drop_in;
 mod event;
@@ -16,28 +17,33 @@ mod examiner;
 mod fault;
 mod feed;
 mod hear;
-mod heartbeat;
+mod housekeeping;
 mod identity;
 mod init;
+mod lease;
 mod limits;
 mod lines;
+mod mailbox;
+mod outage;
 mod output;
 mod pages;
 mod parked;
+mod poll;
 mod pool;
 mod process;
 mod recover;
 mod refusals;
 mod report;
 mod roster;
+mod run;
 mod scan;
 mod share;
 mod staff;
 mod supervisor;
 mod supply;
 mod unsaid;
-mod upkeep;
 mod usage;
+mod wakeup;
 mod witness;
 mod worker;
 
@@ -45,4 +51,4 @@ pub use identity::IdentityError;
 pub use init::stand_below_init;
 pub use pool::PoolOptions;
 pub use process::{EXAMINER, WORKER};
-pub use supervisor::{MonitorError, Options, run};
+pub use run::{MonitorError, Options, run};

@@ -8,7 +8,7 @@
 //! looked at again after a while.
 
 use super::{
-    catalog::Availability,
+    claim::Availability,
     examiner::{PluginEvent, Purpose},
     supervisor::Supervisor,
 };
@@ -223,7 +223,7 @@ impl Supervisor {
         let at = Instant::now();
         self.supply.refused.insert(hash.to_owned(), (reason, at));
         // The catalog says it, once.
-        self.refresh_catalog();
+        self.claims.reload(Instant::now());
     }
 
     fn supplied(&mut self, hash: &str) {
@@ -232,7 +232,7 @@ impl Supervisor {
         self.supply.refused.remove(hash);
         self.supply.wanted.remove(hash);
         self.forget_notes(false, |_, noted| noted != hash);
-        self.refresh_catalog();
+        self.claims.reload(Instant::now());
     }
 
     /// Files of drop-in directories are looked after there.
@@ -297,7 +297,7 @@ impl Supervisor {
         self.supply.asking_offers = false;
         let offers = match offers {
             Ok(offers) => offers,
-            Err(error) => return self.upkeep.lost(&error),
+            Err(error) => return self.database_failed(&error),
         };
         let now = Instant::now();
         self.forget_notes(true, |_, hash| {
@@ -364,7 +364,7 @@ impl Supervisor {
             Err(error) => {
                 self.supply.obtaining.remove(&hash);
                 self.supply.fetched.remove(&hash);
-                return self.upkeep.lost(&error);
+                return self.database_failed(&error);
             }
         };
         match purpose {
@@ -414,9 +414,9 @@ impl Supervisor {
                 tracing::info!("fetched {}: {operations} operations", offer.title());
                 self.supply.refused.remove(&offer.hash);
                 self.forget_notes(true, |_, hash| hash != offer.hash);
-                self.refresh_catalog();
+                self.claims.reload(Instant::now());
             }
-            Err(error) => self.upkeep.lost(&error),
+            Err(error) => self.database_failed(&error),
         }
     }
 }
