@@ -4,7 +4,7 @@
 //! monitor does what now can be done. Notifications make it fast, the periodic looks make it right,
 //! and both run the same code.
 
-mod catalog;
+mod boottime;
 mod cgroup;
 mod claim;
 mod cron;
@@ -15,28 +15,32 @@ mod event;
 mod fault;
 mod feed;
 mod hear;
-mod heartbeat;
+mod housekeeping;
 mod identity;
 mod init;
+mod lease;
 mod limits;
 mod lines;
 mod mailbox;
+mod outage;
 mod output;
 mod pages;
 mod parked;
 mod plugins;
+mod poll;
 mod pool;
 mod process;
 mod recover;
 mod refusals;
 mod report;
 mod roster;
+mod run;
 mod share;
 mod staff;
 mod supervisor;
 mod unsaid;
-mod upkeep;
 mod usage;
+mod wakeup;
 mod witness;
 mod worker;
 
@@ -44,4 +48,4 @@ pub use identity::IdentityError;
 pub use init::stand_below_init;
 pub use pool::PoolOptions;
 pub use process::{EXAMINER, WORKER};
-pub use supervisor::{MonitorError, Options, run};
+pub use run::{MonitorError, Options, run};

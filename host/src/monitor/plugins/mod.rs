@@ -18,7 +18,7 @@ mod watch;
 
 pub(super) use event::Event;
 
-use super::{catalog::Availability, database::Database};
+use super::{claim::Availability, database::Database};
 use crate::{
     model::MonitorId,
     plugin::{Cache, Confinement, Examination, TrustedKey, Verdict},

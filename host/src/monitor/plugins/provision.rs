@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::plugin::short_hash,
-    monitor::catalog::Availability,
+    monitor::claim::Availability,
     plugin::Verdict,
     store::{Offer, StoreError},
     wire::PluginFile,
