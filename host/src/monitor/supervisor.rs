@@ -580,7 +580,7 @@ impl Supervisor {
         if self.phase != Phase::Working {
             return;
         }
-        if let Some(asleep) = self.wakeup.to_tell(self.backlog()) {
+        if let Some(asleep) = self.wakeup.begin_to_tell(self.backlog()) {
             let (store, monitor) = (self.store.clone(), self.monitor);
             self.ask(
                 async move { store.monitor_sleep(monitor, asleep).await },

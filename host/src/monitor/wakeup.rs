@@ -113,7 +113,7 @@ impl Wakeup {
     }
 
     /// What Postgres has to be told now: true that this monitor sleeps, false that it is awake.
-    pub(super) fn to_tell(&mut self, backlog: Backlog) -> Option<bool> {
+    pub(super) fn begin_to_tell(&mut self, backlog: Backlog) -> Option<bool> {
         let is_asleep = !backlog.is_any_busy;
         if self.is_telling || is_asleep == self.is_asleep {
             return None;
@@ -195,9 +195,13 @@ mod tests {
         let start = Instant::now();
         let mut wakeup = notified(start);
         assert_eq!(looks(&mut wakeup, BUSY, start, 0, 10), [0]);
-        assert_eq!(wakeup.to_tell(BUSY), None, "it is believed to be awake");
-        assert_eq!(wakeup.to_tell(IDLE), Some(true));
-        assert_eq!(wakeup.to_tell(IDLE), None, "it is being told");
+        assert_eq!(
+            wakeup.begin_to_tell(BUSY),
+            None,
+            "it is believed to be awake"
+        );
+        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
+        assert_eq!(wakeup.begin_to_tell(IDLE), None, "it is being told");
         // Somebody enqueues now and notifies nobody. Postgres takes "I sleep" after 20 ms.
         wakeup.told(start + MS * 20);
         let seen = looks(&mut wakeup, IDLE, start, 20, 2500);
@@ -211,12 +215,12 @@ mod tests {
     #[test]
     fn what_postgres_was_not_told_is_told_again() {
         let mut wakeup = notified(Instant::now());
-        assert_eq!(wakeup.to_tell(IDLE), Some(true));
+        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
         wakeup.not_told();
-        assert_eq!(wakeup.to_tell(IDLE), Some(true));
+        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
         wakeup.told(Instant::now());
-        assert_eq!(wakeup.to_tell(IDLE), None);
-        assert_eq!(wakeup.to_tell(BUSY), Some(false));
+        assert_eq!(wakeup.begin_to_tell(IDLE), None);
+        assert_eq!(wakeup.begin_to_tell(BUSY), Some(false));
     }
 
     #[test]
