@@ -434,3 +434,49 @@ fn where_signatures_are_demanded_a_copy_in_the_cache_needs_one() {
         |found| found.is_empty(),
     );
 }
+
+#[test]
+fn a_fetched_plugin_that_was_missing_is_looked_for_again_where_nothing_is_fetched() {
+    let rework = Rework::new();
+    let state = other_host(&rework);
+    let ours = KeyPair::generate_unencrypted_keypair().unwrap();
+    let key = ours.pk.to_base64();
+    let bytes = hello_version(1);
+    sign(&ours, &bytes, &rework.directory().join("hello.so"));
+    publish(&rework, &bytes, "hello.so", &["--require-signature", &key]);
+    let hash = current(&rework, "default")[0].clone();
+    let monitor = rework.monitor_in(&state, &arguments(&["--require-signature", &key]));
+    until(
+        "the plugin to be fetched",
+        || current_on(&rework, "otherhost"),
+        |now| *now == [hash.clone()],
+    );
+    monitor.interrupt();
+
+    // Its copy is gone when a monitor starts that does not fetch, and comes back later.
+    let aside = rework.directory().join("aside");
+    fs::create_dir(&aside).unwrap();
+    let names = [format!("{hash}.so"), format!("{hash}.so.minisig")];
+    for name in &names {
+        fs::rename(state.join("plugins").join(name), aside.join(name)).unwrap();
+    }
+    let monitor = rework.monitor_in(
+        &state,
+        &["--host", "otherhost", "--require-signature", &key],
+    );
+    until(
+        "the refusal",
+        || monitor.log(),
+        |log| log.contains("is not in the cache of this host any more"),
+    );
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    for name in names.iter().rev() {
+        fs::rename(aside.join(name), state.join("plugins").join(name)).unwrap();
+    }
+    assert_eq!(rework.wait(&id, &["done"])["cause"], Value::Null);
+    until(
+        "nothing to be refused",
+        || refused(&rework),
+        |found| found.is_empty(),
+    );
+}

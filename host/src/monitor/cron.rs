@@ -4,10 +4,7 @@
 //! or set, does nothing. If the database's own clock goes back, what was done for times that lie ahead
 //! again does not count.
 
-use super::{
-    event::Event,
-    supervisor::{Phase, Supervisor},
-};
+use super::{database::Database, poll::Poll};
 use crate::{
     model::{
         ScheduleId,
@@ -56,9 +53,9 @@ impl Planned {
     }
 }
 
-/// The schedules of a monitor's domains.
+/// The schedules of a monitor's domains, and which of their runs are due. Asks nobody.
 #[derive(Debug)]
-pub(super) struct Cron {
+struct Plan {
     created: Instant,
     clock: Option<DatabaseClock>,
     /// When this monitor came, by the database's clock.
@@ -67,12 +64,10 @@ pub(super) struct Cron {
     /// When each of them is due, the earliest first; those that are being queued are not here.
     due: BTreeSet<(DateTime<Utc>, ScheduleId)>,
     firing: usize,
-    asking: bool,
-    reload_at: Instant,
 }
 
-impl Cron {
-    pub(super) fn new(now: Instant) -> Self {
+impl Plan {
+    fn new(now: Instant) -> Self {
         Self {
             created: now,
             clock: None,
@@ -80,24 +75,14 @@ impl Cron {
             planned: BTreeMap::new(),
             due: BTreeSet::new(),
             firing: 0,
-            asking: false,
-            reload_at: now,
         }
     }
 
-    /// Something about schedules has changed.
-    pub(super) fn reload(&mut self, now: Instant) {
-        self.reload_at = now;
-    }
-
-    /// When there is something to do next.
+    /// When the next run is due, unless as many are being queued as may be at a time.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let due = self.due.first().filter(|_| self.firing < AT_ONCE);
-        let wait = due
-            .zip(self.clock)
-            .map(|((time, _), clock)| (*time - clock.at(now)).to_std().unwrap_or_default());
-        let reload = (!self.asking).then_some(self.reload_at);
-        wait.map(|wait| now + wait).into_iter().chain(reload).min()
+        let (time, _) = self.due.first().filter(|_| self.firing < AT_ONCE)?;
+        let wait = (*time - self.clock?.at(now)).to_std().unwrap_or_default();
+        Some(now + wait)
     }
 
     /// Takes over what the database says. A schedule that is new here, or changed, is followed from
@@ -196,6 +181,23 @@ impl Cron {
         None
     }
 
+    /// A run has queued its task: what refused an earlier one is over.
+    fn queued(&mut self, id: ScheduleId) {
+        if let Some(plan) = self.planned.get_mut(&id) {
+            plan.refused = None;
+        }
+    }
+
+    /// A run's task was refused; logged once.
+    fn refused(&mut self, id: ScheduleId, fault: String) {
+        if let Some(plan) = self.planned.get_mut(&id)
+            && plan.refused.as_ref() != Some(&fault)
+        {
+            tracing::error!("schedule {id} could not queue its task: {fault}");
+            plan.refused = Some(fault);
+        }
+    }
+
     /// A run has been dealt with; what comes next?
     fn done(&mut self, id: ScheduleId, time: DateTime<Utc>, now: DateTime<Utc>) {
         if let Some(plan) = self.planned.get_mut(&id) {
@@ -206,89 +208,128 @@ impl Cron {
     }
 }
 
-impl Supervisor {
-    /// Queues the tasks of the schedules that are due.
-    pub(super) fn fire(&mut self, now: Instant) {
-        if self.phase != Phase::Working || self.upkeep.is_backing_off(now) {
-            return;
+/// An answer of the database.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The schedules of the monitor's domains.
+    Schedules(Result<SchedulePlans, StoreError>),
+    /// A run of a schedule has been queued (or not).
+    Fired(ScheduleId, DateTime<Utc>, Result<ScheduledFire, StoreError>),
+}
+
+/// What the supervisor has to know.
+#[derive(Debug)]
+pub(super) enum News {
+    /// There is a task in the queue that was not there before.
+    TasksReady,
+    /// The database has not done something.
+    DatabaseFailed(StoreError),
+    /// A run could not be queued; it is tried again after a rest.
+    DatabaseStuck(StoreError),
+}
+
+/// Queues the tasks of schedules.
+#[derive(Debug)]
+pub(super) struct Cron {
+    database: Database<Event>,
+    host: String,
+    domains: Vec<String>,
+    plan: Plan,
+    reload: Poll,
+}
+
+impl Cron {
+    /// Of a monitor for this host and these domains (empty: every domain).
+    pub(super) fn new(
+        database: Database<Event>,
+        host: String,
+        domains: Vec<String>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            database,
+            host,
+            domains,
+            plan: Plan::new(now),
+            reload: Poll::every(RELOAD_EVERY, now),
         }
-        if now >= self.cron.reload_at && !self.cron.asking {
-            self.cron.asking = true;
-            self.cron.reload_at = now + RELOAD_EVERY;
-            let (store, domains) = (self.store.clone(), self.options.domains.clone());
-            let host = self.options.host.clone();
-            self.ask(
-                async move { store.sched_plans(&host, &domains).await },
+    }
+
+    /// Something about schedules has changed.
+    pub(super) fn reload(&mut self, now: Instant) {
+        self.reload.want(now);
+    }
+
+    /// Queues the tasks of the schedules that are due, and reads the schedules if that is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.reload.begin(now) {
+            let (host, domains) = (self.host.clone(), self.domains.clone());
+            self.database.ask(
+                async move |store| store.sched_plans(&host, &domains).await,
                 Event::Schedules,
             );
         }
-        let clock = self.cron.clock;
-        while let Some((schedule, time)) = clock.and_then(|clock| self.cron.take_due(clock.at(now)))
+        let clock = self.plan.clock;
+        while let Some((schedule, time)) = clock.and_then(|clock| self.plan.take_due(clock.at(now)))
         {
-            let store = self.store.clone();
-            self.ask(
-                async move { store.sched_fire(schedule, time).await },
+            self.database.ask(
+                async move |store| store.sched_fire(schedule, time).await,
                 move |fired| Event::Fired(schedule, time, fired),
             );
         }
     }
 
-    /// When there is something to do next.
-    pub(super) fn next_fire(&self, now: Instant) -> Option<Instant> {
-        if self.phase != Phase::Working || self.upkeep.is_backing_off(now) {
-            return None;
-        }
-        self.cron.next_wake(now)
+    /// When [`Cron::tick`] has something to do next.
+    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let times = [self.plan.next_wake(now), self.reload.next_wake()];
+        times.into_iter().flatten().min()
     }
 
-    pub(super) fn schedules_arrived(&mut self, plans: Result<SchedulePlans, StoreError>) {
-        self.cron.asking = false;
-        match plans {
-            Ok(plans) => self.cron.arrived(plans, Instant::now()),
-            Err(error) => self.upkeep.lost(&error),
+    /// The database has answered.
+    pub(super) fn handle(&mut self, event: Event, now: Instant) -> Option<News> {
+        match event {
+            Event::Schedules(plans) => {
+                self.reload.answered();
+                match plans {
+                    Ok(plans) => self.plan.arrived(plans, now),
+                    Err(error) => return Some(News::DatabaseFailed(error)),
+                }
+                None
+            }
+            Event::Fired(schedule, time, fired) => self.fired(schedule, time, fired, now),
         }
     }
 
-    pub(super) fn fired(
+    fn fired(
         &mut self,
         schedule: ScheduleId,
         time: DateTime<Utc>,
         fired: Result<ScheduledFire, StoreError>,
-    ) {
-        self.cron.firing -= 1;
+        now: Instant,
+    ) -> Option<News> {
+        self.plan.firing -= 1;
+        let mut news = None;
         match fired {
             Ok(ScheduledFire::Queued(task)) => {
                 tracing::debug!(task.id = %task, "schedule {schedule} queued task {task}");
-                if let Some(plan) = self.cron.planned.get_mut(&schedule) {
-                    plan.refused = None;
-                }
-                self.look = true;
+                self.plan.queued(schedule);
+                news = Some(News::TasksReady);
             }
             Ok(ScheduledFire::Elsewhere) => {}
             Ok(ScheduledFire::Early) => {
                 // The database's clock went back; the schedules come with what it says now.
-                self.cron.reload(Instant::now());
-                return;
+                self.reload(now);
+                return None;
             }
-            Ok(ScheduledFire::Refused(fault)) => {
-                let fault = fault.to_string();
-                if let Some(plan) = self.cron.planned.get_mut(&schedule)
-                    && plan.refused.as_ref() != Some(&fault)
-                {
-                    tracing::error!("schedule {schedule} could not queue its task: {fault}");
-                    plan.refused = Some(fault);
-                }
-            }
+            Ok(ScheduledFire::Refused(fault)) => self.plan.refused(schedule, fault.to_string()),
             Err(error) => {
-                // Not done: it is tried again, after a pause.
-                self.upkeep.lost(&error);
-                self.upkeep.back_off(Instant::now());
-                self.cron.due.insert((time, schedule));
-                return;
+                self.plan.due.insert((time, schedule));
+                return Some(News::DatabaseStuck(error));
             }
         }
-        let now = self.cron.clock.map(|clock| clock.at(Instant::now()));
-        self.cron.done(schedule, time, now.unwrap_or(time));
+        let now = self.plan.clock.map(|clock| clock.at(now));
+        self.plan.done(schedule, time, now.unwrap_or(time));
+        news
     }
 }
 
@@ -313,15 +354,15 @@ mod tests {
 
     /// What a monitor queues that starts at 09:00:30 and looks at 09:00:40, and at 09:02:01.
     fn runs(catch_up: &str, last_run: Option<&str>) -> Vec<String> {
-        let mut cron = Cron::new(Instant::now());
-        cron.started = Some(at("09:00:30"));
-        cron.update(vec![row(catch_up, last_run)], at("09:00:40"));
+        let mut plan = Plan::new(Instant::now());
+        plan.started = Some(at("09:00:30"));
+        plan.update(vec![row(catch_up, last_run)], at("09:00:40"));
         let mut runs = Vec::new();
         for now in [at("09:00:40"), at("09:02:01")] {
-            while let Some((id, time)) = cron.take_due(now) {
+            while let Some((id, time)) = plan.take_due(now) {
                 runs.push(time.format("%H:%M:%S").to_string());
-                cron.firing -= 1;
-                cron.done(id, time, now);
+                plan.firing -= 1;
+                plan.done(id, time, now);
             }
         }
         runs
@@ -340,30 +381,30 @@ mod tests {
 
     #[test]
     fn of_what_was_missed_a_moment_ago_one_is_made_up_for_too() {
-        let mut cron = Cron::new(Instant::now());
-        cron.started = Some(at("09:00:31"));
+        let mut plan = Plan::new(Instant::now());
+        plan.started = Some(at("09:00:31"));
         let often = SchedulePlan {
             rule: "*/2 * * * * *".to_owned(),
             ..row("one", Some("09:00:20"))
         };
         let now = at("09:00:33");
-        cron.update(vec![often], now);
+        plan.update(vec![often], now);
         let mut runs = Vec::new();
-        while let Some((id, time)) = cron.take_due(now) {
+        while let Some((id, time)) = plan.take_due(now) {
             runs.push(time);
-            cron.firing -= 1;
-            cron.done(id, time, now);
+            plan.firing -= 1;
+            plan.done(id, time, now);
         }
         assert_eq!(runs, [at("09:00:30"), at("09:00:32")]);
     }
 
     /// Every run that is queued at a time; `taken` of them somebody has queued before.
-    fn fire(cron: &mut Cron, now: &str) -> Vec<String> {
+    fn fire(plan: &mut Plan, now: &str) -> Vec<String> {
         let mut runs = Vec::new();
-        while let Some((id, time)) = cron.take_due(at(now)) {
+        while let Some((id, time)) = plan.take_due(at(now)) {
             runs.push(time.format("%H:%M:%S").to_string());
-            cron.firing -= 1;
-            cron.done(id, time, at(now));
+            plan.firing -= 1;
+            plan.done(id, time, at(now));
         }
         runs
     }
@@ -371,40 +412,40 @@ mod tests {
     #[test]
     fn a_clock_that_was_ahead_for_a_minute_silences_nothing() {
         for catch_up in ["skip", "one", "all"] {
-            let mut cron = Cron::new(Instant::now());
-            cron.started = Some(at("09:00:30"));
-            cron.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
-            assert_eq!(fire(&mut cron, "09:01:00"), ["09:01:00"]);
+            let mut plan = Plan::new(Instant::now());
+            plan.started = Some(at("09:00:30"));
+            plan.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
+            assert_eq!(fire(&mut plan, "09:01:00"), ["09:01:00"]);
             // Five hours ahead.
-            cron.update(vec![row(catch_up, Some("09:01:00"))], at("14:01:30"));
-            let ahead = fire(&mut cron, "14:02:00");
+            plan.update(vec![row(catch_up, Some("09:01:00"))], at("14:01:30"));
+            let ahead = fire(&mut plan, "14:02:00");
             assert_eq!(ahead.last().unwrap(), "14:02:00", "{catch_up}");
             // And back: the database says what it has fired for up to now.
-            cron.update(vec![row(catch_up, Some("09:01:00"))], at("09:02:05"));
-            assert_eq!(fire(&mut cron, "09:02:05"), ["09:02:00"], "{catch_up}");
-            assert_eq!(fire(&mut cron, "09:02:59"), [""; 0]);
-            assert_eq!(fire(&mut cron, "09:03:00"), ["09:03:00"], "{catch_up}");
+            plan.update(vec![row(catch_up, Some("09:01:00"))], at("09:02:05"));
+            assert_eq!(fire(&mut plan, "09:02:05"), ["09:02:00"], "{catch_up}");
+            assert_eq!(fire(&mut plan, "09:02:59"), [""; 0]);
+            assert_eq!(fire(&mut plan, "09:03:00"), ["09:03:00"], "{catch_up}");
         }
     }
 
     #[test]
     fn a_monitor_that_came_while_the_clock_was_ahead_goes_on_too() {
-        let mut cron = Cron::new(Instant::now());
-        cron.started = Some(at("14:00:30"));
-        cron.update(vec![row("skip", Some("09:00:00"))], at("14:00:30"));
-        cron.update(vec![row("skip", Some("09:00:00"))], at("09:01:30"));
-        assert_eq!(fire(&mut cron, "09:02:00"), ["09:02:00"]);
+        let mut plan = Plan::new(Instant::now());
+        plan.started = Some(at("14:00:30"));
+        plan.update(vec![row("skip", Some("09:00:00"))], at("14:00:30"));
+        plan.update(vec![row("skip", Some("09:00:00"))], at("09:01:30"));
+        assert_eq!(fire(&mut plan, "09:02:00"), ["09:02:00"]);
     }
 
     #[test]
     fn a_clock_that_goes_on_by_hours_has_missed_runs() {
         let runs = |catch_up: &str| {
-            let mut cron = Cron::new(Instant::now());
-            cron.started = Some(at("09:00:30"));
-            cron.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
-            assert_eq!(fire(&mut cron, "09:01:00"), ["09:01:00"]);
-            cron.update(vec![row(catch_up, Some("09:01:00"))], at("11:00:30"));
-            let runs = fire(&mut cron, "11:01:00");
+            let mut plan = Plan::new(Instant::now());
+            plan.started = Some(at("09:00:30"));
+            plan.update(vec![row(catch_up, Some("09:00:00"))], at("09:00:40"));
+            assert_eq!(fire(&mut plan, "09:01:00"), ["09:01:00"]);
+            plan.update(vec![row(catch_up, Some("09:01:00"))], at("11:00:30"));
+            let runs = fire(&mut plan, "11:01:00");
             (runs.first().cloned().unwrap(), runs.len())
         };
         assert_eq!(runs("skip"), ("11:01:00".to_owned(), 1));
@@ -420,29 +461,26 @@ mod tests {
             said: at("09:00:00"),
         };
         assert_eq!(clock.at(read + Duration::from_secs(5)), at("09:00:05"));
-        let mut cron = Cron::new(read);
+        let mut plan = Plan::new(read);
         let plans = SchedulePlans {
             rows: vec![row("skip", None)],
             clock: Some(clock),
         };
-        cron.arrived(plans, read);
-        let wake = cron.next_wake(read).unwrap();
-        assert_eq!(wake, read, "it asks again");
-        cron.asking = true;
-        let wake = cron.next_wake(read).unwrap();
+        plan.arrived(plans, read);
+        let wake = plan.next_wake(read).unwrap();
         assert_eq!(wake - read, Duration::from_secs(60));
     }
 
     #[test]
     fn a_schedule_that_is_read_again_is_not_fired_again() {
-        let mut cron = Cron::new(Instant::now());
-        cron.started = Some(at("09:00:30"));
+        let mut plan = Plan::new(Instant::now());
+        plan.started = Some(at("09:00:30"));
         let now = at("09:01:00");
-        cron.update(vec![row("skip", None)], now);
-        assert_eq!(cron.take_due(now), Some((ScheduleId(1), at("09:01:00"))));
-        cron.firing -= 1;
-        cron.done(ScheduleId(1), at("09:01:00"), now);
-        cron.update(vec![row("skip", None)], now);
-        assert_eq!(cron.take_due(now), None);
+        plan.update(vec![row("skip", None)], now);
+        assert_eq!(plan.take_due(now), Some((ScheduleId(1), at("09:01:00"))));
+        plan.firing -= 1;
+        plan.done(ScheduleId(1), at("09:01:00"), now);
+        plan.update(vec![row("skip", None)], now);
+        assert_eq!(plan.take_due(now), None);
     }
 }

@@ -2,7 +2,7 @@
 //! back what is to be run next.
 
 use super::{
-    claim::{self, Appetite},
+    claim::Appetite,
     event::Event,
     report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
@@ -26,13 +26,13 @@ const MARK_AFTER: Duration = Duration::from_millis(2);
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.
     pub(super) fn cycle(&mut self, now: Instant) {
-        if self.in_flight.is_some() || self.upkeep.is_backing_off(now) {
+        if self.in_flight.is_some() || !self.outage.may_ask(now) {
             return;
         }
         self.mark_running(now);
         self.lines.show_unfinished(now);
         self.save_workers();
-        if self.upkeep.saving {
+        if self.saving {
             // The workers first: whoever sees a task running finds the worker that runs it.
             return;
         }
@@ -63,15 +63,10 @@ impl Supervisor {
         }
         self.cycle_number += 1;
         let (ended, marks, logs) = again.unwrap_or_else(|| self.what_to_say());
-        let scans = if appetites.is_empty() {
-            Vec::new()
-        } else {
-            self.positions.scans(&appetites, now)
-        };
         for appetite in &appetites {
             self.pool(&appetite.domain).look = false;
         }
-        self.looking_for = appetites;
+        let scans = self.claims.look_for(appetites, now);
         let cycle = Cycle {
             monitor: self.monitor,
             number: self.cycle_number,
@@ -127,10 +122,10 @@ impl Supervisor {
     /// What can be taken by the pools that there may be something for. A pool that has no reason to
     /// look is left alone: an idle domain costs a busy one nothing.
     fn appetites(&self, now: Instant) -> Vec<Appetite> {
-        if self.phase != Phase::Working || self.upkeep.refusals.is_general() {
+        if self.phase != Phase::Working || self.refusals.is_general() {
             return Vec::new();
         }
-        let domains = (0..).zip(self.catalog.domains());
+        let domains = (0..).zip(self.claims.catalog().domains());
         domains
             .filter_map(|(number, (name, domain))| {
                 let pool = self.pools.get(name).filter(|pool| pool.look)?;
@@ -196,17 +191,16 @@ impl Supervisor {
         let now = Instant::now();
         match result {
             Ok(result) => {
-                self.upkeep.found();
+                self.database_answered(now);
                 self.delete_superseded_lines();
                 let said_something =
                     !(cycle.ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty());
                 self.cycle_taken(said_something);
                 let token = Token::new(cycle.monitor, cycle.number);
-                self.positions.learn(&result.claimed, now);
                 let waiting = self.settle(cycle.ended, &result);
                 let unmarked = self.unmarked(cycle.marks, &result);
                 if !waiting.is_empty() || !unmarked.is_empty() {
-                    self.upkeep.breathe(now);
+                    self.outage.row_is_locked(now);
                 }
                 self.outbox.put_back(waiting, unmarked, Vec::new());
                 self.looked(&result.claimed, now);
@@ -221,19 +215,19 @@ impl Supervisor {
     /// A look came back. What it means is said to each pool on its own: one that is idle must not make
     /// the monitor forget that another one has a backlog.
     fn looked(&mut self, claimed: &[Claimed], now: Instant) {
-        let appetites = std::mem::take(&mut self.looking_for);
         let mut found_the_rest = false;
         let mut is_any_empty = false;
-        for (appetite, found) in appetites.iter().zip(claim::found(&appetites, claimed)) {
-            let is_full = self.pool(&appetite.domain).looked(appetite, &found);
+        for found in self.claims.looked(claimed, now) {
+            let pool = self.pool(&found.appetite.domain);
+            let is_full = pool.looked(&found.appetite, &found.tasks);
             is_any_empty |= !is_full;
-            found_the_rest |= !is_full && found.iter().sum::<usize>() > 0;
+            found_the_rest |= !is_full && found.tasks.iter().sum::<usize>() > 0;
         }
         if is_any_empty {
-            self.upkeep.looked(found_the_rest, now);
+            self.wakeup.looked(found_the_rest, now);
             // What stands before the remembered positions is found from the front.
-            if let Some(at) = self.positions.next_front() {
-                self.upkeep.look_at(at.max(now));
+            if let Some(at) = self.claims.next_front() {
+                self.wakeup.look_at(at.max(now));
             }
         }
     }
@@ -265,7 +259,7 @@ impl Supervisor {
                 finished_cycles: Vec::new(),
                 ..cycle.clone()
             };
-            self.upkeep.refusals.strike();
+            self.refusals.strike();
             self.park(bare, Instant::now());
         }
         cycle.ended = storable;
@@ -300,7 +294,7 @@ impl Supervisor {
             if written.contains(&one.task) {
                 if let Fate::Retry(delay_ms) = one.fate {
                     let delay = Duration::from_millis(delay_ms.max(0).cast_unsigned());
-                    self.upkeep.promote_at(Instant::now() + delay);
+                    self.housekeeping.promote_at(Instant::now() + delay);
                 }
                 self.outbox.close(one.token);
                 if let Some(held) = self.tasks.get(&one.task)
@@ -319,7 +313,7 @@ impl Supervisor {
     fn claimed(&mut self, claimed: Claimed, token: Token) {
         self.outbox.open(token);
         let task = claimed.task;
-        let operation = self.catalog.operation(claimed.operation);
+        let operation = self.claims.catalog().operation(claimed.operation);
         // The version that is current now has to accept what was found in that lane.
         let operation = operation.filter(|operation| operation.lanes.contains(&claimed.lane));
         let Some(operation) = operation.cloned() else {
@@ -369,7 +363,7 @@ impl Supervisor {
                 self.wait_again(task, rank);
             }
             Err(error) => {
-                self.upkeep.lost(&error);
+                self.database_failed(&error);
                 self.release(task);
             }
         }

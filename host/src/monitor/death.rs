@@ -48,7 +48,7 @@ impl Supervisor {
     pub(super) fn hung(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.hung = true;
-            self.bury(id);
+            self.reap_worker(id);
         }
     }
 
@@ -56,7 +56,7 @@ impl Supervisor {
     pub(super) fn reap(&mut self) {
         let mut deaths = Vec::new();
         while let Some(exit) = process::reap() {
-            self.examiners.reaped(exit.pid);
+            self.plugins.reaped(exit.pid);
             let worker = self
                 .workers
                 .values_mut()
@@ -68,26 +68,26 @@ impl Supervisor {
         }
         if !deaths.is_empty() {
             // What they left behind has come to us.
-            self.kill_strays();
+            self.kill_orphans();
         }
         for id in deaths {
-            self.bury(id);
+            self.reap_worker(id);
         }
     }
 
-    pub(super) fn kill_strays(&self) {
+    pub(super) fn kill_orphans(&self) {
         let known: Vec<_> = self
             .workers
             .values()
             .filter(|worker| worker.exit.is_none())
             .map(|worker| worker.pid)
             .collect();
-        process::kill_strays(&|pid| known.contains(&pid) || self.examiners.knows(pid));
+        process::kill_orphans(&|pid| known.contains(&pid) || self.plugins.is_examiner(pid));
     }
 
     /// A worker is gone once its process has ended and all that it said has been heard; then its
     /// tasks are told.
-    pub(super) fn bury(&mut self, id: WorkerId) {
+    pub(super) fn reap_worker(&mut self, id: WorkerId) {
         let worker = &self.workers[&id];
         let Some((exit, since)) = worker.exit else {
             return;

@@ -1,16 +1,14 @@
 //! Everything that can happen to a monitor.
 
-use super::{cycle::Fetched, examiner::PluginEvent, report::Saved, unsaid::Kept, witness::Witness};
+use super::{
+    claim, cron, cycle::Fetched, housekeeping, lease, plugins, report::Saved, unsaid::Kept,
+};
 use crate::{
-    model::{ScheduleId, TaskId, WorkerId},
-    store::{
-        CatalogRow, CycleResult, Ended, Notification, SchedulePlans, ScheduledFire, StoreError,
-        WorkerSave,
-    },
+    model::{TaskId, WorkerId},
+    store::{CycleResult, Ended, Notification, StoreError, WorkerSave},
     wire::{FromWorker, WireError},
 };
-use chrono::{DateTime, Utc};
-use std::{os::fd::OwnedFd, time::Duration};
+use std::os::fd::OwnedFd;
 
 /// Something happened.
 #[derive(Debug)]
@@ -40,41 +38,29 @@ pub(super) enum Event {
     /// Rows of the log have been deleted (or not): others have taken their place.
     LinesDeleted(Result<(), StoreError>, Vec<(TaskId, i64)>),
     /// What this host may run.
-    Catalog(Result<Vec<CatalogRow>, StoreError>),
+    Catalog(claim::Event),
     /// Which of our tasks somebody wants to end, and what they say.
     Aborts(Result<Vec<(TaskId, Option<String>)>, StoreError>),
     /// What a claim did not bring along: large fields, and contents beside the row.
     Fetched(TaskId, Result<Fetched, StoreError>),
     /// The contents beside a task's output are stored (or not).
     Stored(TaskId, Result<(), StoreError>),
-    /// Schedules of our domains.
-    Schedules(Result<SchedulePlans, StoreError>),
-    /// A run of a schedule has been queued (or not).
-    Fired(ScheduleId, DateTime<Utc>, Result<ScheduledFire, StoreError>),
-    /// Which of our workers somebody wants to end, and whether at once.
-    Asked(Result<Vec<(WorkerId, bool)>, StoreError>),
-    /// Old tasks and workers have been removed: how many.
-    Vacuumed(Result<(i64, u64), StoreError>),
+    /// Something about schedules.
+    Cron(cron::Event),
+    /// Which of this monitor's workers somebody wants to end, and whether at once.
+    StopRequests(Result<Vec<(WorkerId, bool)>, StoreError>),
+    /// Something about promotion, old rows, or numbers for workers.
+    Housekeeping(housekeeping::Event),
     /// A running task asked for another one.
     Scheduled(WorkerId, Result<i64, String>),
-    /// Whether our lease was renewed, asked at this time of `CLOCK_BOOTTIME`; false: somebody has
-    /// declared us lost.
-    Renewed(u64, Result<bool, StoreError>),
-    /// The database now knows that we sleep, or that we do not.
-    SleepSaid(Result<(), StoreError>),
-    /// Ids for workers to come.
-    Reserved(Result<Vec<WorkerId>, StoreError>),
+    /// Something about the monitor's lease, its claims, or other monitors.
+    Lease(lease::Event),
+    /// The database now knows that this monitor sleeps, or that it does not.
+    SleepTold(Result<(), StoreError>),
     /// These workers have been written down (or not).
     WorkersSaved(Result<(), StoreError>, Vec<WorkerSave>),
-    /// Delayed tasks have been looked through: how many are ready now, how long until the next one
-    /// is due.
-    Promoted(Result<(i64, Option<Duration>), StoreError>),
-    /// What our claims cover according to the database.
-    Held(Result<Vec<(TaskId, crate::model::Token)>, StoreError>),
     /// Something about plugins: drop-in directories, examiners, what others publish.
-    Plugin(PluginEvent),
-    /// Lost monitors have been looked for: what was seen, and how many tasks were taken from them.
-    Recovered(Witness, Result<i64, StoreError>),
+    Plugins(plugins::Event),
     /// Results that wait have been kept on the disk (or not), or need not be any more.
     Kept(Kept),
     /// Something that is tried again by itself was refused.

@@ -145,7 +145,7 @@ impl Supervisor {
         let Some(held) = self.tasks.get_mut(&task) else {
             return;
         };
-        if self.catalog.is_outdated(&held.operation) {
+        if self.claims.catalog().is_outdated(&held.operation) {
             return self.release(task);
         }
         held.place = Place::Waiting;
@@ -162,7 +162,7 @@ impl Supervisor {
             .tasks
             .iter()
             .filter(|(_, held)| held.place == Place::Waiting)
-            .filter(|(_, held)| self.catalog.is_outdated(&held.operation))
+            .filter(|(_, held)| self.claims.catalog().is_outdated(&held.operation))
             .map(|(task, _)| *task)
             .collect();
         for task in outdated {
@@ -203,7 +203,7 @@ impl Supervisor {
 
     /// Tasks of operations that have been paused, and that have not begun, are given back.
     pub(super) fn release_paused(&mut self) {
-        let catalog = &self.catalog;
+        let catalog = self.claims.catalog();
         let is_paused = |held: &Held| {
             let operation = catalog.operation(held.claimed.operation);
             operation.is_some_and(|operation| operation.paused)

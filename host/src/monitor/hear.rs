@@ -269,7 +269,7 @@ impl Supervisor {
         let (task, token) = (ended.task, ended.token);
         let files = Arc::new(files);
         let storing = (ended, files.clone());
-        self.upkeep.storing.insert(task, storing);
+        self.storing.insert(task, storing);
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let events = self.events.clone();
         self.ask(
@@ -297,7 +297,7 @@ impl Supervisor {
 
     /// The contents beside an output are stored; now its end.
     pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
-        let Some((ended, _)) = self.upkeep.storing.remove(&task) else {
+        let Some((ended, _)) = self.storing.remove(&task) else {
             return;
         };
         let ended = match (stored, self.tasks.get(&task)) {
@@ -368,7 +368,7 @@ impl Supervisor {
         let left = match deleted {
             Ok(()) => Vec::new(),
             Err(error) => {
-                self.upkeep.lost(&error);
+                self.database_failed(&error);
                 // What the database refuses to delete stays, and harms nobody.
                 rows.into_iter().filter(|_| error.is_disconnect()).collect()
             }

@@ -139,7 +139,7 @@ impl Supervisor {
     }
 
     /// Dead workers whose socket somebody keeps open are not waited for.
-    pub(super) fn bury_silent(&mut self) {
+    pub(super) fn reap_silent(&mut self) {
         let dead: Vec<WorkerId> = self
             .workers
             .values()
@@ -147,20 +147,18 @@ impl Supervisor {
             .map(|worker| worker.id)
             .collect();
         for id in dead {
-            self.bury(id);
+            self.reap_worker(id);
         }
     }
 
-    pub(super) fn ask_aborts(&mut self) {
-        if !self.upkeep.aborts_due || self.upkeep.asking_aborts {
+    pub(super) fn poll_abort_requests(&mut self, now: Instant) {
+        if !self.abort_requests.begin(now) {
             return;
         }
-        self.upkeep.aborts_due = false;
         let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
         if tasks.is_empty() {
-            return;
+            return self.abort_requests.answered();
         }
-        self.upkeep.asking_aborts = true;
         let store = self.store.clone();
         self.ask(
             async move { store.claim_aborts(&tasks).await },
@@ -174,10 +172,10 @@ impl Supervisor {
         &mut self,
         requests: Result<Vec<(TaskId, Option<String>)>, StoreError>,
     ) {
-        self.upkeep.asking_aborts = false;
+        self.abort_requests.answered();
         let requests = match requests {
             Ok(requests) => requests,
-            Err(error) => return self.upkeep.lost(&error),
+            Err(error) => return self.database_failed(&error),
         };
         let now = Instant::now();
         for (task, message) in requests {

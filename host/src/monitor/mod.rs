@@ -4,40 +4,43 @@
 //! monitor does what now can be done. Notifications make it fast, the periodic looks make it right,
 //! and both run the same code.
 
-mod catalog;
+mod boottime;
 mod cgroup;
 mod claim;
 mod cron;
 mod cycle;
+mod database;
 mod death;
-mod drop_in;
 mod event;
-mod examiner;
 mod fault;
 mod feed;
 mod hear;
-mod heartbeat;
+mod housekeeping;
 mod identity;
 mod init;
+mod lease;
 mod limits;
 mod lines;
+mod mailbox;
+mod outage;
 mod output;
 mod pages;
 mod parked;
+mod plugins;
+mod poll;
 mod pool;
 mod process;
 mod recover;
 mod refusals;
 mod report;
 mod roster;
-mod scan;
+mod run;
 mod share;
 mod staff;
 mod supervisor;
-mod supply;
 mod unsaid;
-mod upkeep;
 mod usage;
+mod wakeup;
 mod witness;
 mod worker;
 
@@ -45,4 +48,4 @@ pub use identity::IdentityError;
 pub use init::stand_below_init;
 pub use pool::PoolOptions;
 pub use process::{EXAMINER, WORKER};
-pub use supervisor::{MonitorError, Options, run};
+pub use run::{MonitorError, Options, run};

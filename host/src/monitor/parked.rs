@@ -102,25 +102,25 @@ impl Supervisor {
         let has_claim = !cycle.scans.is_empty();
         if error.is_disconnect() || error.is_passing() || pieces == 0 {
             // A matter of the server, which passes.
-            self.upkeep.lost(error);
-            self.upkeep.back_off(now);
+            self.database_failed(error);
+            self.outage.back_off(now);
             self.say_again(cycle);
         } else if error.is_bad_data() && pieces == 1 && !was_try {
             if !self.unstorable(cycle, &super::report::chain(error)) {
-                self.upkeep.report_refused(error);
+                self.report_refused(error);
             }
-        } else if (pieces > 1 || has_claim) && !self.upkeep.refusals.is_general() {
+        } else if (pieces > 1 || has_claim) && !self.refusals.is_general() {
             // One of them is refused, and the others must not suffer from it.
             self.said_alone = pieces;
             self.say_again(cycle);
         } else {
-            self.upkeep.report_refused(error);
+            self.report_refused(error);
             // The same result, refused again, says nothing about the others.
             if pieces == 1 && !was_try {
-                self.upkeep.refusals.strike();
+                self.refusals.strike();
             }
             self.park(cycle, now);
-            if self.upkeep.refusals.is_general() {
+            if self.refusals.is_general() {
                 self.said_alone = 0;
             }
         }
@@ -141,9 +141,9 @@ impl Supervisor {
         if !said_something {
             return;
         }
-        let was_general = self.upkeep.refusals.is_general();
-        self.upkeep.refusals.taken();
-        self.upkeep.taken_at = Some(Instant::now());
+        let was_general = self.refusals.is_general();
+        self.refusals.taken();
+        self.taken_at = Some(Instant::now());
         if was_try || was_general {
             let (ended, marks, logs) = self.outbox.parked.take_all();
             self.outbox.put_back(ended, marks, Vec::new());

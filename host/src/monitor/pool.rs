@@ -3,8 +3,7 @@
 //! is touched here; `staff` and `feed` do what is decided.
 
 use super::{
-    catalog::Domain,
-    claim::{Appetite, Want},
+    claim::{Appetite, Domain, Want},
     share::Share,
 };
 use crate::{model::WorkerId, wire::PluginFile};
@@ -636,7 +635,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::TaskId, monitor::catalog::Offer};
+    use crate::{model::TaskId, monitor::claim::Offer};
 
     const MS: Duration = Duration::from_millis(1);
 

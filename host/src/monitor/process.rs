@@ -210,7 +210,7 @@ pub(super) fn kill_tree(worker: Pid) {
 
 /// Kills the children of this process that are none of `known`, with all below them: what dead
 /// workers left. One look, however many they are; what forks meanwhile is left to the next one.
-pub(super) fn kill_strays(known: &dyn Fn(Pid) -> bool) {
+pub(super) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
     let processes = Processes::look();
     for &child in processes.children_of(Pid::this()) {
         if known(child) {

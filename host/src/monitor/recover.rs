@@ -2,7 +2,7 @@
 //! are dead.
 
 use super::{
-    heartbeat::boottime,
+    boottime,
     pages::{Abandoned, pages_dir},
     unsaid::{Left, report_left},
     witness::Witness,
@@ -35,14 +35,14 @@ impl Recovery {
     /// the shared pages tell; of another host nothing is known, so all that it held counts as begun.
     pub(super) async fn run(&self, witness: &mut Witness) -> Result<i64> {
         let others = self.store.monitor_others(self.me).await?;
-        let looked = boottime();
+        let looked = boottime::now();
         witness.look(&others, looked);
         let (mut tasks, mut failed) = (0, None);
         for other in &others {
             let abandoned = (other.host == self.host)
                 .then(|| Abandoned::find(&pages_dir(), Path::new(&other.pages)))
                 .flatten();
-            let is_silent = witness.is_silent(other, looked) && boottime() - looked < FRESH;
+            let is_silent = witness.is_silent(other, looked) && boottime::now() - looked < FRESH;
             if abandoned.is_none() && !is_silent {
                 continue;
             }

@@ -1,5 +1,5 @@
 //! Writes that the database refuses, for whatever reason: what is said about them, when, and when it is
-//! over. No database is asked here; `supervisor` and `upkeep` tell what was refused.
+//! over. No database is asked here; `supervisor` and `parked` tell what was refused.
 
 use crate::{
     model::{duration::human, time},

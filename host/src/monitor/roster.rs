@@ -14,24 +14,25 @@ const WORKERS_AGAIN: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     /// Asks which of our workers somebody wants to end.
-    pub(super) fn ask_asked(&mut self) {
-        if !self.upkeep.asked_due || self.upkeep.asking_asked || self.workers.is_empty() {
+    pub(super) fn poll_stop_requests(&mut self, now: Instant) {
+        if !self.stop_requests.begin(now) {
             return;
         }
-        self.upkeep.asked_due = false;
-        self.upkeep.asking_asked = true;
+        if self.workers.is_empty() {
+            return self.stop_requests.answered();
+        }
         let (store, monitor) = (self.store.clone(), self.monitor);
         self.ask(
             async move { store.worker_asked(monitor).await },
-            Event::Asked,
+            Event::StopRequests,
         );
     }
 
-    pub(super) fn asked_arrived(&mut self, asked: Result<Vec<(WorkerId, bool)>, StoreError>) {
-        self.upkeep.asking_asked = false;
+    pub(super) fn stop_requested(&mut self, asked: Result<Vec<(WorkerId, bool)>, StoreError>) {
+        self.stop_requests.answered();
         let asked = match asked {
             Ok(asked) => asked,
-            Err(error) => return self.upkeep.lost(&error),
+            Err(error) => return self.database_failed(&error),
         };
         for (id, at_once) in asked {
             let Some(worker) = self.workers.get_mut(&id) else {
@@ -51,10 +52,10 @@ impl Supervisor {
 
     /// Memory and processor time of each worker, written only where they changed.
     pub(super) fn sample(&mut self, now: Instant) {
-        if now < self.upkeep.next_figures {
+        if now < self.next_figures {
             return;
         }
-        self.upkeep.next_figures = now + Duration::from_secs(2);
+        self.next_figures = now + Duration::from_secs(2);
         let processes = Processes::look();
         for worker in self.workers.values_mut() {
             let below = processes.below(worker.pid);
@@ -82,7 +83,7 @@ impl Supervisor {
         let is_put_off = self
             .workers_again
             .is_some_and(|again| Instant::now() < again);
-        if self.upkeep.saving || is_put_off {
+        if self.saving || is_put_off {
             return;
         }
         let mut rows = std::mem::take(&mut self.dead_workers);
@@ -95,7 +96,7 @@ impl Supervisor {
         if rows.is_empty() {
             return;
         }
-        self.upkeep.saving = true;
+        self.saving = true;
         let (store, host, monitor) = (self.store.clone(), self.options.host.clone(), self.monitor);
         self.ask(
             async move {
@@ -107,14 +108,14 @@ impl Supervisor {
     }
 
     pub(super) fn workers_saved(&mut self, saved: Result<(), StoreError>, rows: Vec<WorkerSave>) {
-        self.upkeep.saving = false;
+        self.saving = false;
         self.workers_again = None;
         let Err(error) = saved else { return };
         if !error.is_disconnect() && !error.is_bad_data() {
             // Reports about tasks, which wait for the rows of workers, must not wait for long.
             self.workers_again = Some(Instant::now() + WORKERS_AGAIN);
         }
-        self.upkeep.lost(&error);
+        self.database_failed(&error);
         for mut row in rows {
             let is_superseded = self.dead_workers.iter().any(|dead| dead.id == row.id);
             if let Some(worker) = self.workers.get_mut(&row.id) {
@@ -126,32 +127,6 @@ impl Supervisor {
             } else if row.error.take().is_some() {
                 // Its last words cannot be stored; that it is dead can.
                 self.dead_workers.push(row);
-            }
-        }
-    }
-
-    pub(super) fn reserve_ids(&mut self) {
-        if self.upkeep.reserving
-            || self.worker_ids.len() >= 8
-            || self.upkeep.is_backing_off(Instant::now())
-        {
-            return;
-        }
-        self.upkeep.reserving = true;
-        let store = self.store.clone();
-        self.ask(
-            async move { store.worker_reserve(16).await },
-            Event::Reserved,
-        );
-    }
-
-    pub(super) fn reserved(&mut self, ids: Result<Vec<WorkerId>, StoreError>) {
-        self.upkeep.reserving = false;
-        match ids {
-            Ok(ids) => self.worker_ids.extend(ids),
-            Err(error) => {
-                self.upkeep.lost(&error);
-                self.upkeep.back_off(Instant::now());
             }
         }
     }

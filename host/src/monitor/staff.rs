@@ -74,7 +74,7 @@ impl Supervisor {
         }
         let pool = &self.pools[domain];
         let leaving = pool.to_make_room(&members, &self.options.pool, now);
-        let to_start = match self.catalog.domains().get(domain) {
+        let to_start = match self.claims.catalog().domains().get(domain) {
             Some(offers) => pool.to_start(offers, &members, &self.options.pool, now),
             None => Vec::new(),
         };
@@ -113,7 +113,10 @@ impl Supervisor {
         let mut revoked = Vec::new();
         for worker in self.workers.values_mut() {
             if matches!(worker.life, Life::Starting | Life::Ready)
-                && !self.catalog.offers(&worker.domain, &worker.plugin.hash)
+                && !self
+                    .claims
+                    .catalog()
+                    .offers(&worker.domain, &worker.plugin.hash)
             {
                 revoked.extend(worker.revoke_all());
                 worker.drain(WorkerCause::Upgrade);
@@ -153,28 +156,29 @@ impl Supervisor {
     /// and other plugins are not concerned.
     fn start_worker(&mut self, domain: &str, plugin: &str, now: Instant) -> bool {
         let offer = self
-            .catalog
+            .claims
+            .catalog()
             .domains()
             .get(domain)
             .and_then(|offers| offers.get(plugin));
         let Some(file) = offer.map(|offer| Arc::clone(&offer.file)) else {
             return true;
         };
-        if !self.cache.is_unchanged(&file.hash) {
+        if !self.plugins.cache().is_unchanged(&file.hash) {
             // The copy is looked at before anybody loads it.
-            if self.supply.has_to_look(&file.hash, now) {
-                self.refresh_catalog();
+            if self.plugins.has_to_look(&file.hash, now) {
+                self.claims.reload(now);
             }
             return true;
         }
-        let Some(id) = self.worker_ids.pop_front() else {
+        let Some(id) = self.housekeeping.take_number() else {
             return false;
         };
         let spawn = Spawn {
             id,
             domain,
             plugin: &file,
-            cache: &self.cache,
+            cache: self.plugins.cache(),
             pages: self.pages.directory(),
             environment: &self.environment,
             user: self.worker_user.as_ref(),

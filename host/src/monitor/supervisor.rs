@@ -1,36 +1,41 @@
 //! The loop: wait for an event, handle it, then do what can be done now.
 
 use super::{
-    catalog::Catalog,
     cgroup::Delegated,
-    claim::{Appetite, Positions},
-    cron::Cron,
-    drop_in::DropIn,
+    claim::{self, Claims},
+    cron::{self, Cron},
+    database::Database,
     event::Event,
-    examiner::Examiners,
-    identity::{Identity, IdentityError},
+    housekeeping::{self, Housekeeping},
+    identity::Identity,
     init,
+    lease::{self, Lease},
     lines::Lines,
+    mailbox::Mailbox,
+    outage::Outage,
     pages::{Pages, pages_dir},
-    pool::{Pool, PoolOptions},
+    plugins::{self, Plugins},
+    poll::Poll,
+    pool::Pool,
     process,
-    refusals::Said,
+    recover::Recovery,
+    refusals::{Refusals, Refused, Said},
     report::{Held, Outbox},
-    supply::Supply,
+    run::{MonitorError, Options},
     unsaid::Keeping,
-    upkeep::Upkeep,
-    witness::Witness,
+    wakeup::{Backlog, Wakeup},
     worker::Worker,
 };
 use crate::{
     here,
-    model::{MonitorId, TaskId, WorkerId, duration::human},
-    plugin::{Cache, TrustedKey},
-    store::{ConnectOptions, Cycle, Notification, Store, StoreError},
+    model::{MonitorId, TaskId, Token, WorkerId, duration::human},
+    plugin::{Cache, Confinement},
+    store::{CatalogRow, Cycle, Ended, Fate, FileContent, Notification, Store, StoreError},
 };
+use chrono::Utc;
 use nix::sys::signal::Signal;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,120 +44,16 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-/// So many transfers of files are under way at a time.
+/// How many transfers of files are under way at a time: files must not take all connections.
 const TRANSFERS: usize = 2;
-/// When a monitor is told to end and its workers are gone, the database has so long to take what became
+/// When a monitor is told to end and its workers are gone, the database has this long to take what became
 /// of the tasks, counted from the last report that it took.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// And so long for contents of files, if it takes them at all.
-const LAST_FILES: Duration = Duration::from_secs(60);
-
-/// How a monitor is to work.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The host it works for.
-    pub host: String,
-    /// What it claims for; empty: every domain.
-    pub domains: Vec<String>,
-    /// How each domain's workers are kept.
-    pub pool: PoolOptions,
-    /// How long running tasks may go on after an interrupt.
-    pub grace: Duration,
-    /// How long a task that has asked `cancelled()` may take to end.
-    pub kill_grace: Duration,
-    /// Tasks and workers that ended so long ago are removed; `None`: they stay.
-    pub vacuum: Option<Duration>,
-    /// Names of environment variables that workers get.
-    pub environment: Vec<String>,
-    /// The user that workers run as, if not the monitor's own.
-    pub worker_user: Option<String>,
-    /// Whether TCP is denied to plugins.
-    pub no_network: bool,
-    /// Drop-in directories, by their canonical paths.
-    pub plugin_dirs: Vec<std::path::PathBuf>,
-    /// Whether to run what other hosts have published.
-    pub fetch_plugins: bool,
-    /// The key that drop-in files and fetched plugins have to be signed with.
-    pub key: Option<TrustedKey>,
-}
-
-/// Why a monitor could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum MonitorError {
-    /// The database could not do it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It could not renew its lease for too long, and others have taken over.
-    #[error("monitor {0} was declared lost while it was away; its workers have ended")]
-    Lost(MonitorId),
-    /// It was told to end, and the database did not take in time what became of its tasks.
-    #[error(
-        "monitor {monitor} has ended, but the database has not taken all that it had to say \
-         (results: {results}); {rest}"
-    )]
-    Unheard {
-        /// The monitor.
-        monitor: MonitorId,
-        /// How many ends of tasks wait.
-        results: usize,
-        /// Where they are now.
-        rest: String,
-    },
-    /// Workers cannot run as the user that was asked for.
-    #[error(transparent)]
-    WorkerUser(#[from] IdentityError),
-    /// The kernel cannot deny the network.
-    #[error("--no-network needs Landlock with rules for TCP (Linux 6.7); {0}")]
-    NoLandlock(String),
-    /// The system could not do it.
-    #[error("{doing}")]
-    System {
-        /// What was attempted.
-        doing: String,
-        /// Why it failed.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Runs a monitor until it is interrupted and drained. Must be called on the main thread of a
-/// process that does nothing else: it becomes a child subreaper and reaps every child.
-pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorError> {
-    let system = |doing: &str| {
-        let doing = doing.to_owned();
-        move |source| MonitorError::System { doing, source }
-    };
-    let worker_user = options
-        .worker_user
-        .as_deref()
-        .map(Identity::of)
-        .transpose()?;
-    if options.no_network {
-        process::check_landlock().map_err(MonitorError::NoLandlock)?;
-    }
-    process::become_monitor().map_err(system("could not become the reaper of its workers"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("could not start the event loop"))?;
-    runtime.block_on(async {
-        let local = tokio::task::LocalSet::new();
-        let ended = local
-            .run_until(async {
-                let database = database.without_lock_limit();
-                let store = Store::connect(database.clone(), 5).await?;
-                store.schema_check().await?;
-                // The lease must not wait for anything else that is asked of the database.
-                let lease = Store::connect(database, 1).await?;
-                let mut supervisor = Supervisor::start(store, lease, options, worker_user).await?;
-                supervisor.run().await
-            })
-            .await;
-        // Inside the runtime: what the local tasks hold (a listener) needs it to be dropped.
-        drop(local);
-        ended
-    })
-}
+const REPORT_GRACE: Duration = Duration::from_secs(5);
+/// For contents of files, which are large, it has this long, if it takes them at all.
+const FILES_GRACE: Duration = Duration::from_secs(60);
+/// What needs no answer at once is looked at this often: tasks that wait for too long, what dead workers
+/// left.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What becomes of a monitor that was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,40 +92,50 @@ impl Interrupts {
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) store: Store,
-    /// A connection that only renews the lease.
-    pub(super) lease: Store,
     /// Contents of files go through few connections at a time.
     pub(super) transfers: Arc<Semaphore>,
     pub(super) options: Options,
     pub(super) monitor: MonitorId,
     pub(super) pages: Pages,
-    pub(super) cache: Cache,
     pub(super) environment: Vec<(String, String)>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     arrivals: mpsc::UnboundedReceiver<Event>,
-    pub(super) catalog: Catalog,
+    pub(super) claims: Claims,
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
-    pub(super) worker_ids: VecDeque<WorkerId>,
     pub(super) dead_workers: Vec<crate::store::WorkerSave>,
     pub(super) tasks: HashMap<TaskId, Held>,
-    pub(super) positions: Positions,
     pub(super) lines: Lines,
     pub(super) outbox: Outbox,
     /// The cycle that the database is working on.
     pub(super) in_flight: Option<Cycle>,
-    /// What that cycle looks for.
-    pub(super) looking_for: Vec<Appetite>,
     pub(super) cycle_number: u64,
     /// So many things are said in cycles of their own, for the database has refused one of them.
     pub(super) said_alone: usize,
     /// There may be something to claim for any of the pools; each then remembers it for itself.
     pub(super) look: bool,
-    pub(super) upkeep: Upkeep,
+    pub(super) outage: Outage,
+    pub(super) wakeup: Wakeup,
+    pub(super) housekeeping: Housekeeping,
+    pub(super) lease: Lease,
+    /// Writes that the database refuses.
+    pub(super) refusals: Refusals,
+    /// Which of this monitor's tasks somebody wants to end.
+    pub(super) abort_requests: Poll,
+    /// Which of this monitor's workers somebody wants to end.
+    pub(super) stop_requests: Poll,
+    /// When what is looked at each second is looked at next.
+    next_second: Instant,
+    /// When what workers use is measured next.
+    pub(super) next_figures: Instant,
+    /// Whether workers are being written down.
+    pub(super) saving: bool,
+    /// Outputs whose contents are being written beside their rows.
+    pub(super) storing: HashMap<TaskId, (Ended, Arc<Vec<FileContent>>)>,
+    /// When a report was last taken.
+    pub(super) taken_at: Option<Instant>,
     pub(super) cron: Cron,
-    pub(super) examiners: Examiners,
-    pub(super) drop_in: DropIn,
-    pub(super) supply: Supply,
+    pub(super) plugins: Plugins,
     pub(super) phase: Phase,
     interrupts: Interrupts,
     /// The versions of operations of which it has been said that they leave something behind.
@@ -235,13 +146,6 @@ pub(super) struct Supervisor {
     pub(super) worker_user: Option<Identity>,
     /// Which installation this is; see `unsaid`.
     pub(super) installation: String,
-    /// What is known of the other monitors, unless somebody is looking.
-    pub(super) witness: Witness,
-    pub(super) recovering: bool,
-    /// When one of them may turn out to be silent for good.
-    pub(super) next_verdict: Option<Instant>,
-    /// Where not everybody notifies, or as long as that is unknown: when to look at the queue next.
-    pub(super) often: Option<Instant>,
     /// The database has refused the rows of workers: not before then.
     pub(super) workers_again: Option<Instant>,
     pub(super) keeping: Keeping,
@@ -250,9 +154,11 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    async fn start(
+    /// Announces a monitor, and makes ready what it needs. `lease_store` is a connection of its own, for
+    /// the lease alone.
+    pub(super) async fn start(
         store: Store,
-        lease: Store,
+        lease_store: Store,
         options: Options,
         worker_user: Option<Identity>,
     ) -> Result<Self, MonitorError> {
@@ -282,59 +188,87 @@ impl Supervisor {
                 &pages.directory().to_string_lossy(),
             )
             .await?;
-        let environment = options
+        let now = Instant::now();
+        let installation = store.schema_installation().await?;
+        let recovery = Recovery {
+            store: store.clone(),
+            me: monitor,
+            host: options.host.clone(),
+            installation: installation.clone(),
+        };
+        let numbers = store.worker_reserve(Housekeeping::FIRST_NUMBERS).await?;
+        let environment: Vec<_> = options
             .environment
             .iter()
             .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
             .collect();
         let (events, arrivals) = mpsc::unbounded_channel();
+        let (host, domains) = (options.host.clone(), options.domains.clone());
+        let claims = Database::new(store.clone(), Mailbox::new(events.clone(), Event::Catalog));
+        let cron = Database::new(store.clone(), Mailbox::new(events.clone(), Event::Cron));
+        let housekeeping = Mailbox::new(events.clone(), Event::Housekeeping);
+        let housekeeping = Database::new(store.clone(), housekeeping);
+        let lease = Database::new(store.clone(), Mailbox::new(events.clone(), Event::Lease));
+        let plugins = Plugins::new(
+            plugin_settings(monitor, &options, worker_user.as_ref(), &environment),
+            Cache::at(here::plugin_cache_dir()),
+            Database::new(store.clone(), Mailbox::new(events.clone(), Event::Plugins)),
+            now,
+        );
         Ok(Self {
             monitor,
             pages,
-            cache: Cache::at(here::plugin_cache_dir()),
             environment,
             events,
             arrivals,
-            catalog: Catalog::default(),
+            claims: Claims::new(claims, host.clone(), domains.clone(), now),
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
-            worker_ids: store.worker_reserve(8).await?.into(),
             dead_workers: Vec::new(),
             tasks: HashMap::new(),
-            positions: Positions::default(),
             lines: Lines::default(),
             outbox: Outbox::default(),
             in_flight: None,
-            looking_for: Vec::new(),
             cycle_number: 0,
             said_alone: 0,
             look: true,
-            upkeep: Upkeep::new(Instant::now()),
-            cron: Cron::new(Instant::now()),
-            examiners: Examiners::default(),
-            drop_in: DropIn::new(&options.plugin_dirs, Instant::now()),
-            supply: Supply::new(options.fetch_plugins, options.key.is_some(), Instant::now()),
+            outage: Outage::default(),
+            wakeup: Wakeup::new(now),
+            housekeeping: Housekeeping::new(
+                housekeeping,
+                domains.clone(),
+                options.vacuum,
+                numbers,
+                now,
+            ),
+            lease: Lease::new(monitor, lease, lease_store, recovery, now),
+            refusals: Refusals::default(),
+            abort_requests: Poll::every(SECOND, now),
+            stop_requests: Poll::every(SECOND, now),
+            next_second: now,
+            next_figures: now + Duration::from_secs(2),
+            saving: false,
+            storing: HashMap::new(),
+            taken_at: None,
+            cron: Cron::new(cron, host, domains, now),
+            plugins,
             phase: Phase::Working,
             interrupts: Interrupts::default(),
             left_behind: HashSet::new(),
             cgroup: delegated_cgroup(),
             worker_user,
-            installation: store.schema_installation().await?,
-            witness: Witness::default(),
-            recovering: false,
-            next_verdict: None,
-            often: Some(Instant::now()),
+            installation,
             workers_again: None,
             keeping: Keeping::default(),
             quiet_since: None,
             store,
-            lease,
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
             options,
         })
     }
 
-    async fn run(&mut self) -> Result<(), MonitorError> {
+    /// The loop.
+    pub(super) async fn run(&mut self) -> Result<(), MonitorError> {
         let domains = match self.options.domains.as_slice() {
             [] => "every domain".to_owned(),
             some => some.join(", "),
@@ -352,9 +286,8 @@ impl Supervisor {
         }
         self.listen_to_signals()?;
         self.listen_to_database();
-        self.refresh_catalog();
         while !self.is_finished() {
-            let wake = self.next_wake();
+            let wake = self.next_wake(Instant::now());
             let event = tokio::select! {
                 event = self.arrivals.recv() => event,
                 () = tokio::time::sleep_until(wake.into()) => None,
@@ -380,7 +313,7 @@ impl Supervisor {
         }
         let is_heard = self.is_settled() && {
             let end = self.store.monitor_end(self.monitor);
-            matches!(tokio::time::timeout(LAST_WORDS, end).await, Ok(Ok(())))
+            matches!(tokio::time::timeout(REPORT_GRACE, end).await, Ok(Ok(())))
         };
         if !is_heard {
             return Err(self.leave_unsaid());
@@ -391,22 +324,23 @@ impl Supervisor {
 
     /// One thing happened: take note of it. What follows from it is done by [`Supervisor::act`].
     fn handle(&mut self, event: Event) {
+        let now = Instant::now();
         match event {
             Event::Notified(Notification::Ready) => self.look = true,
-            Event::Notified(Notification::Abort(_)) => self.upkeep.aborts_due(),
+            Event::Notified(Notification::Abort(_)) => self.abort_requests.want(now),
             Event::Notified(Notification::Catalog) => {
-                self.supply.touched(Instant::now());
-                self.refresh_catalog();
+                self.plugins.database_changed(now);
+                self.claims.reload(now);
             }
-            Event::Notified(Notification::Worker) => self.upkeep.asked_due(),
-            Event::Notified(Notification::Schedules) => self.cron.reload(Instant::now()),
+            Event::Notified(Notification::Worker) => self.stop_requests.want(now),
+            Event::Notified(Notification::Schedules) => self.cron.reload(now),
             Event::Notified(Notification::Reconnected { may_notify }) => {
-                self.told_who_notifies(may_notify);
+                self.wakeup.notifications(may_notify, now);
                 self.look = true;
-                self.upkeep.aborts_due();
-                self.upkeep.asked_due();
-                self.cron.reload(Instant::now());
-                self.refresh_catalog();
+                self.abort_requests.want(now);
+                self.stop_requests.want(now);
+                self.cron.reload(now);
+                self.claims.reload(now);
             }
             Event::Said(worker, message, descriptors) => self.said(worker, message, descriptors),
             Event::Garbled(worker, error) => self.garbled(worker, &error),
@@ -425,35 +359,280 @@ impl Supervisor {
             }
             Event::Cycled(result) => self.cycled(result),
             Event::LinesDeleted(deleted, rows) => self.lines_deleted(deleted, rows),
-            Event::Catalog(rows) => self.catalog_arrived(rows),
+            Event::Catalog(rows) => self.catalog_read(rows),
             Event::Aborts(requests) => self.aborts_arrived(requests),
             Event::Fetched(task, files) => self.fetched(task, files),
             Event::Stored(task, stored) => self.stored(task, stored),
             Event::Scheduled(worker, answer) => self.scheduled(worker, answer),
-            Event::Schedules(rows) => self.schedules_arrived(rows),
-            Event::Fired(schedule, time, fired) => self.fired(schedule, time, fired),
-            Event::Asked(asked) => self.asked_arrived(asked),
-            Event::Vacuumed(vacuumed) => self.vacuumed(vacuumed),
-            Event::Renewed(sent, renewed) => self.renewed(sent, renewed),
-            Event::SleepSaid(said) => self.sleep_said(said),
-            Event::Reserved(ids) => self.reserved(ids),
+            Event::Cron(event) => self.cron_event(event, now),
+            Event::StopRequests(requests) => self.stop_requested(requests),
+            Event::Housekeeping(event) => self.housekeeping_event(event, now),
+            Event::Lease(event) => self.lease_event(event, now),
+            Event::SleepTold(told) => self.sleep_told(told, now),
             Event::WorkersSaved(saved, rows) => self.workers_saved(saved, rows),
-            Event::Promoted(promoted) => self.promoted(promoted),
-            Event::Plugin(event) => self.plugin_event(event),
-            Event::Held(held) => self.held_arrived(held),
-            Event::Recovered(witness, recovered) => self.recovered(witness, recovered),
-            Event::Kept(kept) => self.kept(kept, Instant::now()),
-            Event::Refused(error) => self.upkeep.lost(&error),
+            Event::Plugins(event) => {
+                let is_working = self.phase == Phase::Working;
+                let news = self.plugins.handle(event, now, is_working);
+                self.plugins_news(news, now);
+            }
+            Event::Kept(kept) => self.kept(kept, now),
+            Event::Refused(error) => self.database_failed(&error),
         }
     }
 
     /// Does everything that can be done now. Idempotent: whatever is not yet due stays.
     fn act(&mut self, now: Instant) {
-        self.tick(now);
+        let is_working = self.phase == Phase::Working;
+        self.look |= self.wakeup.is_due(self.backlog(), now);
+        self.enforce_limits(now);
+        self.enforce_usage(now);
+        self.tell_sleep();
+        if now >= self.next_second {
+            self.next_second = now + SECOND;
+            self.release_overdue(now);
+            self.kill_orphans();
+            self.reap_silent();
+        }
+        self.claims.tick(self.plugins.cache(), now);
+        self.poll_abort_requests(now);
+        self.poll_stop_requests(now);
+        let may_ask = self.outage.may_ask(now);
+        self.housekeeping.tick(is_working, may_ask, now);
+        if is_working && may_ask {
+            self.cron.tick(now);
+        }
+        let news = self.plugins.tick(now, is_working);
+        self.plugins_news(news, now);
+        self.keep_lease(now);
+        self.tell_refusals(now);
+        self.sample(now);
         self.feed(now);
         self.cycle(now);
         if self.phase != Phase::Working && self.workers.is_empty() {
             self.quiet_since.get_or_insert(now);
+        }
+    }
+
+    /// When something is due next. Only what somebody will act upon then: a time that has passed and stays
+    /// would make the loop spin. What waits for an answer of the database is woken by it.
+    fn next_wake(&self, now: Instant) -> Instant {
+        let is_working = self.phase == Phase::Working;
+        let may_ask = self.outage.may_ask(now);
+        let may_report = self.in_flight.is_none() && may_ask && !self.saving;
+        let end = match self.phase {
+            Phase::Draining(deadline) | Phase::Forced(deadline) => Some(deadline),
+            Phase::Working | Phase::Lost => None,
+        };
+        let when_working = [
+            self.plugins.next_wake(),
+            may_ask.then(|| self.cron.next_wake(now)).flatten(),
+        ];
+        [
+            Some(self.next_second),
+            self.wakeup.next_wake(is_working),
+            self.outage.next_wake(now),
+            self.claims.next_wake(),
+            self.abort_requests.next_wake(),
+            self.stop_requests.next_wake(),
+            self.lease.next_wake(is_working),
+            self.housekeeping.next_wake(is_working),
+            may_report.then(|| self.next_mark()).flatten(),
+            self.outbox.parked.next_try().filter(|at| *at > now),
+            self.lines.next_wake().filter(|at| *at > now),
+            self.next_limit(),
+            self.next_usage(),
+            end.filter(|at| *at > now),
+        ]
+        .into_iter()
+        .chain(when_working.into_iter().filter(|_| is_working))
+        .flatten()
+        .min()
+        .expect("there is always a next second")
+        .max(now + Duration::from_micros(200))
+    }
+
+    /// The database has not done something: if it is away it is given a rest, if it refuses what this
+    /// monitor writes that is logged.
+    pub(super) fn database_failed(&mut self, error: &StoreError) {
+        let now = Instant::now();
+        if error.is_refusal() {
+            self.refusals.note(error, Refused::Other, now);
+        }
+        self.outage.failed(error, now);
+    }
+
+    /// As [`Supervisor::database_failed`], about something without which the monitor cannot go on.
+    fn database_stuck(&mut self, error: &StoreError, now: Instant) {
+        self.database_failed(error);
+        self.outage.back_off(now);
+    }
+
+    /// A report was refused.
+    pub(super) fn report_refused(&mut self, error: &StoreError) {
+        let now = Instant::now();
+        self.refusals.note(error, Refused::Report, now);
+        if self.refusals.is_general() {
+            self.outage.back_off(now);
+        }
+    }
+
+    /// The database has answered a cycle. If it was away, a cycle may have been committed without an answer.
+    pub(super) fn database_answered(&mut self, now: Instant) {
+        if self.outage.answered() {
+            self.lease.reconcile_soon(now);
+        }
+    }
+
+    /// Renews the lease, compares what is held, looks after the other monitors.
+    fn keep_lease(&mut self, now: Instant) {
+        let waiting = self.unreported();
+        let trouble = || self.refusals.trouble(waiting);
+        self.lease.renew(self.outage.is_away(), trouble, now);
+        if self.phase == Phase::Working {
+            self.lease.watch_others(now);
+        }
+        if self.in_flight.is_none() {
+            self.lease.reconcile(self.cycle_number, now);
+        }
+    }
+
+    fn lease_event(&mut self, event: lease::Event, now: Instant) {
+        match self.lease.handle(event, now) {
+            Some(lease::News::Renewed) => {
+                let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+                for worker in workers {
+                    self.set_lease(worker);
+                }
+                if self.phase == Phase::Working {
+                    self.lease.recover(now);
+                }
+            }
+            Some(lease::News::Lost) => {
+                tracing::error!(
+                    "this monitor was declared lost while it was away: ending its workers"
+                );
+                // Its tasks have been given to others, or ended; nothing here may go on.
+                self.phase = Phase::Lost;
+            }
+            Some(lease::News::Held(held)) => self.reconcile(held),
+            Some(lease::News::TasksReady) => self.look = true,
+            Some(lease::News::DatabaseFailed(error)) => self.database_failed(&error),
+            None => {}
+        }
+    }
+
+    fn housekeeping_event(&mut self, event: housekeeping::Event, now: Instant) {
+        match self.housekeeping.handle(event, now) {
+            Some(housekeeping::News::TasksReady) => self.look = true,
+            Some(housekeeping::News::DatabaseFailed(error)) => self.database_failed(&error),
+            Some(housekeeping::News::DatabaseStuck(error)) => self.database_stuck(&error, now),
+            None => {}
+        }
+    }
+
+    fn plugins_news(&mut self, news: Option<plugins::News>, now: Instant) {
+        match news {
+            Some(plugins::News::CatalogChanged) => self.claims.reload(now),
+            Some(plugins::News::DatabaseFailed(error)) => self.database_failed(&error),
+            None => {}
+        }
+    }
+
+    fn cron_event(&mut self, event: cron::Event, now: Instant) {
+        match self.cron.handle(event, now) {
+            Some(cron::News::TasksReady) => self.look = true,
+            Some(cron::News::DatabaseFailed(error)) => self.database_failed(&error),
+            Some(cron::News::DatabaseStuck(error)) => self.database_stuck(&error, now),
+            None => {}
+        }
+    }
+
+    /// The catalog says what this host may run: what it lacks is obtained, what has changed takes over.
+    fn catalog_read(&mut self, rows: claim::Event) {
+        self.claims.answered();
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return self.database_failed(&error),
+        };
+        self.plugins.obtain(&rows, Instant::now());
+        let availability = |row: &CatalogRow| self.plugins.availability(row);
+        self.look |= self.claims.update(rows, availability);
+        self.release_paused();
+        self.release_outdated();
+        let domains = self.claims.catalog().domains();
+        for domain in domains.keys() {
+            self.pools.entry(domain.clone()).or_default();
+        }
+        for (domain, pool) in &mut self.pools {
+            pool.offer(domains.get(domain));
+        }
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog {
+            is_any_busy: self.pools.values().any(Pool::is_busy),
+            is_any_idle: self.pools.values().any(|pool| !pool.is_busy()),
+        }
+    }
+
+    /// Tells the database whether whoever enqueues must notify this monitor.
+    fn tell_sleep(&mut self) {
+        if self.phase != Phase::Working {
+            return;
+        }
+        if let Some(asleep) = self.wakeup.begin_to_tell(self.backlog()) {
+            let (store, monitor) = (self.store.clone(), self.monitor);
+            self.ask(
+                async move { store.monitor_sleep(monitor, asleep).await },
+                Event::SleepTold,
+            );
+        }
+    }
+
+    fn sleep_told(&mut self, told: Result<(), StoreError>, now: Instant) {
+        match told {
+            Ok(()) => self.wakeup.told(now),
+            Err(error) => {
+                self.wakeup.not_told();
+                self.database_failed(&error);
+            }
+        }
+    }
+
+    /// Tells a worker how long it may go on. The lease counts only for a worker whose task others
+    /// would repeat: killing hours of work because Postgres was away would protect nothing.
+    pub(super) fn set_lease(&self, worker: WorkerId) {
+        let Some(worker) = self.workers.get(&worker) else {
+            return;
+        };
+        let repeatable = worker.handed.values().any(|(_, handed)| {
+            let held = self.tasks.get(&handed.task);
+            held.is_some_and(|held| held.claimed.max_attempts > 1)
+        });
+        worker.page.set_lease(if repeatable {
+            self.lease.until()
+        } else {
+            u64::MAX
+        });
+    }
+
+    /// Compares what this monitor holds with what the database believes that it holds: a claim may have
+    /// been committed without an answer.
+    fn reconcile(&mut self, held: Vec<(TaskId, Token)>) {
+        for (task, token) in held {
+            let ours = self
+                .tasks
+                .get(&task)
+                .is_some_and(|held| held.token == token);
+            let is_reported = self.outbox.ended.contains_key(&task)
+                || self.outbox.parked.ended.contains_key(&task);
+            if ours || is_reported {
+                continue;
+            }
+            tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
+            self.outbox.open(token);
+            self.outbox
+                .end(Ended::new(task, token, Fate::Release, Utc::now()));
         }
     }
 
@@ -489,10 +668,10 @@ impl Supervisor {
     pub(super) fn tell_refusals(&mut self, now: Instant) {
         let waiting = self.unreported();
         let all_reported = self.outbox.parked.is_over()
-            && self.upkeep.taken_at.is_some()
-            && !self.upkeep.refusals.is_general()
+            && self.taken_at.is_some()
+            && !self.refusals.is_general()
             && self.said_alone == 0;
-        for said in self.upkeep.refusals.say(waiting, all_reported, now) {
+        for said in self.refusals.say(waiting, all_reported, now) {
             match said {
                 Said::Refused(line) => tracing::error!("{line}"),
                 Said::Over(line) => tracing::info!("{line}"),
@@ -513,7 +692,7 @@ impl Supervisor {
             }
             Phase::Draining(_) => {
                 tracing::info!("interrupted again: killing what is left");
-                Phase::Forced(now + LAST_WORDS)
+                Phase::Forced(now + REPORT_GRACE)
             }
             Phase::Forced(deadline) => Phase::Forced(deadline),
             Phase::Lost => Phase::Lost,
@@ -532,15 +711,15 @@ impl Supervisor {
     fn is_unheard(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Working => false,
-            Phase::Forced(deadline) => self.upkeep.is_away() || now >= deadline,
+            Phase::Forced(deadline) => self.outage.is_away() || now >= deadline,
             Phase::Draining(_) | Phase::Lost => {
-                let in_trouble = self.upkeep.is_away() || self.upkeep.refusals.is_any();
-                let limit = if self.upkeep.storing.is_empty() || in_trouble {
-                    LAST_WORDS
+                let in_trouble = self.outage.is_away() || self.refusals.is_any();
+                let limit = if self.storing.is_empty() || in_trouble {
+                    REPORT_GRACE
                 } else {
-                    LAST_FILES
+                    FILES_GRACE
                 };
-                let since = self.quiet_since.max(self.upkeep.taken_at);
+                let since = self.quiet_since.max(self.taken_at);
                 self.quiet_since.is_some() && since.is_some_and(|since| now >= since + limit)
             }
         }
@@ -555,7 +734,7 @@ impl Supervisor {
             && self.lines.is_empty()
             && !self.lines.is_deleting
             && self.dead_workers.is_empty()
-            && !self.upkeep.saving
+            && !self.saving
     }
 
     fn listen_to_signals(&self) -> Result<(), MonitorError> {
@@ -617,6 +796,30 @@ impl Supervisor {
         tokio::task::spawn_local(async move {
             let _ = events.send(event(question.await));
         });
+    }
+}
+
+fn plugin_settings(
+    monitor: MonitorId,
+    options: &Options,
+    worker_user: Option<&Identity>,
+    environment: &[(String, String)],
+) -> plugins::Settings {
+    plugins::Settings {
+        monitor,
+        host: options.host.clone(),
+        domains: options.domains.clone(),
+        directories: options.plugin_dirs.clone(),
+        fetches: options.fetch_plugins,
+        key: options.key.clone(),
+        confinement: Confinement {
+            user: worker_user.map(|user| (user.user.as_raw(), user.group.as_raw())),
+            no_network: options.no_network,
+            // An examiner's request is an argument of its process, which everybody can read; so the
+            // environment goes another way.
+            environment: Vec::new(),
+        },
+        environment: environment.to_owned(),
     }
 }
 

@@ -321,7 +321,7 @@ impl Supervisor {
             .ended
             .keys()
             .chain(outbox.parked.ended.keys())
-            .chain(self.upkeep.storing.keys())
+            .chain(self.storing.keys())
             .chain(in_flight.map(|ended| &ended.task))
             .copied()
     }
@@ -337,7 +337,7 @@ impl Supervisor {
         }
         ended.extend(self.outbox.parked.ended.values().cloned());
         ended.extend(self.outbox.ended.values().cloned());
-        let storing = &self.upkeep.storing;
+        let storing = &self.storing;
         ended.extend(storing.values().map(|(ended, _)| ended.clone()));
         let files = storing
             .iter()
@@ -362,7 +362,7 @@ impl Supervisor {
         if self.keeping.is_busy || self.keeping.next.is_some_and(|next| now < next) {
             return;
         }
-        let in_trouble = self.upkeep.is_away() || self.upkeep.refusals.is_any();
+        let in_trouble = self.outage.is_away() || self.refusals.is_any();
         let print = self
             .unreported_tasks()
             .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));

@@ -4,71 +4,28 @@
 //! Without remembered positions each claim walks over the dead index entries of all the tasks
 //! before it, and a forgotten transaction anywhere in the cluster cuts throughput to a tenth.
 
+use super::appetite::Appetite;
 use crate::store::{Claimed, Scan};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// A look from the front may take this share of the time.
+/// Looks from the front take at most one part in this many of the time,
 const FRONT_SHARE: u32 = 10;
-/// And happens at least so often.
+/// but there is at least one in each of these periods.
 const FRONT_AT_LEAST: Duration = Duration::from_secs(1);
 /// A position that has led to nothing for so long is forgotten: a look from the front finds what is
 /// left there.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
-/// Of one lane so many are remembered, those of the ranks that were met last.
+/// How many ranks of one lane have a remembered position, those that were met last: each is a scan of its own.
 const RANKS_PER_LANE: usize = 16;
 /// Before any rank and id.
 const FRONT: (i16, i64) = (i16::MIN, 0);
 
-/// A pool that can take tasks.
-#[derive(Debug, Clone)]
-pub(super) struct Appetite {
-    /// Its number.
-    pub(super) pool: i32,
-    /// The domain that it belongs to.
-    pub(super) domain: String,
-    /// How many tasks it can take.
-    pub(super) quota: i32,
-    /// Of which plugins; where tasks are equally urgent, those of the first come first.
-    pub(super) wants: Vec<Want>,
-}
-
-/// What a pool can take of one plugin.
-#[derive(Debug, Clone)]
-pub(super) struct Want {
-    /// Hash of the plugin.
-    pub(super) plugin: String,
-    /// Where its tasks wait.
-    pub(super) lanes: Vec<i32>,
-    /// How many of them the pool can take.
-    pub(super) most: i32,
-}
-
-/// How many tasks a look has brought for each want of each appetite.
-pub(super) fn found(appetites: &[Appetite], claimed: &[Claimed]) -> Vec<Vec<usize>> {
-    let mut found: Vec<Vec<usize>> = appetites
-        .iter()
-        .map(|appetite| vec![0; appetite.wants.len()])
-        .collect();
-    let mut places = HashMap::new();
-    for (appetite, each) in appetites.iter().enumerate() {
-        for (want, each) in each.wants.iter().enumerate() {
-            places.extend(each.lanes.iter().map(|lane| (*lane, (appetite, want))));
-        }
-    }
-    for task in claimed {
-        if let Some(&(appetite, want)) = places.get(&task.lane) {
-            found[appetite][want] += 1;
-        }
-    }
-    found
-}
-
 /// Remembers how far each lane has been read.
 #[derive(Debug, Default)]
-pub(super) struct Positions {
+pub(in crate::monitor) struct Positions {
     /// Per lane and rank, the id after which to go on, and when a task was last found there.
     read_to: BTreeMap<(i32, i16), (i64, Instant)>,
     /// When the last look from the front began, and how long it took.
@@ -79,7 +36,7 @@ pub(super) struct Positions {
 
 impl Positions {
     /// Where to look now.
-    pub(super) fn scans(&mut self, appetites: &[Appetite], now: Instant) -> Vec<Scan> {
+    pub(in crate::monitor) fn scans(&mut self, appetites: &[Appetite], now: Instant) -> Vec<Scan> {
         let from_front = self.front_is_due(now);
         self.front_in_flight = from_front.then_some(now);
         let mut scans = Vec::new();
@@ -130,13 +87,13 @@ impl Positions {
     }
 
     /// When the next look from the front may happen; none: the last look was one.
-    pub(super) fn next_front(&self) -> Option<Instant> {
+    pub(in crate::monitor) fn next_front(&self) -> Option<Instant> {
         let (began, took) = self.front.filter(|_| !self.was_front)?;
         Some(began + (took * FRONT_SHARE).min(FRONT_AT_LEAST))
     }
 
     /// Learns from what a look has found.
-    pub(super) fn learn(&mut self, claimed: &[Claimed], now: Instant) {
+    pub(in crate::monitor) fn learn(&mut self, claimed: &[Claimed], now: Instant) {
         self.was_front = self.front_in_flight.is_some();
         if let Some(began) = self.front_in_flight.take() {
             self.front = Some((began, now.duration_since(began)));
@@ -171,7 +128,10 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{OperationId, TaskId};
+    use crate::{
+        model::{OperationId, TaskId},
+        monitor::claim::appetite::Want,
+    };
 
     fn one_of(lane: i32) -> Appetite {
         Appetite {
@@ -191,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_counted_for_whom_it_was_looked_for() {
+    fn each_lane_is_scanned_in_the_turn_of_its_plugin() {
         let appetites = [
             Appetite {
                 wants: vec![want(vec![1, 2]), want(vec![3])],
@@ -199,8 +159,6 @@ mod tests {
             },
             one_of(4),
         ];
-        let claimed: Vec<Claimed> = [1, 2, 2, 4].map(|lane| claimed(lane, 0, 1)).into();
-        assert_eq!(found(&appetites, &claimed), [vec![3, 0], vec![1]]);
         let scans = Positions::default().scans(&appetites, Instant::now());
         let turns: Vec<_> = scans.iter().map(|scan| (scan.lane, scan.turn)).collect();
         assert_eq!(turns, [(1, 0), (2, 0), (3, 1), (4, 0)]);

@@ -9,7 +9,7 @@ use std::{
 
 /// Whether a plugin can be run.
 #[derive(Debug, Clone)]
-pub(super) enum Availability {
+pub(in crate::monitor) enum Availability {
     /// It is in the cache.
     Ready(PluginFile),
     /// It is being got hold of; until then the version before goes on.
@@ -20,7 +20,7 @@ pub(super) enum Availability {
 
 /// What this host may run, as the database last said.
 #[derive(Debug, Default)]
-pub(super) struct Catalog {
+pub(in crate::monitor) struct Catalog {
     operations: HashMap<OperationId, Arc<CatalogRow>>,
     /// Of each version that is in use, by hash.
     files: HashMap<String, Arc<PluginFile>>,
@@ -30,22 +30,22 @@ pub(super) struct Catalog {
 }
 
 /// The plugins that a domain has on this host, by hash.
-pub(super) type Domain = BTreeMap<String, Offer>;
+pub(in crate::monitor) type Domain = BTreeMap<String, Offer>;
 
 /// What a plugin offers in one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Offer {
+pub(in crate::monitor) struct Offer {
     /// What a worker for it loads.
-    pub(super) file: Arc<PluginFile>,
+    pub(in crate::monitor) file: Arc<PluginFile>,
     /// Where tasks of its operations wait; none of those that are paused.
-    pub(super) lanes: Vec<i32>,
+    pub(in crate::monitor) lanes: Vec<i32>,
 }
 
 impl Catalog {
     /// Takes over what the database says. A plugin that is refused is left out, with all of its
     /// operations, and named in the answer the first time; for one that is awaited the version
     /// before goes on, if there is one.
-    pub(super) fn update(
+    pub(in crate::monitor) fn update(
         &mut self,
         rows: Vec<CatalogRow>,
         availability: impl Fn(&CatalogRow) -> Availability,
@@ -106,23 +106,31 @@ impl Catalog {
     }
 
     /// An operation that this host may run.
-    pub(super) fn operation(&self, id: OperationId) -> Option<&Arc<CatalogRow>> {
+    pub(in crate::monitor) fn operation(&self, id: OperationId) -> Option<&Arc<CatalogRow>> {
         self.operations.get(&id)
     }
 
     /// Whether an operation is no longer run as this row, which was taken from here, says.
-    pub(super) fn is_outdated(&self, row: &CatalogRow) -> bool {
+    pub(in crate::monitor) fn is_outdated(&self, row: &CatalogRow) -> bool {
         self.operation(row.operation)
             .is_none_or(|now| now.plugin_operation != row.plugin_operation)
     }
 
+    /// The lanes to claim from, domain after domain.
+    pub(in crate::monitor) fn lanes(&self) -> Vec<i32> {
+        let plugins = self.domains.values().flat_map(BTreeMap::values);
+        plugins
+            .flat_map(|offer| offer.lanes.iter().copied())
+            .collect()
+    }
+
     /// Every domain with something to run.
-    pub(super) fn domains(&self) -> &BTreeMap<String, Domain> {
+    pub(in crate::monitor) fn domains(&self) -> &BTreeMap<String, Domain> {
         &self.domains
     }
 
     /// Whether a domain still has this plugin.
-    pub(super) fn offers(&self, domain: &str, plugin: &str) -> bool {
+    pub(in crate::monitor) fn offers(&self, domain: &str, plugin: &str) -> bool {
         self.domains
             .get(domain)
             .is_some_and(|domain| domain.contains_key(plugin))
