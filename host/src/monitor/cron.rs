@@ -13,16 +13,15 @@ use crate::{
         ScheduleId,
         rule::{CatchUp, Rule},
     },
+    periods::Periods,
     store::{DatabaseClock, SchedulePlan, SchedulePlans, ScheduledFire, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-/// Notifications tell of changes at once; this makes it right.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// A run that is this late counts as missed.
 const LATE: TimeDelta = TimeDelta::seconds(15);
 /// So many runs are queued at a time, so that the other work of the monitor goes on.
@@ -214,7 +213,7 @@ impl Supervisor {
         }
         if now >= self.cron.reload_at && !self.cron.asking {
             self.cron.asking = true;
-            self.cron.reload_at = now + RELOAD_EVERY;
+            self.cron.reload_at = now + Periods::current().schedules_reload;
             let (store, domains) = (self.store.clone(), self.options.domains.clone());
             let host = self.options.host.clone();
             self.ask(
@@ -295,6 +294,7 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn at(text: &str) -> DateTime<Utc> {
         format!("2026-05-01T{text}Z").parse().unwrap()

@@ -8,22 +8,24 @@ use super::{
 };
 use crate::{
     model::{TaskId, Token, WorkerId, duration::human},
+    periods::Periods,
     store::{Ended, Fate, StoreError},
 };
 use chrono::Utc;
 use std::time::{Duration, Instant};
-
-/// How long a monitor may be silent before others take its tasks.
-const LEASE: Duration = Duration::from_secs(15);
-/// Workers believe the lease to end so much earlier.
-const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
 /// Where nobody may notify, the queue is looked at so often.
 pub(super) const LOOK_OFTEN: Duration = Duration::from_millis(100);
 
 /// The lease of a monitor that has just announced itself.
 pub(super) fn first_lease() -> u64 {
-    nanos(boottime() + LEASE - LEASE_MARGIN)
+    nanos(boottime() + workers_lease())
+}
+
+/// How long a renewal lets workers go on: a little less than what others wait for.
+fn workers_lease() -> Duration {
+    let periods = Periods::current();
+    periods.lease - periods.lease_margin()
 }
 
 impl Supervisor {
@@ -32,7 +34,7 @@ impl Supervisor {
             return;
         }
         self.upkeep.renewing = true;
-        self.upkeep.next_heartbeat = now + LEASE / 3;
+        self.upkeep.next_heartbeat = now + Periods::current().lease / 3;
         let (store, lease, monitor) = (self.store.clone(), self.lease.clone(), self.monitor);
         let is_away = self.upkeep.is_away();
         let trouble = self.upkeep.refusals.trouble(self.unreported());
@@ -44,7 +46,7 @@ impl Supervisor {
                 }
                 lease.monitor_renew(monitor, trouble.as_deref()).await
             };
-            match tokio::time::timeout(LEASE / 3, renew).await {
+            match tokio::time::timeout(Periods::current().lease / 3, renew).await {
                 Ok(renewed) => renewed,
                 Err(_) => Err(StoreError::Connect {
                     place: lease.place(),
@@ -63,7 +65,7 @@ impl Supervisor {
         self.upkeep.renewing = false;
         match renewed {
             Ok(true) => {
-                self.upkeep.lease_until = sent + nanos(LEASE - LEASE_MARGIN);
+                self.upkeep.lease_until = sent + nanos(workers_lease());
                 let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
                 for worker in workers {
                     self.set_lease(worker);

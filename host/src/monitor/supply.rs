@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::plugin::short_hash,
+    periods::Periods,
     plugin::{Cache, Verdict, without_path},
     store::{CatalogRow, Offer, Store, StoreError},
     wire::PluginFile,
@@ -24,10 +25,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What was refused is tried again so much later.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// New offers are announced by a notification; this look makes it right.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A copy that somebody touches is looked at no more often than this.
 const LOOK_AT_TOUCHED: Duration = Duration::from_millis(500);
 /// Stands for a path in deployments that were fetched.
@@ -144,7 +141,8 @@ impl Supervisor {
         });
         for row in rows {
             let hash = &row.hash;
-            let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
+            let is_resting =
+                |(_, at): &(String, Instant)| now < *at + Periods::current().supply_again;
             if self.supply.obtaining.contains(hash)
                 || self.supply.refused.get(hash).is_some_and(is_resting)
                 || self.supply.usable(&self.cache, hash).is_some()
@@ -283,7 +281,7 @@ impl Supervisor {
         if self.supply.next_offers.is_none_or(|at| now < at) || self.supply.asking_offers {
             return;
         }
-        self.supply.next_offers = Some(now + LOOK_EVERY);
+        self.supply.next_offers = Some(now + Periods::current().supply_look);
         self.supply.asking_offers = true;
         let (store, host) = (self.store.clone(), self.options.host.clone());
         let domains = self.options.domains.clone();
@@ -304,7 +302,8 @@ impl Supervisor {
             offers.iter().any(|offer| offer.hash == hash)
         });
         for offer in offers {
-            let is_resting = |(_, at): &(String, Instant)| now < *at + TRY_AGAIN;
+            let is_resting =
+                |(_, at): &(String, Instant)| now < *at + Periods::current().supply_again;
             if self.supply.obtaining.contains(&offer.hash)
                 || self.supply.refused.get(&offer.hash).is_some_and(is_resting)
             {
