@@ -31,6 +31,7 @@ mod mutate;
 mod numbers;
 mod operate;
 mod output;
+mod plugins;
 mod pool;
 mod prepare;
 mod prepared;
