@@ -53,7 +53,7 @@ impl Place {
     /// Each of these statements by itself, in one session.
     fn psql(&self, statements: &str) -> String {
         let url = self.embedded("url");
-        let output = Command::new("psql")
+        let output = Command::new(crate::harness::psql())
             .args([
                 "--no-psqlrc",
                 "-qtA",

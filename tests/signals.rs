@@ -1,6 +1,6 @@
 //! Signals that others send, ignore, block or handle.
 
-use crate::harness::{Rework, misbehaving, until};
+use crate::harness::{Rework, misbehaving, side_by_side, until};
 use nix::sys::signal::{Signal, kill};
 use std::process::Command;
 
@@ -39,29 +39,11 @@ fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
 /// As a service manager does that ends a unit.
 #[test]
 fn a_signal_to_every_process_leaves_the_end_to_the_monitor() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let rework = Rework::with_plugins(&[misbehaving()]);
-        let mut monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
-        let input = r#"{"mode": "hang", "seconds": 2}"#;
-        let id = rework.schedule(&["misbehave", "--input", input]);
-        rework.wait(&id, &["running"]);
-        for process in rework::descendants::of(monitor.pid()) {
-            kill(process, signal).unwrap();
-        }
-        monitor.signal(signal);
-        assert_eq!(monitor.wait(), Some(0), "{signal}");
-        let task = rework.task(&id);
-        assert_eq!(task["state"], "done", "{signal}: {task:#}");
-    }
-}
-
-/// Libraries that set up signals for a program of their own do so.
-#[test]
-fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
-    for how in ["reset signals", "end on signals"] {
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    side_by_side(
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP],
+        |signal| {
             let rework = Rework::with_plugins(&[misbehaving()]);
-            let mut monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+            let mut monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
             let input = r#"{"mode": "hang", "seconds": 2}"#;
             let id = rework.schedule(&["misbehave", "--input", input]);
             rework.wait(&id, &["running"]);
@@ -69,11 +51,33 @@ fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
                 kill(process, signal).unwrap();
             }
             monitor.signal(signal);
-            assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
+            assert_eq!(monitor.wait(), Some(0), "{signal}");
             let task = rework.task(&id);
-            assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+            assert_eq!(task["state"], "done", "{signal}: {task:#}");
+        },
+    );
+}
+
+/// Libraries that set up signals for a program of their own do so.
+#[test]
+fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
+    let hows = ["reset signals", "end on signals"];
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    let cases = hows.map(|how| signals.map(|signal| (how, signal)));
+    side_by_side(cases.into_iter().flatten(), |(how, signal)| {
+        let rework = Rework::with_plugins(&[misbehaving()]);
+        let mut monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+        let input = r#"{"mode": "hang", "seconds": 2}"#;
+        let id = rework.schedule(&["misbehave", "--input", input]);
+        rework.wait(&id, &["running"]);
+        for process in rework::descendants::of(monitor.pid()) {
+            kill(process, signal).unwrap();
         }
-    }
+        monitor.signal(signal);
+        assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
+        let task = rework.task(&id);
+        assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+    });
 }
 
 #[test]
