@@ -141,7 +141,8 @@ impl Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{kind}_{}_{number}", std::process::id());
-        let create = format!("create database {name} template {template}");
+        // Copied as files: that takes half the time of writing each page to the log first.
+        let create = format!("create database {name} template {template} strategy file_copy");
         ask_server(cluster(), &create);
         let sessions = Sessions::to(url_of(&name));
         Self { name, sessions }
