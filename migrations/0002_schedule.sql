@@ -692,16 +692,11 @@ create function rework.schedule_task(
     operation text, input text, domain text default null, host text default null,
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
     key text default null, max_attempts int default null, out id bigint, out is_new boolean)
-language plpgsql volatile
+language sql volatile
 as $$
-#variable_conflict use_column
-declare
-    queued constant record := rework.schedule_task(operation, rework.json_read(input), domain, host, metadata,
-                                                   priority, run_at, key, max_attempts);
-begin
-    id := queued.id;
-    is_new := queued.is_new;
-end
+    select queued.id, queued.is_new
+      from rework.schedule_task(operation, rework.json_read(input), domain, host, metadata, priority, run_at, key,
+                                max_attempts) queued
 $$;
 
 create function rework.schedule(
@@ -709,10 +704,8 @@ create function rework.schedule(
     metadata jsonb default null, priority int default null, run_at timestamptz default null,
     key text default null, max_attempts int default null)
 returns bigint
-language plpgsql volatile
+language sql volatile
 as $$
-begin
-    return (rework.schedule_task(operation, rework.json_read(input), domain, host, metadata, priority, run_at,
-                                 key, max_attempts)).id;
-end
+    select rework.schedule(operation, rework.json_read(input), domain, host, metadata, priority, run_at, key,
+                           max_attempts)
 $$;

@@ -49,7 +49,7 @@ fn notes_tell_where_an_operation_is() {
 /// What a plugin of any minor of this major can do on this host.
 fn runs_as_ever(rework: &Rework) {
     let twice = rework.schedule(&["twice", "--input", "{\"n\": 21}"]);
-    let task = rework.wait(&twice, &["done", "failed", "aborted"]);
+    let task = rework.ended(&twice);
     assert_eq!(task["output"], 42, "{task:#}");
     assert_eq!(task["progress"]["fraction"], 0.5);
     assert_eq!(rework.log(&twice), ["stdout:info:twice 21"]);

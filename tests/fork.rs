@@ -35,7 +35,7 @@ fn only_the_workers_return_counts() {
         ("thread", 1),
     ] {
         let id = forked(&rework, how);
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         assert_eq!(
             (&task["state"], &task["output"]),
             (&"done".into(), &42.into()),
@@ -54,7 +54,7 @@ fn only_the_workers_return_counts() {
 fn a_future_that_forks_is_run_by_the_worker_alone() {
     let (rework, _monitor) = started();
     let id = rework.schedule(&["fork_in_a_future"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(
         (&task["state"], &task["output"]),
         (&"done".into(), &42.into()),
@@ -70,7 +70,7 @@ fn a_start_that_fails_is_the_operations_own_affair() {
     let (rework, _monitor) = started();
     for _ in 0..2 {
         let id = rework.schedule(&["start_what_is_not_there"]);
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         // `ENOENT` twice, and what a shell answers.
         assert_eq!(task["output"], serde_json::json!([2, 2, 127]), "{task:#}");
         assert!(named(&rework, &id).is_empty());
@@ -95,7 +95,7 @@ fn one_that_returns_later_takes_no_task_of_another() {
         || named(&rework, &first),
         |lines| lines.len() == 1,
     );
-    let task = rework.wait(&next, &["done", "failed", "aborted"]);
+    let task = rework.ended(&next);
     assert_eq!(
         (&task["state"], &task["output"]),
         (&"done".into(), &"hang".into()),
@@ -113,7 +113,7 @@ fn one_that_returns_later_takes_no_task_of_another() {
 fn what_a_child_says_is_not_heard() {
     let (rework, _monitor) = started();
     let id = forked(&rework, "speak");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["output"], 42, "{task:#}");
     assert_eq!(task["progress"], serde_json::Value::Null, "{task:#}");
     let log = rework.log(&id).join("\n");
@@ -133,7 +133,7 @@ fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
     let monitor = rework.monitor_that_misbehaves_on_load("fork", &["--maxworkers", "1"]);
     for _ in 0..2 {
         let id = rework.misbehave("ok");
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         assert_eq!(task["state"], "done", "{task:#}");
     }
     let workers = rework.json(&["list-workers"]);
@@ -167,7 +167,7 @@ fn a_process_that_speaks_of_another_task_ends_the_worker() {
     let file = rework.directory().join("words");
     std::fs::write(&file, frame::encode(&words).unwrap()).unwrap();
     let id = rework.schedule(&["speak_from_a_child", "--raw-input", file.to_str().unwrap()]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let error = "its worker spoke of the end of task 100, which it does not run";
     assert_eq!(
         (&task["cause"], &task["error"]),

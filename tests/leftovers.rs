@@ -12,13 +12,13 @@ fn started() -> (Rework, Monitor) {
 fn leave(rework: &Rework, what: &str) {
     let input = json!({ "what": what }).to_string();
     let id = rework.schedule(&["leave", "--input", &input]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["state"], "done", "{what}: {task:#}");
 }
 
 fn look(rework: &Rework) -> Value {
     let id = rework.schedule(&["look_at_process"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["state"], "done", "{task:#}");
     task["output"].clone()
 }
@@ -72,7 +72,7 @@ fn no_timer_of_one_task_ends_the_next() {
         leave(&rework, what);
         let later = r#"{"mode": "hang", "seconds": 1.5}"#;
         let id = rework.schedule(&["misbehave", "--input", later]);
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         assert_eq!(task["state"], "done", "{what}: {task:#}");
     }
 }
@@ -157,7 +157,7 @@ fn a_handler_that_was_left_hides_no_crash() {
     let (rework, monitor) = started();
     leave(&rework, "handler of faults");
     let id = rework.misbehave("segfault");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(
         (&task["cause"], &task["signal"]),
         (&"crash".into(), &11.into()),

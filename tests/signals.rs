@@ -1,6 +1,6 @@
 //! Signals that others send, ignore, block or handle.
 
-use crate::harness::{Rework, misbehaving, side_by_side, until};
+use crate::harness::{Monitor, Rework, misbehaving, side_by_side, until};
 use nix::sys::signal::{Signal, kill};
 use std::process::Command;
 
@@ -23,12 +23,10 @@ pub(crate) fn started_by(rework: &Rework, starter: &[&str], arguments: &[&str]) 
     command
 }
 
-#[test]
-fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
-    let rework = Rework::with_plugins(&[misbehaving()]);
-    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+/// A shell that has inherited an ignored SIGPIPE would not end.
+fn breaks_pipes(rework: &Rework) {
     let id = rework.schedule(&["break_pipes"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["output"], "BrokenPipe", "{task:#}");
     assert_eq!(
         rework.log(&id),
@@ -36,26 +34,36 @@ fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
     );
 }
 
+#[test]
+fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
+    let rework = Rework::with_plugins(&[misbehaving()]);
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    breaks_pipes(&rework);
+}
+
+/// A task that takes two seconds is done, though every process gets this signal meanwhile.
+fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, how: &str) {
+    let input = r#"{"mode": "hang", "seconds": 2}"#;
+    let id = rework.schedule(&["misbehave", "--input", input]);
+    rework.wait(&id, &["running"]);
+    for process in rework::descendants::of(monitor.pid()) {
+        kill(process, signal).unwrap();
+    }
+    monitor.signal(signal);
+    assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
+    let task = rework.task(&id);
+    assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+}
+
 /// As a service manager does that ends a unit.
 #[test]
 fn a_signal_to_every_process_leaves_the_end_to_the_monitor() {
-    side_by_side(
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP],
-        |signal| {
-            let rework = Rework::with_plugins(&[misbehaving()]);
-            let mut monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
-            let input = r#"{"mode": "hang", "seconds": 2}"#;
-            let id = rework.schedule(&["misbehave", "--input", input]);
-            rework.wait(&id, &["running"]);
-            for process in rework::descendants::of(monitor.pid()) {
-                kill(process, signal).unwrap();
-            }
-            monitor.signal(signal);
-            assert_eq!(monitor.wait(), Some(0), "{signal}");
-            let task = rework.task(&id);
-            assert_eq!(task["state"], "done", "{signal}: {task:#}");
-        },
-    );
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    side_by_side(signals, |signal| {
+        let rework = Rework::with_plugins(&[misbehaving()]);
+        let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
+        ends_by_its_monitor(&rework, monitor, signal, "by itself");
+    });
 }
 
 /// Libraries that set up signals for a program of their own do so.
@@ -66,17 +74,8 @@ fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
     let cases = hows.map(|how| signals.map(|signal| (how, signal)));
     side_by_side(cases.into_iter().flatten(), |(how, signal)| {
         let rework = Rework::with_plugins(&[misbehaving()]);
-        let mut monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
-        let input = r#"{"mode": "hang", "seconds": 2}"#;
-        let id = rework.schedule(&["misbehave", "--input", input]);
-        rework.wait(&id, &["running"]);
-        for process in rework::descendants::of(monitor.pid()) {
-            kill(process, signal).unwrap();
-        }
-        monitor.signal(signal);
-        assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
-        let task = rework.task(&id);
-        assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
+        let monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+        ends_by_its_monitor(&rework, monitor, signal, how);
     });
 }
 
@@ -84,17 +83,10 @@ fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
 fn what_a_plugin_does_to_other_signals_while_it_is_loaded_hides_nothing() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor_that_misbehaves_on_load("reset signals", &[]);
-    // A shell that has inherited an ignored SIGPIPE would not end.
-    let id = rework.schedule(&["break_pipes"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
-    assert_eq!(task["output"], "BrokenPipe", "{task:#}");
-    assert_eq!(
-        rework.log(&id),
-        ["stdout:info:y", "stdout:info:the shell ended with 0"]
-    );
+    breaks_pipes(&rework);
     // Of a blocked signal no handler hears.
     let id = rework.misbehave("segfault");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let error = task["error"].as_str().unwrap_or_default();
     assert!(
         error.starts_with("SIGSEGV at address 0x8 in libmisbehaving.so+0x"),
@@ -109,7 +101,7 @@ fn a_handler_of_a_plugin_hears_what_its_operation_sends() {
         let rework = Rework::with_plugins(&[misbehaving()]);
         let _monitor = rework.monitor_that_misbehaves_on_load(how, &[]);
         let id = rework.misbehave("terminate itself");
-        let task = rework.wait(&id, &["done", "failed", "aborted"]);
+        let task = rework.ended(&id);
         assert_eq!(task["state"], "aborted", "{how}: {task:#}");
         assert_eq!(task["cause"], cause, "{how}: {task:#}");
     }
@@ -179,7 +171,7 @@ fn whoever_starts_it_may_ignore_and_block_signals() {
     let arguments = ["monitor", "--domain", "misbehaving"];
     let mut monitor = rework.monitor_by(started_by(&rework, &starter, &arguments));
     let id = rework.schedule(&["look_at_process"]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let status = task["output"]["status"].to_string();
     assert!(status.contains("SigBlk:\\t0000000000000000"), "{status}");
     // The two that C keeps for its threads (32 and 33) are out of our reach.
@@ -196,15 +188,15 @@ fn a_plugin_that_handles_faults_goes_on_doing_so() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor_that_misbehaves_on_load("handler", &["--maxworkers", "1"]);
     let id = rework.schedule(&["survive_faults", "--input", r#"{"times": 20000}"#]);
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["output"], 20000, "{task:#}");
     // What it has survived explains nothing.
     let id = rework.misbehave("exit with 3");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     assert_eq!(task["cause"], "process exit", "{task:#}");
     // What it cannot repair is told as ever.
     let id = rework.misbehave("segfault");
-    let task = rework.wait(&id, &["done", "failed", "aborted"]);
+    let task = rework.ended(&id);
     let error = task["error"].as_str().unwrap_or_default();
     assert!(
         error.starts_with("SIGSEGV at address 0x8 in libmisbehaving.so+0x"),

@@ -183,6 +183,11 @@ impl Rework {
         }
     }
 
+    /// Waits until a task has ended, however; everything known about it then.
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        self.wait(id, &["done", "failed", "aborted"])
+    }
+
     /// The lines of a task's log, without times.
     pub(crate) fn log(&self, id: &str) -> Vec<String> {
         let lines = self.json(&["log-task", id]);

@@ -53,9 +53,10 @@ impl Failure {
 
     /// The same of a command that has changed something before it failed, which its reader must know.
     pub(super) fn after(mut self, change: &str) -> Self {
-        self.message = match self.message.is_empty() {
-            true => change.to_owned(),
-            false => format!("{change}; {}", self.message),
+        self.message = if self.message.is_empty() {
+            change.to_owned()
+        } else {
+            format!("{change}; {}", self.message)
         };
         self
     }

@@ -50,9 +50,10 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
         schedule = schedule.max_attempts(attempts);
     }
     let task = schedule.await?;
-    let queued = match task.is_new() {
-        true => format!("task {} is queued", task.id()),
-        false => format!("task {} was known by its key", task.id()),
+    let queued = if task.is_new() {
+        format!("task {} is queued", task.id())
+    } else {
+        format!("task {} was known by its key", task.id())
     };
     if has_key && !task.is_new() {
         output::note(&queued);
@@ -84,10 +85,10 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
             .await
             .map_err(|failure| failure.after(&format!("task {} is done", task.id()))),
         Ok(state) => {
+            let in_short = || format!("task {} {state}", task.id());
             let why = ended(&task, state).await;
-            Err(Failure::new(why.map_err(|failure| {
-                failure.after(&format!("task {} {state}", task.id()))
-            })?))
+            let why = why.map_err(|failure| failure.after(&in_short()))?;
+            Err(Failure::new(why))
         }
         Err(error @ ClientError::Timeout { .. }) => Err(Failure::from(error).hint(goes_on)),
         Err(error) => Err(with_task(error.into())),

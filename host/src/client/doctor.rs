@@ -10,7 +10,7 @@ use crate::{
         duration::human,
         plugin::{doubles_warning, title},
     },
-    store::{GoneHost, Holder, ScheduleRow, StartHealth, StoreError, WaitingLane},
+    store::{GoneHost, Holder, ScheduleRow, StartHealth, WaitingLane},
 };
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
@@ -162,7 +162,7 @@ impl Client {
         match self.store().health_write().await {
             Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
             // Another doctor tries the same, or somebody holds a lock: nothing is known of other writes.
-            Err(error) if is_contended(&error) => Finding::ok(
+            Err(error) if error.is_contended() => Finding::ok(
                 "write",
                 format!(
                     "could not look whether the database takes what is written about tasks, somebody \
@@ -308,10 +308,8 @@ impl Client {
                 "register what has been built again".to_owned(),
             ))
         });
-        let first = match refused.is_empty() {
-            true => Some(Finding::ok("plugin", "no plugin is refused")),
-            false => None,
-        };
+        let none = || Finding::ok("plugin", "no plugin is refused");
+        let first = refused.is_empty().then(none);
         let refused = refused
             .into_iter()
             .map(|file| {
@@ -406,14 +404,6 @@ impl Client {
             })
             .collect())
     }
-}
-
-/// Whether a write did not happen because of what somebody else writes at the same time: a lock that was
-/// not to be had (55P03), a deadlock or a serialization failure (class 40).
-fn is_contended(error: &StoreError) -> bool {
-    error
-        .code()
-        .is_some_and(|code| code == "55P03" || code.starts_with("40"))
 }
 
 fn zone_finding() -> Finding {

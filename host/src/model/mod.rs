@@ -5,6 +5,7 @@ pub mod base64_bytes;
 pub mod base64_option;
 pub mod difference;
 pub mod duration;
+mod field;
 mod fields;
 pub mod ids;
 pub mod input;

@@ -1,6 +1,6 @@
 //! When a schedule fires: a cron rule in a time zone.
 
-use super::fields::{Fault, Fields};
+use super::{field::Fault, fields::Fields};
 use crate::zones::{Shown, Zone};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
 use std::{collections::BTreeSet, str::FromStr};

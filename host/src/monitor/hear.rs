@@ -118,18 +118,13 @@ impl Supervisor {
                 }
             }
             FromWorker::LeftBehind { operation, left } => {
-                let domain = worker.domain.clone();
-                worker.left_behind = Some(format!("a task of `{operation}` left {left}"));
-                worker.drain(WorkerCause::Leftovers);
+                worker.retire_for(format!("a task of `{operation}` left {left}"));
+                // That task has been reported; each worker says this once at most.
+                let warning = leftovers_warning(&operation, &worker.domain, &left);
+                tracing::warn!(worker.id = %id, "{warning}");
                 for handed in worker.revoke_all() {
                     self.wait_again(handed.task, handed.rank);
                 }
-                // The task has been reported; each worker says this once at most.
-                tracing::warn!(
-                    worker.id = %id,
-                    "operation `{operation}` of domain {domain} leaves its worker changed ({left}): \
-                     that worker runs nothing more; what has to last belongs where the plugin is loaded"
-                );
             }
             FromWorker::Goodbye => {}
         }
@@ -168,8 +163,7 @@ impl Supervisor {
             worker.drain(WorkerCause::MaxMem);
         }
         if let Some(left) = finished.left_behind.clone() {
-            worker.left_behind = Some(format!("task {} left {left}", handed.task));
-            worker.drain(WorkerCause::Leftovers);
+            worker.retire_for(format!("task {} left {left}", handed.task));
         }
         let revoked = if matches!(worker.life, Life::Draining(_)) {
             worker.revoke_all()
@@ -233,13 +227,8 @@ impl Supervisor {
         };
         let operation = &held.operation;
         if self.left_behind.insert(operation.plugin_operation) {
-            tracing::warn!(
-                task.id = %task,
-                "operation `{}` of domain {} leaves its worker changed ({left}): that worker runs \
-                 nothing more; what has to last belongs where the plugin is loaded",
-                operation.name,
-                operation.domain
-            );
+            let warning = leftovers_warning(&operation.name, &operation.domain, left);
+            tracing::warn!(task.id = %task, "{warning}");
         }
     }
 
@@ -416,4 +405,12 @@ impl Supervisor {
         }
         self.look = true;
     }
+}
+
+/// What the author of an operation should know that leaves its process changed.
+fn leftovers_warning(operation: &str, domain: &str, left: &str) -> String {
+    format!(
+        "operation `{operation}` of domain {domain} leaves its worker changed ({left}): that worker runs \
+         nothing more; what has to last belongs where the plugin is loaded"
+    )
 }

@@ -421,6 +421,12 @@ impl Worker {
         }
     }
 
+    /// Lets it end because a task has left it changed, in words.
+    pub(super) fn retire_for(&mut self, left: String) {
+        self.left_behind = Some(left);
+        self.drain(WorkerCause::Leftovers);
+    }
+
     /// When the log is to tell that it is still loading.
     pub(super) fn slow_load_at(&self) -> Option<Instant> {
         let is_due = self.life == Life::Starting && !self.is_slow_load_told;

@@ -10,7 +10,13 @@
 //!   kept          is there: the server stays up without users
 //! ```
 
-use super::{Error, binaries::Binaries, error::MAKE_DIRECTORY, keeper, user::ServerUser};
+use super::{
+    Error, Status,
+    binaries::Binaries,
+    keeper,
+    program::{has_failed, last_words, run},
+    user::ServerUser,
+};
 use crate::here;
 use nix::{
     errno::Errno,
@@ -19,15 +25,12 @@ use nix::{
     unistd::{Pid, chown},
 };
 use std::{
-    env, fmt,
+    env,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::{
-        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-        process::CommandExt,
-    },
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -69,51 +72,6 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Lease {
     _users: Flock<File>,
-}
-
-/// What is known of a cluster.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// Its directory.
-    pub directory: PathBuf,
-    /// Its server's process, if it runs.
-    pub pid: Option<i32>,
-    /// Its major version, if it has been made.
-    pub version: Option<String>,
-    /// Where clients find it.
-    pub url: String,
-    /// Whether its server takes connections; it may do so while its process cannot be seen, for that is
-    /// in another process namespace (another container).
-    pub answers: bool,
-    /// Whether its server stays up without users.
-    pub kept: bool,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let directory = self.directory.display();
-        let process = match (self.pid, self.answers) {
-            (Some(pid), _) => Some(format!("process {pid}")),
-            (None, true) => Some("in another process namespace".to_owned()),
-            (None, false) => None,
-        };
-        match (&self.version, process) {
-            (None, _) => write!(f, "there is no cluster in {directory} yet"),
-            (Some(version), None) => {
-                write!(f, "stopped: PostgreSQL {version} in {directory}")
-            }
-            (Some(version), Some(process)) => write!(
-                f,
-                "running: PostgreSQL {version} in {directory}, {process}, {}{}",
-                self.url,
-                if self.kept {
-                    ", kept up until it is stopped"
-                } else {
-                    ""
-                }
-            ),
-        }
-    }
 }
 
 impl Cluster {
@@ -245,25 +203,24 @@ impl Cluster {
     }
 
     fn make_directory(&self, user: &ServerUser) -> Result<(), Error> {
-        let doing = || format!("{MAKE_DIRECTORY} {}", self.directory.display());
+        let failed = |source: io::Error| Error::MakeDirectory {
+            path: self.directory.clone(),
+            source,
+        };
         if let Some(file) = self.file_in_the_way() {
             return Err(Error::NoDirectory(file));
         }
         if !self.directory.is_dir() {
-            fs::create_dir_all(&self.directory).map_err(Error::system(doing()))?;
+            fs::create_dir_all(&self.directory).map_err(failed)?;
             let open = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(&self.directory, open).map_err(Error::system(doing()))?;
-        } else if self.is_occupied().map_err(Error::system(doing()))? {
+            fs::set_permissions(&self.directory, open).map_err(failed)?;
+        } else if self.is_occupied().map_err(failed)? {
             return Err(Error::Occupied(self.directory.clone()));
         }
         if user.is_other {
             user.check_reach(&self.directory)?;
-            chown(&self.directory, Some(user.user.uid), Some(user.user.gid)).map_err(|error| {
-                Error::System {
-                    doing: doing(),
-                    source: error.into(),
-                }
-            })?;
+            chown(&self.directory, Some(user.user.uid), Some(user.user.gid))
+                .map_err(|error| failed(error.into()))?;
         }
         Ok(())
     }
@@ -442,16 +399,8 @@ impl Cluster {
             .arg(&log)
             .args(["-o", &server_options(&self.directory)]);
         let began = Instant::now();
-        // Nobody but the keeper of another namespace stops a server while we hold the start lock, so
-        // this one is about to be ready, or to be gone.
-        while self.is_elsewhere() {
-            if self.answers() {
-                return Ok(());
-            }
-            if began.elapsed() > PATIENCE {
-                return Err(Error::Elsewhere(self.directory.clone()));
-            }
-            std::thread::sleep(Duration::from_millis(100));
+        if self.wait_for_elsewhere(began + PATIENCE)? {
+            return Ok(());
         }
         loop {
             let said = fs::metadata(&log).map_or(0, |metadata| metadata.len());
@@ -477,6 +426,22 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits for a server of another process namespace that starts or stops: whether it takes connections, or
+    /// is gone. Nobody but the keeper of that namespace stops a server while this process holds the start
+    /// lock.
+    fn wait_for_elsewhere(&self, deadline: Instant) -> Result<bool, Error> {
+        while self.is_elsewhere() {
+            if self.answers() {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Elsewhere(self.directory.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(false)
     }
 
     /// Waits for the server to take connections, or for what it says (after the first `said` bytes
@@ -633,87 +598,6 @@ fn is_alive(pid: i32) -> bool {
         .rsplit_once(')')
         .and_then(|(_, rest)| rest.trim_start().chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
-}
-
-/// Becomes the server's user in a child that is about to be executed. The standard library drops
-/// root's other groups when it changes the user.
-pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
-    if user.is_other {
-        command
-            .uid(user.user.uid.as_raw())
-            .gid(user.user.gid.as_raw());
-    }
-}
-
-/// What the server's programs get of our environment. The rest is for clients (`PGPORT`,
-/// `PGOPTIONS`), or nobody else's business (`REWORK_DB`).
-const INHERITED: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
-
-/// Runs one of the server's programs to its end, from a directory that its user can enter.
-fn run(program: &'static str, user: &ServerUser, command: &mut Command) -> Result<(), Error> {
-    command
-        .current_dir("/")
-        .env_clear()
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    for name in INHERITED {
-        if let Some(value) = env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    as_user(command, user);
-    let mut child = command
-        .spawn()
-        .map_err(Error::system(format!("run {program}")))?;
-    let status = child
-        .wait()
-        .map_err(Error::system(format!("wait for {program}")))?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut words = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        let _ = io::Read::read_to_string(&mut stderr, &mut words);
-    }
-    let line = words
-        .lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty());
-    let words = line.map_or_else(|| status.to_string(), str::to_owned);
-    Err(Error::Program { program, words })
-}
-
-/// Whether a server has said, after the first `said` bytes of its log, that it cannot go on.
-fn has_failed(log: &Path, said: u64) -> bool {
-    let text = fs::read(log).unwrap_or_default();
-    let text = text.get(usize::try_from(said).unwrap_or(0)..);
-    let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-    text.contains("FATAL") || text.contains("PANIC")
-}
-
-/// The line of the server's log, after its first `said` bytes, that says why.
-fn last_words(log: &Path, said: u64) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = text
-        .get(usize::try_from(said).unwrap_or(0)..)
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(text);
-    let lines = || {
-        text.lines()
-            .rev()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-    };
-    lines()
-        .find(|line| line.contains("FATAL") || line.contains("PANIC") || line.contains("ERROR"))
-        .or_else(|| lines().next())
-        .map_or_else(
-            || format!("it does not start; see {}", log.display()),
-            str::to_owned,
-        )
 }
 
 #[cfg(test)]

@@ -2,10 +2,6 @@
 
 use std::{io, path::PathBuf};
 
-/// How an attempt to make the directory of a cluster is described; whatever the system says of it
-/// (`/proc`: "No such file or directory"), another directory would do.
-pub(super) const MAKE_DIRECTORY: &str = "make the directory";
-
 /// See the module.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -60,6 +56,15 @@ pub enum Error {
          no embedded server"
     )]
     Nameless(u32),
+    /// The directory cannot be made; whatever the system says of it (`/proc`: "No such file or directory"),
+    /// another one would do.
+    #[error("could not make the directory {}: {source}", path.display())]
+    MakeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The system could not do it.
     #[error("could not {doing}: {source}")]
     System {
@@ -106,14 +111,8 @@ impl Error {
                 "add a line for user id {id} to /etc/passwd, run as a user who has one, or name a \
                  server: postgres://…"
             )),
-            Self::System { doing, source }
-                if cannot_write(source) || doing.starts_with(MAKE_DIRECTORY) =>
-            {
-                Some(
-                    "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME"
-                        .to_owned(),
-                )
-            }
+            Self::MakeDirectory { .. } => Some(writable()),
+            Self::System { source, .. } if cannot_write(source) => Some(writable()),
             Self::NoUser => {
                 Some("make a user `postgres`, or name a server: postgres://…".to_owned())
             }
@@ -125,6 +124,10 @@ impl Error {
         let doing = doing.into();
         move |source| Self::System { doing, source }
     }
+}
+
+fn writable() -> String {
+    "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME".to_owned()
 }
 
 /// Whether another directory would do.

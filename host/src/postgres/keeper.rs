@@ -1,11 +1,7 @@
 //! The keeper: a small process that stops the server a little after its last user has gone.
 //! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
 
-use super::{
-    Cluster, Error,
-    cluster::{USERS_LOCK, as_user},
-    user::ServerUser,
-};
+use super::{Cluster, Error, cluster::USERS_LOCK, program::as_user, user::ServerUser};
 use crate::{
     descendants::Processes,
     periods::{self, Periods},

@@ -6,8 +6,11 @@ mod binaries;
 mod cluster;
 mod error;
 mod keeper;
+mod program;
+mod status;
 mod user;
 
-pub use cluster::{Cluster, Lease, Status};
+pub use cluster::{Cluster, Lease};
 pub use error::Error;
 pub use keeper::{allow_keeper, keeper};
+pub use status::Status;

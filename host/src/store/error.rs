@@ -196,6 +196,13 @@ impl StoreError {
         }
     }
 
+    /// Whether it did not happen because of what somebody else writes at the same time: a lock that was not to be
+    /// had (55P03), a deadlock or a serialization failure (class 40).
+    pub fn is_contended(&self) -> bool {
+        self.code()
+            .is_some_and(|code| code == "55P03" || code.starts_with("40"))
+    }
+
     /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, or a limit
     /// of the server (SQLSTATE classes 22 and 54). A constraint (23) that somebody has added may be
     /// dropped again.

@@ -155,7 +155,7 @@ impl Store {
         for row in rows {
             waits.push(LockWait {
                 pid: row.pid,
-                waited: Duration::try_from_secs_f64(row.seconds.floor()).unwrap_or_default(),
+                waited: whole(row.seconds),
                 holder: holder(&self.pool, row.pid).await?,
             });
         }
@@ -182,12 +182,14 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
+        let rows = rows.into_iter();
         Ok(rows
-            .into_iter()
-            .map(|row| {
-                let lasted = Duration::try_from_secs_f64(row.seconds.floor()).unwrap_or_default();
-                (Holder::Prepared { gid: row.gid }, lasted)
-            })
+            .map(|row| (Holder::Prepared { gid: row.gid }, whole(row.seconds)))
             .collect())
     }
+}
+
+/// Seconds of the server's clock, for people; 0 if its clock went back meanwhile.
+fn whole(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.floor()).unwrap_or_default()
 }

@@ -50,8 +50,7 @@ pub struct PluginSdk {
 }
 
 impl Store {
-    /// The plugins that operations point to now, with the SDK that they were built with: name, version,
-    /// hash, SDK, one host that has it.
+    /// The plugins that operations point to now, by name.
     pub async fn plugin_sdks(&self) -> Result<Vec<PluginSdk>> {
         let rows = sqlx::query_as!(
             PluginSdk,
