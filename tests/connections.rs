@@ -528,6 +528,10 @@ fn an_encoding_that_cannot_hold_every_text_is_refused() {
     }
 }
 
+/// Silence is found out soon.
+const SUSPICIOUS: &str = "answer_patience=300,answer_again=100,answer_unreachable=1000,\
+                          listen_proof=500,listen_proof_limit=1000";
+
 /// A monitor that is connected through a proxy, and has claimed a task.
 fn monitor_behind(rework: &Rework, proxy: &Proxy) -> Monitor {
     let mut command = rework.command(&["monitor"]);
@@ -550,7 +554,7 @@ fn waited(rework: &Rework) -> i64 {
 
 #[test]
 fn a_silent_connection_is_found_out_and_the_listener_hears_again() {
-    let rework = Rework::with_plugins(&[hello()]);
+    let rework = Rework::with_plugins(&[hello()]).with_periods(SUSPICIOUS);
     let proxy = Proxy::to(&rework.database.socket());
     let monitor = monitor_behind(&rework, &proxy);
     proxy.fall_silent();
@@ -582,7 +586,8 @@ fn write_line(rework: &Rework, id: &str, number: u32) {
 
 #[test]
 fn a_watched_log_goes_on_through_silence_and_outage() {
-    let rework = Rework::with_plugins(&[hello()]).with_periods("connection_wait=300");
+    let rework = Rework::with_plugins(&[hello()])
+        .with_periods("connection_wait=300,answer_patience=300,answer_again=100,listen_proof=500");
     let proxy = Proxy::to(&rework.database.socket());
     let id = rework.schedule(&["noop"]);
     write_line(&rework, &id, 1);

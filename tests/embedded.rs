@@ -1,6 +1,6 @@
 //! The embedded cluster: made on first use, started on demand, by many at once, after any crash.
 
-use crate::harness::{hello, until};
+use crate::harness::{beside_cluster, hello, until};
 use std::{
     fs,
     path::PathBuf,
@@ -12,8 +12,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let place = Self(PathBuf::from(format!(
-            "/tmp/rwe-{}-{name}",
+        let place = Self(beside_cluster(&format!(
+            "rwe-{}-{name}",
             std::process::id()
         )));
         fs::create_dir_all(&place.0).unwrap();
@@ -444,7 +444,7 @@ fn the_keeper_is_the_program_that_runs_even_if_its_file_has_been_replaced() {
     let place = Place::new("replaced");
     // A copy that is gone before it starts the keeper.
     let copy = place.0.join("rework");
-    fs::copy(env!("CARGO_BIN_EXE_rework"), &copy).unwrap();
+    crate::harness::copy_binary(&copy);
     let child = Command::new(&copy)
         .args(["init-db", &format!("embedded:{}", place.0.display())])
         .env("REWORK_EMBEDDED_LINGER", "1")

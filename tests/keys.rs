@@ -155,7 +155,8 @@ fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
 /// The same of whatever else waits for a lock.
 #[test]
 fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
-    let rework = Rework::with_plugins(&[hello()]).with_periods("lock_wait=500");
+    let rework = Rework::with_plugins(&[hello()])
+        .with_periods("lock_wait=3000,answer_patience=100,answer_again=100");
     let open = OpenTransaction::begin(&rework, "lock table rework.operation in exclusive mode");
     let holder = format!("the server's process {}", open.process());
     let refusal = rework.fails(1, &["pause", "--operation", "noop"]);

@@ -77,6 +77,9 @@ periods! {
     /// A monitor reads the schedules again after this. Notifications tell of changes at once; reading
     /// again makes up for a lost one.
     schedules_reload = 5_000 ms,
+    /// A monitor looks at the queue after this, and for tasks that fall due. Notifications and the times of
+    /// what is delayed tell it of nearly all before.
+    queue_look = 1_000 ms,
     /// A worker that nobody needs stays idle for this long: starting another one costs more than its
     /// memory does.
     worker_linger = 5_000 ms,

@@ -20,6 +20,11 @@ pub(crate) fn cluster_directory() -> PathBuf {
     )
 }
 
+/// A path for another cluster: as short, and in memory where the cluster of the tests is.
+pub(crate) fn beside_cluster(name: &str) -> PathBuf {
+    cluster_directory().with_file_name(name)
+}
+
 /// Whoever is a member of this role may log in without further ado.
 pub(crate) const ROLES: &str = "rework_tests";
 

@@ -15,11 +15,13 @@ mod versions;
 mod wait;
 
 pub(crate) use built::all as build_all;
-pub(crate) use database::{Database, ROLES, psql};
+pub(crate) use database::{Database, ROLES, beside_cluster, psql};
 pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use linked::linked;
 pub(crate) use open_transaction::OpenTransaction;
-pub(crate) use plugins::{hello, hello_with, misbehaving, misbehaving_aborts, report, standalone};
+pub(crate) use plugins::{
+    copy_binary, hello, hello_with, misbehaving, misbehaving_aborts, report, standalone,
+};
 pub(crate) use proxy::Proxy;
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};

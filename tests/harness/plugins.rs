@@ -38,6 +38,15 @@ pub(super) fn cargo(arguments: &[&str], directory: &Path) {
     );
 }
 
+/// Copies the binary. Another process does: while this one has the copy open for writing, a thread that
+/// starts a program hands the descriptor on, and a file that somebody may write cannot be run (`ETXTBSY`).
+pub(crate) fn copy_binary(to: &Path) {
+    let status = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_rework").as_ref(), to])
+        .status();
+    assert!(status.expect("cp runs").success());
+}
+
 fn workspace_plugin(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {

@@ -157,21 +157,39 @@ impl Rework {
         self.json(&["show-task", id])
     }
 
-    /// Waits until a task is in one of these states; everything known about it then.
+    /// Queues a task that runs until [`Self::release`] is called.
+    pub(crate) fn hang_until_released(&self) -> String {
+        let until = self.released();
+        self.schedule(&[
+            "misbehave",
+            "--input",
+            &serde_json::json!({ "mode": "hang", "until": until }).to_string(),
+        ])
+    }
+
+    /// Lets what [`Self::hang_until_released`] has queued, and will queue, return.
+    pub(crate) fn release(&self) {
+        std::fs::write(self.released(), "").expect("a file");
+    }
+
+    fn released(&self) -> PathBuf {
+        self.state.path().join("released")
+    }
+
+    /// Waits until a task has been seen in one of these states; everything known about it right after.
     pub(crate) fn wait(&self, id: &str, states: &[&str]) -> Value {
-        let state = format!("select state from rework.task_view where id = {id}");
-        let what = format!("task {id} to be {states:?}");
-        let is_there = |task: &Value| states.iter().any(|state| task["state"] == *state);
-        // A process is started only once the task is there.
-        let look = || {
-            let state = self.database.psql(&state);
-            if states.contains(&state.as_str()) {
-                self.task(id)
-            } else {
-                serde_json::json!({ "state": state })
-            }
-        };
-        until(&what, look, is_there)
+        let look = format!(
+            "select concat_ws(': ', state, cause, error) from rework.task_view where id = {id}"
+        );
+        until(
+            &format!("task {id} to be {states:?}"),
+            || self.database.psql(&look),
+            |seen| {
+                let state = seen.split(':').next().unwrap_or_default();
+                states.contains(&state)
+            },
+        );
+        self.task(id)
     }
 
     /// Waits until the only monitor has renewed its lease so many times more.

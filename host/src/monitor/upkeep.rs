@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     model::TaskId,
+    periods::Periods,
     store::{CatalogRow, Ended, FileContent, StoreError},
 };
 use std::{
@@ -21,8 +22,6 @@ use std::{
 /// After falling asleep the monitor looks again so long after, for a wake-up can be lost while
 /// "I sleep" and "there is something" pass each other.
 const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(50)];
-/// And then so often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While one domain has a backlog nobody is told to wake us, so the queues of the others are looked
 /// into so often.
 const LOOK_WHILE_AWAKE: Duration = Duration::from_millis(50);
@@ -215,7 +214,7 @@ impl Supervisor {
         let look_every = if is_any_busy && is_any_idle {
             LOOK_WHILE_AWAKE
         } else {
-            LOOK_EVERY
+            Periods::current().queue_look
         };
         if now >= upkeep.next_look {
             upkeep.next_look = now + look_every;
@@ -402,13 +401,13 @@ impl Supervisor {
 
     pub(super) fn promoted(&mut self, promoted: Result<(i64, Option<Duration>), StoreError>) {
         self.upkeep.promoting = false;
-        let mut pause = LOOK_EVERY;
+        let mut pause = Periods::current().queue_look;
         match promoted {
             Ok((count, next)) => {
                 self.look |= count > 0;
                 // What is due already and was not taken is in the hands of another monitor.
                 let least = Duration::from_millis(if count > 0 { 1 } else { 20 });
-                pause = next.map_or(pause, |next| next.clamp(least, LOOK_EVERY));
+                pause = next.map_or(pause, |next| next.clamp(least, pause));
             }
             Err(error) => self.upkeep.lost(&error),
         }
