@@ -19,8 +19,11 @@ demo: build ## Run the quick start of README.md from an empty cluster, and check
 # Two checkouts on one machine do not stop each other's server.
 test: export REWORK_TEST_CLUSTER := $(shell scripts/test-cluster)
 # Tests wait more than they compute.
-test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
+test: export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc))
+# The plugins of the tests are built before the tests run; where nothing has changed, nothing is built.
 test: setup ## Run all tests
+	cargo test --workspace --no-run
+	@built=$$(cargo test --quiet --workspace --test main plugins::all_are_built 2>&1) || { echo "$$built"; exit 1; }
 	cargo test --workspace --no-fail-fast; status=$$?; \
 	  cargo run --quiet --bin rework -- embedded stop --path $$REWORK_TEST_CLUSTER >/dev/null && \
 	    rm -rf "$$REWORK_TEST_CLUSTER"; \

@@ -19,13 +19,13 @@ fn a_backlog_is_run_each_task_once_by_two_monitors() {
         |count| count == "4",
     );
     rework.database.psql(
-        "select count(rework.schedule('my_first_task', to_jsonb(n))) from generate_series(1, 3000) n",
+        "select count(rework.schedule('my_first_task', to_jsonb(n))) from generate_series(1, 2000) n",
     );
     let count = "select count(*) from rework.task where status = 'done'";
     until(
-        "3000 tasks to end",
+        "2000 tasks to end",
         || rework.database.psql(count),
-        |count| count == "3000",
+        |count| count == "2000",
     );
     assert_eq!(
         rework.database.psql(
@@ -39,11 +39,11 @@ fn a_backlog_is_run_each_task_once_by_two_monitors() {
             "select count(*) from rework.task
               where outcome = 'done' and attempt = 1 and output::int = 2 * input::int"
         ),
-        "3000"
+        "2000"
     );
     assert_eq!(
         rework.database.psql("select count(*) from rework.log_line"),
-        "6000",
+        "4000",
         "two lines each, no more and no less"
     );
     assert_eq!(
@@ -211,13 +211,16 @@ fn what_waits_behind_a_long_task_stays_in_the_queue() {
 
 #[test]
 fn thousands_that_fall_due_at_once_all_run_at_once() {
-    let rework = Rework::with_plugins(&[hello()]);
-    let _monitor = rework.monitor(&[]);
+    // Between two periodic looks there is half a minute.
+    let rework = Rework::with_plugins(&[hello()]).with_periods("queue_look=30000");
     rework.database.psql(
         "select count(rework.schedule('noop', run_at => now() + interval '4 seconds'))
-           from generate_series(1, 12000)",
+           from generate_series(1, 3000)",
     );
-    // They are in the queue long before they have all run: a thousand a second would take eleven seconds.
+    // When it starts, it sees when they will be due.
+    let _monitor = rework.monitor(&[]);
+    // A thousand are moved at a time: one look after the other, not one with each periodic look, which
+    // would take a minute.
     let (delayed, late) = {
         let look =
             "select count(*), coalesce(extract(epoch from clock_timestamp() - min(run_at)), 0)
@@ -236,11 +239,11 @@ fn thousands_that_fall_due_at_once_all_run_at_once() {
         (delayed, late)
     };
     assert!(
-        late < 8.0,
+        late < 30.0,
         "{delayed} left, the last {late} s after their time"
     );
     until_within(
-        Duration::from_secs(60),
+        Duration::from_secs(120),
         "all of them to end",
         || {
             rework
@@ -258,13 +261,13 @@ fn large_inputs_are_fetched_when_a_worker_has_room() {
         "create table given as select rework.operation_resolve('echo', null, null) as id;
          insert into rework.task_file (task, direction, name, size, sha256)
          select (rework.task_enqueue(id, null, 'raw', null, null, null, 0, null, null, 1)).task_id,
-                'input', '', 8 * 1048576, '' from given, generate_series(1, 60);
+                'input', '', 8 * 1048576, '' from given, generate_series(1, 30);
          insert into rework.task_file_chunk
          select f.id, n, decode(repeat('ab', 1048576), 'hex')
            from rework.task_file f, generate_series(0, 7) n",
     );
     let monitor = rework.monitor(&["--all-domains"]);
-    // A gigabyte goes through the database.
+    // Half a gigabyte goes through the database.
     until_within(
         Duration::from_secs(120),
         "all of them to end",
@@ -281,12 +284,13 @@ fn large_inputs_are_fetched_when_a_worker_has_room() {
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|kilobytes| kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok())
         .unwrap();
-    // All of them together are 480 MB, twice: in and out.
-    assert!(peak < 240 * 1024, "the monitor has held {peak} kB");
+    // All of them together are 240 MB, twice: in and out.
+    eprintln!("the monitor has held {peak} kB at most");
+    assert!(peak < 200 * 1024, "the monitor has held {peak} kB");
     assert_eq!(
         rework.database.psql(
             "select count(*) from rework.task_file where direction = 'output' and size = 8388608"
         ),
-        "60"
+        "30"
     );
 }

@@ -344,8 +344,7 @@ fn a_running_task_ends_on_the_version_that_it_began_with() {
         || current(&rework, "misbehaving"),
         |now| now.len() == 1,
     );
-    let input = r#"{"mode": "hang", "seconds": 8.0}"#;
-    let long = rework.schedule(&["misbehave", "--input", input]);
+    let long = rework.hang_until_released();
     rework.wait(&long, &["running"]);
     place(&version(2), &file);
     let second = until(
@@ -357,6 +356,7 @@ fn a_running_task_ends_on_the_version_that_it_began_with() {
     let short = rework.wait(&rework.misbehave("ok"), &["done"]);
     assert_eq!(short["plugin_hash"], second[0]);
     assert_eq!(rework.task(&long)["state"], "running");
+    rework.release();
     let long = rework.ended(&long);
     assert_eq!(long["state"], "done");
     assert_eq!(long["plugin_hash"], first[0]);

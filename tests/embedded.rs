@@ -1,6 +1,6 @@
 //! The embedded cluster: made on first use, started on demand, by many at once, after any crash.
 
-use crate::harness::{hello, until};
+use crate::harness::{beside_cluster, hello, until};
 use std::{
     fs,
     path::PathBuf,
@@ -12,8 +12,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let place = Self(PathBuf::from(format!(
-            "/tmp/rwe-{}-{name}",
+        let place = Self(beside_cluster(&format!(
+            "rwe-{}-{name}",
             std::process::id()
         )));
         fs::create_dir_all(&place.0).unwrap();
@@ -26,6 +26,7 @@ impl Place {
         Command::new(env!("CARGO_BIN_EXE_rework"))
             .args(arguments)
             .env("REWORK_EMBEDDED_LINGER", "1")
+            .env("REWORK_TEST_PERIODS", "keeper_look=200")
             .env_remove("REWORK_DB")
             .output()
             .unwrap()
@@ -68,7 +69,7 @@ fn of_several_servers_the_one_that_accepts_writes_is_used() {
         host(&places[1])
     );
     let psql = |url: &str, statement: &str| {
-        let output = Command::new("psql")
+        let output = Command::new(crate::harness::psql())
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement])
             .output()
             .unwrap();
@@ -150,7 +151,7 @@ fn it_is_made_used_by_many_at_once_and_stopped() {
     });
     assert!(place.embedded("status").starts_with("running: PostgreSQL "));
     let url = place.embedded("url");
-    let psql = Command::new("psql")
+    let psql = Command::new(crate::harness::psql())
         .args([&url, "-Atc", "select 1"])
         .output()
         .unwrap();
@@ -376,7 +377,7 @@ fn the_callers_environment_is_none_of_the_servers() {
     for foreign in ["REWORK_DB", "rosebud", "PGPORT", "PGOPTIONS"] {
         assert!(!environment.contains(foreign), "{environment}");
     }
-    let psql = Command::new("psql")
+    let psql = Command::new(crate::harness::psql())
         .args([&place.embedded("url"), "-Atc", "select 1"])
         .env("PGPORT", "5433")
         .output()
@@ -443,7 +444,7 @@ fn the_keeper_is_the_program_that_runs_even_if_its_file_has_been_replaced() {
     let place = Place::new("replaced");
     // A copy that is gone before it starts the keeper.
     let copy = place.0.join("rework");
-    fs::copy(env!("CARGO_BIN_EXE_rework"), &copy).unwrap();
+    crate::harness::copy_binary(&copy);
     let child = Command::new(&copy)
         .args(["init-db", &format!("embedded:{}", place.0.display())])
         .env("REWORK_EMBEDDED_LINGER", "1")
@@ -511,8 +512,16 @@ fn a_server_that_was_started_stays_up_without_users() {
     let output = place.rework(&["embedded", "url", "--path", path]);
     assert!(output.stderr.is_empty(), "{output:?}");
     let server = place.server().unwrap();
-    // The keeper has looked, more than once.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    // The keeper has looked, more than once: it has been asleep before each look, and after it.
+    let keeper = fs::read_to_string(place.0.join("keeper.lock")).unwrap();
+    let slept = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", keeper.trim())).unwrap();
+        let mut lines = status.lines();
+        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse().unwrap()
+    };
+    let before = slept();
+    until("the keeper to look", slept, |now| *now >= before + 5);
     assert_eq!(place.server(), Some(server));
     assert_eq!(place.embedded("stop"), "stopped");
     assert_eq!(place.server(), None);

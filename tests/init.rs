@@ -56,13 +56,18 @@ fn an_order_to_the_whole_unit_counts_once() {
     let starter = ["sh", "-c", "sleep 7532 & exec \"$0\" \"$@\""];
     let arguments = [&MONITOR[..], &["--grace", "30s"]].concat();
     let mut monitor = rework.monitor_by(started_by(&rework, &starter, &arguments));
-    let input = r#"{"mode": "hang", "seconds": 2}"#;
-    let id = rework.schedule(&["misbehave", "--input", input]);
+    let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
     for process in rework::descendants::of(monitor.pid()) {
         kill(process, Signal::SIGTERM).unwrap();
     }
     monitor.signal(Signal::SIGTERM);
+    until(
+        "the monitor to hear of it",
+        || monitor.log(),
+        |log| log.contains("no more claims"),
+    );
+    rework.release();
     assert_eq!(monitor.wait(), Some(0));
     assert_eq!(rework.task(&id)["state"], "done", "{}", monitor.log());
 }

@@ -143,7 +143,7 @@ fn there_are_no_new_privileges_and_no_cores() {
 fn for_everybody(directory: &Path) -> std::path::PathBuf {
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.join("rework");
-    std::fs::copy(env!("CARGO_BIN_EXE_rework"), &copy).unwrap();
+    crate::harness::copy_binary(&copy);
     copy
 }
 

@@ -124,8 +124,8 @@ fn a_client_is_told_whether_a_task_is_new() {
 #[test]
 fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
     let rework = Rework::with_plugins(&[hello()]);
-    let mut open = OpenTransaction::begin(&rework, "select rework.schedule('noop', key => 'k')");
-    let pid = open.process(&rework);
+    let open = OpenTransaction::begin(&rework, "select rework.schedule('noop', key => 'k')");
+    let pid = open.process();
     let holder = format!("the transaction of the server's process {pid}");
     thread::scope(|scope| {
         let refusal = scope.spawn(|| rework.fails(1, &["schedule", "noop", "--key", "k"]));
@@ -144,7 +144,7 @@ fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
             assert!(refusal.contains(part), "{part}: {refusal}");
         }
     });
-    open.end(&rework);
+    open.end();
     rework.schedule(&["noop", "--key", "k"]);
     assert_eq!(
         rework.database.psql("select count(*) from rework.ready"),
@@ -196,13 +196,14 @@ fn a_table_that_is_locked_is_no_key_that_is_taken() {
 /// The same of whatever else waits for a lock.
 #[test]
 fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
-    let rework = Rework::with_plugins(&[hello()]);
-    let mut open = OpenTransaction::begin(&rework, "lock table rework.operation in exclusive mode");
-    let holder = format!("the server's process {}", open.process(&rework));
+    let rework = Rework::with_plugins(&[hello()])
+        .with_periods("lock_wait=3000,answer_patience=100,answer_again=100");
+    let open = OpenTransaction::begin(&rework, "lock table rework.operation in exclusive mode");
+    let holder = format!("the server's process {}", open.process());
     let refusal = rework.fails(1, &["pause", "--operation", "noop"]);
     assert!(refusal.contains(&holder), "{refusal}");
     assert!(refusal.contains("hint: "), "{refusal}");
-    open.end(&rework);
+    open.end();
     rework.ok(&["pause", "--operation", "noop"]);
 }
 

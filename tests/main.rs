@@ -32,6 +32,7 @@ mod mutate;
 mod numbers;
 mod operate;
 mod output;
+mod plugins;
 mod pool;
 mod prepare;
 mod prepared;

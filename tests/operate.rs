@@ -113,13 +113,13 @@ fn workers(rework: &Rework) -> Vec<Value> {
 fn a_worker_is_shut_down_after_its_task_or_killed_with_it() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
-    let input = json!({"mode": "hang", "seconds": 1.0}).to_string();
-    let id = rework.schedule(&["misbehave", "--input", &input]);
+    let id = rework.hang_until_released();
     let worker = rework.wait(&id, &["running"])["worker"].to_string();
     assert_eq!(
         rework.ok(&["shutdown-worker", &worker]),
         format!("worker {worker} will end after its task")
     );
+    rework.release();
     assert_eq!(
         rework.wait(&id, &["done", "aborted"])["state"],
         "done",

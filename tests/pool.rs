@@ -23,7 +23,7 @@ fn dead(rework: &Rework) -> Vec<Value> {
 
 #[test]
 fn it_grows_with_demand_and_shrinks_to_its_minimum_one_at_a_time() {
-    let rework = Rework::with_plugins(&[misbehaving()]);
+    let rework = Rework::with_plugins(&[misbehaving()]).with_periods("worker_linger=1000");
     let monitor = rework.monitor(&[
         "--domain",
         "misbehaving",
@@ -232,26 +232,13 @@ fn the_plugin_that_ends_a_worker_while_it_loads_is_named() {
 
 #[test]
 fn an_idle_monitor_costs_next_to_nothing() {
-    let rework = Rework::with_plugins(&[hello()]);
+    let rework = Rework::with_plugins(&[hello()]).with_periods("lease=1500");
     let monitor = rework.monitor(&["--minworkers", "2"]);
     let id = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&id, &["done"]);
     until("both workers", || alive(&rework), |count| *count == 2);
-    let processor_time = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", monitor.pid())).unwrap();
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .unwrap()
-            .1
-            .split_whitespace()
-            .collect();
-        // In ticks of ten milliseconds; see proc_pid_stat(5).
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
     // What its beginning costs is not meant.
-    std::thread::sleep(Duration::from_secs(1));
-    let before = processor_time();
-    std::thread::sleep(Duration::from_secs(2));
-    let ticks = processor_time() - before;
-    assert!(ticks <= 20, "{ticks} ticks in two seconds");
+    rework.until_renewed(2);
+    let used = monitor.processor_share(|| rework.until_renewed(3));
+    assert!(used < 0.1, "{used} of a processor");
 }

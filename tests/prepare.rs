@@ -5,7 +5,7 @@ use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use rework::{Client, model::rule::CatchUp};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs};
 
 fn prepared() -> Rework {
     Rework::with_plugins(&[misbehaving(), hello()])
@@ -302,6 +302,13 @@ fn a_paused_schedule_waits_and_does_not_make_up_for_it() {
         "all",
     ];
     let id = prepare(&rework, &every_second);
+    let other = [
+        "prepare",
+        "misbehave",
+        "--input",
+        r#"{"mode": "ok", "seconds": 1}"#,
+    ];
+    let witness = rework.ok(&[&other, &every_second[..]].concat());
     until(
         "a first run",
         || tasks_of(&rework, &id).len(),
@@ -313,10 +320,20 @@ fn a_paused_schedule_waits_and_does_not_make_up_for_it() {
             format!("paused: schedule {id} (`misbehave` misbehaving)")
         );
         let before = rework.json(&["list-scheduled"]);
-        assert_eq!(before[0]["paused"], true);
-        assert_eq!(before[0]["next_run"], Value::Null);
+        let mut before = before.as_array().unwrap().iter();
+        let before = before
+            .find(|row| row["id"] == json!(id.parse::<i64>().unwrap()))
+            .unwrap();
+        assert_eq!(before["paused"], true);
+        assert_eq!(before["next_run"], Value::Null);
+        // Another schedule of the same times goes on meanwhile.
+        let witnessed = tasks_of(&rework, &witness).len();
         let count = tasks_of(&rework, &id).len();
-        std::thread::sleep(Duration::from_millis(2500));
+        until(
+            "runs of the other schedule",
+            || tasks_of(&rework, &witness).len(),
+            |now| *now >= witnessed + 3,
+        );
         assert_eq!(tasks_of(&rework, &id).len(), count);
         match by {
             "resume" => assert_eq!(

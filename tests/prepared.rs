@@ -1,6 +1,6 @@
 //! Two-phase commits: what SQL offers works in a transaction that is prepared, always.
 
-use crate::harness::{hello, until};
+use crate::harness::{beside_cluster, hello, until};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -13,8 +13,8 @@ struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
-        let place = Self(PathBuf::from(format!(
-            "/tmp/rwp-{name}-{}",
+        let place = Self(beside_cluster(&format!(
+            "rwp-{name}-{}",
             std::process::id()
         )));
         fs::create_dir_all(&place.0).unwrap();
@@ -62,7 +62,7 @@ impl Place {
     /// Each of these statements by itself, in one session.
     fn psql(&self, statements: &str) -> String {
         let url = self.embedded("url");
-        let output = Command::new("psql")
+        let output = Command::new(crate::harness::psql())
             .args([
                 "--no-psqlrc",
                 "-qtA",

@@ -3,7 +3,7 @@
 
 use crate::{
     drop_in::current,
-    harness::{Rework, hello, hello_version, place, report, until},
+    harness::{OpenTransaction, Rework, hello, hello_version, place, report, until},
 };
 use minisign::KeyPair;
 use serde_json::Value;
@@ -136,13 +136,14 @@ fn what_cannot_be_published_is_not_registered_either() {
 /// However long an upload takes, it holds up nobody with another plugin.
 #[test]
 fn a_slow_upload_waits_alone() {
-    let rework = Rework::new();
+    let rework = Rework::new().with_periods("lock_wait=600000");
     rework.database.psql(
         "create function is_slow() returns trigger language plpgsql
-             as $$ begin perform pg_sleep(12); return new; end $$;
+             as $$ begin perform pg_advisory_xact_lock(7); return new; end $$;
          create trigger t before insert on rework.plugin_content_chunk
              for each row execute function is_slow()",
     );
+    let holder = OpenTransaction::begin(&rework, "select pg_advisory_xact_lock(7)");
     let mut slow = rework
         .command(&["register-operations", "--publish"])
         .arg(hello())
@@ -153,13 +154,14 @@ fn a_slow_upload_waits_alone() {
         || {
             rework.database.psql(
                 "select count(*) from pg_stat_activity
-                  where datname = current_database() and wait_event = 'PgSleep'",
+                  where datname = current_database() and wait_event = 'advisory'",
             )
         },
         |count| count == "1",
     );
     rework.ok(&["register-operations", report().to_str().unwrap()]);
     assert!(slow.try_wait().unwrap().is_none(), "it was not waited for");
+    holder.end();
     assert!(slow.wait().unwrap().success());
     assert_eq!(rework.ok(&["list-operations"]).lines().count(), 4);
 }

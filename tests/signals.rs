@@ -1,6 +1,6 @@
 //! Signals that others send, ignore, block or handle.
 
-use crate::harness::{Monitor, Rework, misbehaving, until};
+use crate::harness::{Monitor, Rework, misbehaving, side_by_side, until};
 use nix::sys::signal::{Signal, kill};
 use std::process::Command;
 
@@ -41,15 +41,20 @@ fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
     breaks_pipes(&rework);
 }
 
-/// A task that takes two seconds is done, though every process gets this signal meanwhile.
+/// A task is done, though every process gets this signal while it runs.
 fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, how: &str) {
-    let input = r#"{"mode": "hang", "seconds": 2}"#;
-    let id = rework.schedule(&["misbehave", "--input", input]);
+    let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
     for process in rework::descendants::of(monitor.pid()) {
         kill(process, signal).unwrap();
     }
     monitor.signal(signal);
+    until(
+        "the monitor to hear of it",
+        || monitor.log(),
+        |log| log.contains("no more claims"),
+    );
+    rework.release();
     assert_eq!(monitor.wait(), Some(0), "{how} {signal}");
     let task = rework.task(&id);
     assert_eq!(task["state"], "done", "{how} {signal}: {task:#}");
@@ -58,23 +63,25 @@ fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, ho
 /// As a service manager does that ends a unit.
 #[test]
 fn a_signal_to_every_process_leaves_the_end_to_the_monitor() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    side_by_side(signals, |signal| {
         let rework = Rework::with_plugins(&[misbehaving()]);
         let monitor = rework.monitor(&["--domain", "misbehaving", "--grace", "30s"]);
         ends_by_its_monitor(&rework, monitor, signal, "by itself");
-    }
+    });
 }
 
 /// Libraries that set up signals for a program of their own do so.
 #[test]
 fn a_plugin_that_sets_signals_while_it_is_loaded_does_not_change_that() {
-    for how in ["reset signals", "end on signals"] {
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            let rework = Rework::with_plugins(&[misbehaving()]);
-            let monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
-            ends_by_its_monitor(&rework, monitor, signal, how);
-        }
-    }
+    let hows = ["reset signals", "end on signals"];
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    let cases = hows.map(|how| signals.map(|signal| (how, signal)));
+    side_by_side(cases.into_iter().flatten(), |(how, signal)| {
+        let rework = Rework::with_plugins(&[misbehaving()]);
+        let monitor = rework.monitor_that_misbehaves_on_load(how, &["--grace", "30s"]);
+        ends_by_its_monitor(&rework, monitor, signal, how);
+    });
 }
 
 #[test]

@@ -83,11 +83,7 @@ impl Stranger {
         }
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(
-            env!("CARGO_BIN_EXE_rework"),
-            directory.path().join("rework"),
-        )
-        .unwrap();
+        crate::harness::copy_binary(&directory.path().join("rework"));
         let plugin = directory.path().join("plugin.so");
         fs::copy(hello(), &plugin).unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();

@@ -243,7 +243,7 @@ fn feed(database: &Database) -> Child {
             exit when exists (select from load_ends);
             perform pg_sleep(0.004);
         end loop; end $$";
-    Command::new("psql")
+    Command::new(crate::harness::psql())
         .args([
             "--no-psqlrc",
             "--quiet",

@@ -1,7 +1,7 @@
 //! Writes that the database refuses, for whatever reason: the monitor says so, keeps what it has to say,
 //! ends when it is told to, and loses nothing.
 
-use crate::harness::{Monitor, Rework, hello, misbehaving, report, until, until_within};
+use crate::harness::{Monitor, Rework, hello, misbehaving, report, side_by_side, until};
 use nix::sys::{signal::Signal, stat::Mode};
 use std::{
     fs,
@@ -135,8 +135,8 @@ fn wait_for_refusal(rework: &Rework, monitor: &Monitor, words: &str) {
 
 #[test]
 fn what_is_refused_is_said_kept_and_reported_when_it_is_taken_again() {
-    for (refuse, restore, words) in REFUSALS {
-        let rework = Rework::with_plugins(&[hello()]);
+    side_by_side(REFUSALS, |(refuse, restore, words)| {
+        let rework = Rework::with_plugins(&[hello()]).with_periods(IMPATIENT);
         let monitor = rework.monitor(&[]);
         let first = rework.schedule(&["my_first_task", "--input", "1"]);
         rework.wait(&first, &["done"]);
@@ -164,13 +164,13 @@ fn what_is_refused_is_said_kept_and_reported_when_it_is_taken_again() {
             |code| *code == 0,
         );
         assert_eq!(monitor.interrupt(), Some(0));
-    }
+    });
 }
 
 /// A role of its own, so that rights can be taken from it.
 #[test]
 fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
-    let rework = Rework::with_plugins(&[hello()]);
+    let rework = Rework::with_plugins(&[hello()]).with_periods(IMPATIENT);
     let role = format!(
         "clerk_{}",
         rework.database.psql("select current_database()")
@@ -218,6 +218,9 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
         .psql(&format!("drop owned by {role}; drop role {role}"));
 }
 
+/// What is refused is tried again soon, and a refusal is over soon.
+const IMPATIENT: &str = "refused_again=200,refused_over=1200";
+
 /// Refuses the output "badbad", and counts how often.
 const REFUSE_ONE: &str = "create sequence public.tries;
      create function refuse() returns trigger language plpgsql as $$
@@ -226,8 +229,7 @@ const REFUSE_ONE: &str = "create sequence public.tries;
        when (new.output = '\"badbad\"') execute function refuse()";
 
 fn until_tried(rework: &Rework, times: i32) {
-    until_within(
-        Duration::from_secs(60),
+    until(
         "it to be tried again and again",
         || rework.database.psql("select last_value from public.tries"),
         |tries| tries.parse::<i32>().unwrap() >= times,
@@ -237,7 +239,7 @@ fn until_tried(rework: &Rework, times: i32) {
 /// What a trigger refuses of one task holds up no other.
 #[test]
 fn one_result_that_is_refused_holds_up_no_other() {
-    let rework = Rework::with_plugins(&[hello()]);
+    let rework = Rework::with_plugins(&[hello()]).with_periods(IMPATIENT);
     rework.database.psql(REFUSE_ONE);
     let monitor = rework.monitor(&[]);
     let bad = rework.schedule(&["my_first_task", "--input", "\"bad\""]);
@@ -259,7 +261,7 @@ fn one_result_that_is_refused_holds_up_no_other() {
 /// One result of a dead monitor that is refused keeps back none of the others, nor its burial.
 #[test]
 fn one_result_that_is_refused_does_not_keep_a_dead_monitor_alive() {
-    let rework = Rework::with_plugins(&[hello(), misbehaving()]);
+    let rework = Rework::with_plugins(&[hello(), misbehaving()]).with_periods(IMPATIENT);
     rework.database.psql(REFUSE_ONE);
     let monitor = rework.monitor(&["--all-domains"]);
     let bad = rework.schedule(&["my_first_task", "--input", "\"bad\""]);
@@ -279,7 +281,7 @@ fn one_result_that_is_refused_does_not_keep_a_dead_monitor_alive() {
 /// Files that are refused are tried again, and others are fetched and stored meanwhile.
 #[test]
 fn files_that_are_refused_hold_up_no_others() {
-    let rework = Rework::with_plugins(&[hello(), report()]);
+    let rework = Rework::with_plugins(&[hello(), report()]).with_periods(IMPATIENT);
     rework.database.psql(REFUSE_FILES);
     let monitor = rework.monitor(&["--all-domains"]);
     let refused: Vec<String> = (0..3)
@@ -319,7 +321,7 @@ const REFUSE_FILES: &str = "create function refuse() returns trigger language pl
 #[test]
 fn a_monitor_that_is_told_to_end_leaves_what_is_refused_to_the_next_one() {
     let (refuse, restore, words) = REFUSALS[0];
-    let rework = Rework::with_plugins(&[hello(), report()]);
+    let rework = Rework::with_plugins(&[hello(), report()]).with_periods(IMPATIENT);
     let mut monitor = rework.monitor(&["--all-domains"]);
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);
@@ -407,7 +409,7 @@ fn a_disk_that_does_not_answer_holds_up_no_task() {
 #[test]
 fn a_monitor_that_is_killed_while_it_is_refused_has_kept_its_results() {
     let (refuse, restore, words) = REFUSALS[0];
-    let rework = Rework::with_plugins(&[hello()]);
+    let rework = Rework::with_plugins(&[hello()]).with_periods(IMPATIENT);
     let mut monitor = rework.monitor(&[]);
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);

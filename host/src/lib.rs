@@ -12,6 +12,7 @@
 //! | [`client`] | register, schedule, inspect, wait, abort |
 //! | [`monitor`] | claims tasks, runs workers, reports |
 //! | [`worker`] | loads plugins, runs one task at a time |
+//! | [`periods`] | fixed periods, which tests shorten |
 //! | [`postgres`] | an embedded cluster |
 //! | [`cli`] | the command line |
 //! | [`testing`] | a whole installation for the length of a test |
@@ -25,6 +26,7 @@ pub mod descriptors;
 pub mod here;
 pub mod model;
 pub mod monitor;
+pub mod periods;
 pub mod plugin;
 pub mod postgres;
 pub mod program;

@@ -1,7 +1,7 @@
 //! What a process of this program is: the command line, or one of the kinds of child that the
 //! command line starts of itself.
 
-use crate::{cli, descriptors, monitor, plugin, postgres, signals, worker};
+use crate::{cli, descriptors, monitor, periods::Periods, plugin, postgres, signals, worker};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 /// The names under which monitors and registrations start their children: `argv[0]`.
@@ -11,6 +11,10 @@ pub const CHILDREN: [&str; 3] = [monitor::WORKER, monitor::EXAMINER, plugin::PRO
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     postgres::allow_keeper();
     signals::begin_afresh();
+    if let Err(error) = Periods::take_from_environment() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
     let hidden = (
         arguments.get(1).and_then(|word| word.to_str()),
         arguments.get(2),

@@ -1,5 +1,6 @@
 //! One embedded cluster for all tests, and a database of its own for each.
 
+use super::sessions::{Held, Sessions};
 use rework::postgres::{Cluster, Lease};
 use std::{
     path::{Path, PathBuf},
@@ -17,6 +18,11 @@ pub(crate) fn cluster_directory() -> PathBuf {
         || PathBuf::from(format!("/tmp/rework-tests-{}", nix::unistd::geteuid())),
         PathBuf::from,
     )
+}
+
+/// A path for another cluster: as short, and in memory where the cluster of the tests is.
+pub(crate) fn beside_cluster(name: &str) -> PathBuf {
+    cluster_directory().with_file_name(name)
 }
 
 /// Whoever is a member of this role may log in without further ado.
@@ -38,24 +44,40 @@ fn cluster() -> &'static Cluster {
             .expect("PostgreSQL is installed: see `make setup`");
         // Its databases live for seconds: they need not survive a crash of the machine, nor keep
         // gigabytes of log.
-        for setting in ["fsync = off", "max_wal_size = '256MB'"] {
-            run_psql(&cluster.url(), &format!("alter system set {setting}"))
-                .expect("the cluster is ours");
+        for setting in [
+            "fsync = off",
+            "full_page_writes = off",
+            "max_wal_size = '256MB'",
+        ] {
+            ask_server(&cluster, &format!("alter system set {setting}"));
         }
         let roles = format!(
             "do $$ begin create role {ROLES}; exception when duplicate_object then null; end $$"
         );
-        run_psql(&cluster.url(), &roles).expect("the cluster is ours");
+        ask_server(&cluster, &roles);
         let rules = cluster_directory().join("data/pg_hba.conf");
         let first = format!("local all +{ROLES} trust\n");
         let known = std::fs::read_to_string(&rules).expect("a cluster has rules");
         if !known.starts_with(&first) {
             std::fs::write(&rules, first + &known).expect("the cluster is ours");
         }
-        run_psql(&cluster.url(), "select pg_reload_conf()").expect("the cluster is ours");
+        ask_server(&cluster, "select pg_reload_conf()");
         (cluster, lease)
     });
     cluster
+}
+
+/// Asks the server about itself and its databases, in the database `postgres`.
+fn ask_server(cluster: &Cluster, statement: &str) -> String {
+    let answer = try_server(cluster, statement);
+    answer.unwrap_or_else(|error| panic!("{statement}: {error}"))
+}
+
+fn try_server(cluster: &Cluster, statement: &str) -> Result<String, String> {
+    static SESSIONS: OnceLock<Sessions> = OnceLock::new();
+    SESSIONS
+        .get_or_init(|| Sessions::to(cluster.url()))
+        .ask(statement)
 }
 
 /// The database that every test with the schema copies: copying takes a few milliseconds, running the
@@ -77,18 +99,16 @@ fn template() -> &'static str {
 
 /// Drops the databases of test processes that have ended without doing so.
 fn drop_abandoned() {
-    let url = cluster().url();
-    let names = run_psql(
-        &url,
+    let names = ask_server(
+        cluster(),
         r"select datname from pg_database where datname ~ '^(test|template)_[0-9]+_[0-9]+$'",
     );
-    for name in names.expect("the cluster is ours").lines() {
+    for name in names.lines() {
         let pid = name.split('_').nth(1).expect("the pattern has three parts");
-        if !std::path::Path::new("/proc").join(pid).exists() {
-            let _ = run_psql(
-                &url,
-                &format!("drop database if exists {name} with (force)"),
-            );
+        if !Path::new("/proc").join(pid).exists() {
+            // Another run of the tests may be doing the same.
+            let drop = format!("drop database if exists {name} with (force)");
+            let _ = try_server(cluster(), &drop);
         }
     }
 }
@@ -97,6 +117,7 @@ fn drop_abandoned() {
 #[derive(Debug)]
 pub(crate) struct Database {
     name: String,
+    sessions: Sessions,
 }
 
 impl Database {
@@ -110,20 +131,30 @@ impl Database {
         Self::create("test", template())
     }
 
+    /// A new one with the schema, which others are to be copies of.
+    pub(super) fn to_copy() -> Self {
+        Self::create("template", template())
+    }
+
+    /// A new one, as this one is now; nobody may be connected to this one.
+    pub(super) fn copy(&self) -> Self {
+        Self::create("test", &self.name)
+    }
+
     /// A new one, `<kind>_<pid of this process>_<number>`, as a copy of another.
     fn create(kind: &str, template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{kind}_{}_{number}", std::process::id());
-        let create = format!("create database {name} template {template}");
-        run_psql(&cluster().url(), &create).expect("there is room");
-        Self { name }
+        let create = format!("create database {name} template {template} {}", as_files());
+        ask_server(cluster(), &create);
+        let sessions = Sessions::to(url_of(&name));
+        Self { name, sessions }
     }
 
     /// How clients find it.
     pub(crate) fn url(&self) -> String {
-        let url = cluster().url();
-        format!("{}/{}", url.trim_end_matches("/postgres"), self.name)
+        url_of(&self.name)
     }
 
     /// The Unix socket of its server.
@@ -142,9 +173,15 @@ impl Database {
         format!("postgres://postgres@127.0.0.1:{port}/{}", self.name)
     }
 
-    /// What psql prints for a statement, unadorned; panics if it fails.
+    /// What psql prints for a statement, unadorned, though it is run without a psql; panics if it fails.
     pub(crate) fn psql(&self, statement: &str) -> String {
-        run_psql(&self.url(), statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
+        let answer = self.sessions.ask(statement);
+        answer.unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+
+    /// A session that goes on until it is dropped.
+    pub(super) fn session(&self) -> Held {
+        self.sessions.hold()
     }
 
     /// What psql says of a statement that has to fail.
@@ -157,13 +194,33 @@ impl Drop for Database {
     fn drop(&mut self) {
         // A test that failed may have left somebody connected.
         let drop = format!("drop database {} with (force)", self.name);
-        let _ = run_psql(&cluster().url(), &drop);
+        let _ = try_server(cluster(), &drop);
     }
+}
+
+/// Has a database copied as files: that takes half the time of writing each page to the log first.
+/// PostgreSQL 14 knows no other way, and no word for it.
+fn as_files() -> &'static str {
+    static STRATEGY: OnceLock<&str> = OnceLock::new();
+    STRATEGY.get_or_init(|| {
+        let version = ask_server(cluster(), "show server_version_num");
+        let version: u32 = version.parse().expect("a number");
+        if version >= 150_000 {
+            "strategy file_copy"
+        } else {
+            ""
+        }
+    })
+}
+
+fn url_of(database: &str) -> String {
+    let url = cluster().url();
+    format!("{}/{database}", url.trim_end_matches("/postgres"))
 }
 
 /// Debian's `psql` is a script that looks for the program for a tenth of a second of processor time, and
 /// tests look very often: the program itself, where it can be found.
-fn psql() -> &'static Path {
+pub(crate) fn psql() -> &'static Path {
     static PSQL: OnceLock<PathBuf> = OnceLock::new();
     PSQL.get_or_init(|| {
         let versions = std::fs::read_dir("/usr/lib/postgresql");

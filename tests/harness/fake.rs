@@ -108,15 +108,7 @@ fn text(path: &Path) -> &str {
 pub(crate) fn patched(original: &Path, copy: &Path, from: &[u8], to: &[u8]) {
     assert_eq!(from.len(), to.len());
     let mut content = fs::read(original).expect("the original");
-    let places: Vec<usize> = content
-        .windows(from.len())
-        .enumerate()
-        .filter(|(_, window)| *window == from)
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!places.is_empty(), "there is something to replace");
-    for at in places {
-        content[at..at + to.len()].copy_from_slice(to);
-    }
+    let found = super::versions::replace_all(&mut content, from, to);
+    assert!(found > 0, "there is something to replace");
     fs::write(copy, content).expect("a copy");
 }

@@ -3,6 +3,7 @@
 //! each uses more than half of the static TLS that a process has for libraries loaded later.
 
 use super::{
+    built,
     fake::compile,
     plugins::{cargo, root, target},
 };
@@ -17,7 +18,8 @@ use std::{
 /// `room_two`) how much static TLS that has, `quarter_one` (or `quarter_two`) answers a quarter of the smallest normal number.
 pub(crate) fn linked() -> [PathBuf; 2] {
     static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    let outputs = ["liblinked_one.so", "liblinked_two.so"].map(|name| target().join(name));
+    let build = || {
         let workspace = target().parent().expect("target").join("linked");
         for (word, number) in [("one", 1), ("two", 2)] {
             write_package(&workspace, word, number);
@@ -37,8 +39,9 @@ pub(crate) fn linked() -> [PathBuf; 2] {
             arguments.push("--release");
         }
         cargo(&arguments, &workspace);
-    });
-    ["liblinked_one.so", "liblinked_two.so"].map(|name| target().join(name))
+    };
+    BUILT.get_or_init(|| built::once("linked", &outputs, build));
+    outputs
 }
 
 fn write_package(workspace: &Path, word: &str, number: u32) {

@@ -1,5 +1,6 @@
 //! The example plugins as real `.so` files, each built once per run of the tests.
 
+use super::built;
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -37,14 +38,27 @@ pub(super) fn cargo(arguments: &[&str], directory: &Path) {
     );
 }
 
+/// Copies the binary. Another process does: while this one has the copy open for writing, a thread that
+/// starts a program hands the descriptor on, and a file that somebody may write cannot be run (`ETXTBSY`).
+pub(crate) fn copy_binary(to: &Path) {
+    let status = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_rework").as_ref(), to])
+        .status();
+    assert!(status.expect("cp runs").success());
+}
+
 fn workspace_plugin(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let mut arguments = vec!["build", "-p", "hello", "-p", "report", "-p", "misbehaving"];
-        if target().ends_with("release") {
-            arguments.push("--release");
-        }
-        cargo(&arguments, root());
+        let all = ["hello", "report", "misbehaving"];
+        let outputs = all.map(|name| target().join(format!("lib{name}.so")));
+        built::once("examples", &outputs, || {
+            let mut arguments = vec!["build", "-p", "hello", "-p", "report", "-p", "misbehaving"];
+            if target().ends_with("release") {
+                arguments.push("--release");
+            }
+            cargo(&arguments, root());
+        });
     });
     target().join(format!("lib{name}.so"))
 }
@@ -71,19 +85,15 @@ pub(crate) fn misbehaving_aborts() -> PathBuf {
         let target = target().parent().expect("target").join("abort");
         let target_dir = target.to_str().expect("a path in UTF-8");
         let panic = r#"profile.dev.panic="abort""#;
-        cargo(
-            &[
-                "build",
-                "-p",
-                "misbehaving",
-                "--config",
-                panic,
-                "--target-dir",
-                target_dir,
-            ],
-            root(),
-        );
-        target.join("debug/libmisbehaving.so")
+        let output = target.join("debug/libmisbehaving.so");
+        built::once("misbehaving_aborts", std::slice::from_ref(&output), || {
+            let package = ["build", "-p", "misbehaving", "--config", panic];
+            cargo(
+                &[&package[..], &["--target-dir", target_dir]].concat(),
+                root(),
+            );
+        });
+        output
     });
     built.clone()
 }
@@ -95,11 +105,31 @@ pub(crate) fn standalone() -> PathBuf {
         let target = target().parent().expect("target").join("standalone");
         let directory = root().join("example-plugins/standalone");
         let target_dir = target.to_str().expect("a path in UTF-8");
-        cargo(
-            &["build", "--release", "--locked", "--target-dir", target_dir],
-            &directory,
-        );
-        target.join("release/libstandalone.so")
+        let output = target.join("release/libstandalone.so");
+        built::once("standalone", std::slice::from_ref(&output), || {
+            cargo(
+                &["build", "--release", "--locked", "--target-dir", target_dir],
+                &directory,
+            );
+        });
+        output
+    });
+    built.clone()
+}
+
+/// The quick start, to be linked with other things.
+pub(super) fn hello_archive() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let output = target().join("libhello.a");
+        built::once("hello_archive", std::slice::from_ref(&output), || {
+            let mut arguments = vec!["rustc", "-p", "hello", "--lib", "--crate-type", "staticlib"];
+            if target().ends_with("release") {
+                arguments.push("--release");
+            }
+            cargo(&arguments, root());
+        });
+        output
     });
     built.clone()
 }
@@ -107,19 +137,11 @@ pub(crate) fn standalone() -> PathBuf {
 /// The quick start as a plugin that is linked with what a test brings: C code, and arguments of the
 /// linker.
 pub(crate) fn hello_with(so: &Path, source: &str, arguments: &[String]) {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let archive = BUILT.get_or_init(|| {
-        let mut arguments = vec!["rustc", "-p", "hello", "--lib", "--crate-type", "staticlib"];
-        if target().ends_with("release") {
-            arguments.push("--release");
-        }
-        cargo(&arguments, root());
-        target().join("libhello.a")
-    });
+    let archive = hello_archive();
     let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let c = so.with_extension("c");
     std::fs::write(&c, source).expect("a file");
-    let (so, c, archive) = (text(so), text(&c), text(archive));
+    let (so, c, archive) = (text(so), text(&c), text(&archive));
     let own = [
         "-shared",
         "-fPIC",

@@ -28,6 +28,7 @@ struct State {
     silent_below: AtomicUsize,
     accepted: AtomicUsize,
     turns_away: AtomicBool,
+    turned_away: AtomicUsize,
     open: Mutex<Vec<(TcpStream, UnixStream)>>,
 }
 
@@ -51,6 +52,7 @@ impl Proxy {
             silent_below: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             turns_away: AtomicBool::new(false),
+            turned_away: AtomicUsize::new(0),
             open: Mutex::new(Vec::new()),
         });
         let accepting = Arc::clone(&state);
@@ -87,6 +89,11 @@ impl Proxy {
         self.state.turns_away.store(false, Ordering::SeqCst);
     }
 
+    /// How many connections have been turned away.
+    pub(crate) fn turned_away(&self) -> usize {
+        self.state.turned_away.load(Ordering::SeqCst)
+    }
+
     /// How many connections there have been.
     pub(crate) fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
@@ -96,6 +103,7 @@ impl Proxy {
 impl State {
     fn serve(self: &Arc<Self>, client: TcpStream) {
         if self.turns_away.load(Ordering::SeqCst) {
+            self.turned_away.fetch_add(1, Ordering::SeqCst);
             return;
         }
         let Ok(server) = UnixStream::connect(&self.socket) else {

@@ -1,6 +1,6 @@
 //! Running the binary: one command at a time, or a monitor for the length of a scope.
 
-use super::{Database, until};
+use super::{Database, registered, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -10,6 +10,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 /// A fresh installation: a database with the schema, a state directory, a host name.
@@ -17,6 +18,8 @@ use std::{
 pub(crate) struct Rework {
     pub(crate) database: Database,
     state: tempfile::TempDir,
+    /// `REWORK_TEST_PERIODS` of its commands and monitors.
+    periods: &'static str,
 }
 
 /// What a command printed, and how it ended.
@@ -38,23 +41,24 @@ impl Rework {
         Self::over(Database::empty())
     }
 
-    fn over(database: Database) -> Self {
+    pub(super) fn over(database: Database) -> Self {
         Self {
             database,
             state: tempfile::tempdir().expect("a directory"),
+            periods: "",
         }
     }
 
-    /// With the schema and these plugins registered.
+    /// With periods of its own from now on, as `lease=1500`: names and milliseconds of `rework::periods`.
+    /// The others keep their defaults.
+    pub(crate) fn with_periods(mut self, periods: &'static str) -> Self {
+        self.periods = periods;
+        self
+    }
+
+    /// With the schema and these plugins registered: a copy of an installation in which they have been.
     pub(crate) fn with_plugins(plugins: &[PathBuf]) -> Self {
-        let rework = Self::new();
-        for plugin in plugins {
-            rework.ok(&[
-                "register-operations",
-                plugin.to_str().expect("a path in UTF-8"),
-            ]);
-        }
-        rework
+        registered::installation(plugins)
     }
 
     /// A directory for what a test needs.
@@ -70,6 +74,7 @@ impl Rework {
             .env("REWORK_DB", self.database.url())
             .env("REWORK_HOST", "testhost")
             .env("REWORK_STATE_DIR", self.state.path())
+            .env("REWORK_TEST_PERIODS", self.periods)
             .env_remove("RUST_LOG")
             .current_dir(self.state.path())
             .stdin(Stdio::null());
@@ -152,14 +157,48 @@ impl Rework {
         self.json(&["show-task", id])
     }
 
-    /// Waits until a task is in one of these states; everything known about it then.
+    /// Queues a task that runs until [`Self::release`] is called.
+    pub(crate) fn hang_until_released(&self) -> String {
+        let until = self.released();
+        self.schedule(&[
+            "misbehave",
+            "--input",
+            &serde_json::json!({ "mode": "hang", "until": until }).to_string(),
+        ])
+    }
+
+    /// Lets what [`Self::hang_until_released`] has queued, and will queue, return.
+    pub(crate) fn release(&self) {
+        std::fs::write(self.released(), "").expect("a file");
+    }
+
+    fn released(&self) -> PathBuf {
+        self.state.path().join("released")
+    }
+
+    /// Waits until a task has been seen in one of these states; everything known about it right after.
     pub(crate) fn wait(&self, id: &str, states: &[&str]) -> Value {
-        let is_there = |task: &Value| states.iter().any(|state| task["state"] == *state);
+        let look = format!(
+            "select concat_ws(': ', state, cause, error) from rework.task_view where id = {id}"
+        );
         until(
             &format!("task {id} to be {states:?}"),
-            || self.task(id),
-            is_there,
-        )
+            || self.database.psql(&look),
+            |seen| {
+                let state = seen.split(':').next().unwrap_or_default();
+                states.contains(&state)
+            },
+        );
+        self.task(id)
+    }
+
+    /// Waits until the only monitor has renewed its lease so many times more.
+    pub(crate) fn until_renewed(&self, times: usize) {
+        let renewed = || self.database.psql("select last_seen from rework.monitor");
+        for _ in 0..times {
+            let last = renewed();
+            until("the lease to be renewed", renewed, |now| *now != last);
+        }
     }
 
     /// Waits until a task has ended, however; everything known about it then.
@@ -244,6 +283,25 @@ impl Monitor {
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The processor time that it uses meanwhile, as a part of the time that passes: a busy machine gives
+    /// it less of that, never more.
+    pub(crate) fn processor_share(&self, meanwhile: impl FnOnce()) -> f64 {
+        let (before, begin) = (self.processor_seconds(), Instant::now());
+        meanwhile();
+        (self.processor_seconds() - before) / begin.elapsed().as_secs_f64()
+    }
+
+    fn processor_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.expect("the monitor lives");
+        let (_, fields) = stat.rsplit_once(')').expect("its name is in brackets");
+        // In user mode and in the kernel, in ticks of ten milliseconds; see proc_pid_stat(5).
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks
+            .map(|ticks| ticks.parse::<f64>().expect("a number") / 100.0)
+            .sum()
     }
 
     /// Sends it a signal.

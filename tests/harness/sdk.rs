@@ -1,7 +1,10 @@
 //! Plugins built with an SDK of another plugin ABI: copies of ours, changed as they were or will be.
 //! Each is a workspace of its own below `target/`, which shares what it depends on with ours.
 
-use super::plugins::{cargo, root, target};
+use super::{
+    built,
+    plugins::{cargo, root, target},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -171,23 +174,28 @@ fn must_whisper(task: &mut Task) -> Result<u32> {
 /// A plugin as of plugin ABI 1.0.
 pub(crate) fn as_of_1_0() -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| build("as_of_1_0", AS_OF_1_0, &[("earlier", PLAIN.to_owned())]));
-    target().join("libearlier.so")
+    let plugin = target().join("libearlier.so");
+    BUILT.get_or_init(|| {
+        built::once("as_of_1_0", std::slice::from_ref(&plugin), || {
+            build("as_of_1_0", AS_OF_1_0, &[("earlier", PLAIN.to_owned())]);
+        });
+    });
+    plugin
 }
 
 /// Plugins as of plugin ABI 1.2: one that runs on every host, and one that says that it does not.
 pub(crate) fn as_of_1_2() -> (PathBuf, PathBuf) {
     static BUILT: OnceLock<()> = OnceLock::new();
+    let outputs = ["liblater.so", "libdemanding.so"].map(|name| target().join(name));
     BUILT.get_or_init(|| {
-        let curious = format!("{PLAIN}{CURIOUS}");
-        let demanding = format!("{curious}{DEMANDING}");
-        let plugins = [("later", curious), ("demanding", demanding)];
-        build("as_of_1_2", AS_OF_1_2, &plugins);
+        built::once("as_of_1_2", &outputs, || {
+            let curious = format!("{PLAIN}{CURIOUS}");
+            let demanding = format!("{curious}{DEMANDING}");
+            let plugins = [("later", curious), ("demanding", demanding)];
+            build("as_of_1_2", AS_OF_1_2, &plugins);
+        });
     });
-    (
-        target().join("liblater.so"),
-        target().join("libdemanding.so"),
-    )
+    outputs.into()
 }
 
 fn build(name: &str, patches: &[Patch], plugins: &[(&str, String)]) {

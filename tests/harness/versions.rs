@@ -11,14 +11,7 @@ pub(crate) fn with_texts(plugin: &Path, replacements: &[(&str, &str)]) -> Vec<u8
     let mut bytes = fs::read(plugin).expect("the plugin is built");
     for (from, to) in replacements {
         assert_eq!(from.len(), to.len(), "{from} and {to} differ in length");
-        let mut found = 0;
-        let mut at = 0;
-        while let Some(offset) = find(&bytes[at..], from.as_bytes()) {
-            let place = at + offset;
-            bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
-            at = place + to.len();
-            found += 1;
-        }
+        let found = replace_all(&mut bytes, from.as_bytes(), to.as_bytes());
         assert!(
             found > 0 || from == to,
             "{} does not contain {from}",
@@ -28,17 +21,13 @@ pub(crate) fn with_texts(plugin: &Path, replacements: &[(&str, &str)]) -> Vec<u8
     bytes
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    let first = wanted[0];
-    let mut at = 0;
-    while let Some(offset) = bytes[at..].iter().position(|byte| *byte == first) {
-        at += offset;
-        if bytes[at..].starts_with(wanted) {
-            return Some(at);
-        }
-        at += 1;
+/// Replaces bytes, wherever they stand, by as many others; how often.
+pub(super) fn replace_all(bytes: &mut [u8], from: &[u8], to: &[u8]) -> usize {
+    let places: Vec<usize> = memchr::memmem::find_iter(bytes, from).collect();
+    for place in &places {
+        bytes[*place..place + to.len()].copy_from_slice(to);
     }
-    None
+    places.len()
 }
 
 /// A version of `hello`: its crate calls itself `1.2.0` if it is number 12, and its `my_first_task`

@@ -15,6 +15,7 @@ mod resources;
 
 use rework_plugin::prelude::*;
 use std::{
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +38,9 @@ struct Order {
     mode: String,
     #[input(default = 3600)]
     seconds: f64,
+    /// Who hangs does so until somebody makes this file.
+    #[input(default = "")]
+    until: String,
 }
 
 /// Does what no operation should.
@@ -50,7 +54,8 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "panic" => panic!("as you wish"),
         "panic in a thread" => panic_in_a_thread(),
         "double panic" => double_panic(),
-        "hang" => thread::sleep(patience),
+        "hang" if order.until.is_empty() => thread::sleep(patience),
+        "hang" => hang_until(Path::new(&order.until), patience),
         "busy loop" => busy_loop(patience),
         "segfault" => crashes::segfault(),
         "segfault in a thread" => in_a_thread(crashes::segfault),
@@ -111,6 +116,13 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         other => Err(format!("no such mode: {other}"))?,
     }
     Ok(json!(order.mode))
+}
+
+fn hang_until(file: &Path, patience: Duration) {
+    let begin = Instant::now();
+    while !file.exists() && begin.elapsed() < patience {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The same, but dead after a second.

@@ -10,16 +10,15 @@ use crate::{
         ScheduleId,
         rule::{CatchUp, Rule},
     },
+    periods::Periods,
     store::{DatabaseClock, SchedulePlan, SchedulePlans, ScheduledFire, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-/// Notifications tell of changes at once; this makes it right.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// A run that is this late counts as missed.
 const LATE: TimeDelta = TimeDelta::seconds(15);
 /// So many runs are queued at a time, so that the other work of the monitor goes on.
@@ -251,7 +250,7 @@ impl Cron {
             host,
             domains,
             plan: Plan::new(now),
-            reload: Poll::every(RELOAD_EVERY, now),
+            reload: Poll::every(Periods::current().schedules_reload, now),
         }
     }
 
@@ -336,6 +335,7 @@ impl Cron {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn at(text: &str) -> DateTime<Utc> {
         format!("2026-05-01T{text}Z").parse().unwrap()

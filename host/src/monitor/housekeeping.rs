@@ -4,6 +4,7 @@
 use super::{database::Database, poll::Poll};
 use crate::{
     model::WorkerId,
+    periods::Periods,
     store::{Store, StoreError},
 };
 use std::{
@@ -15,8 +16,6 @@ use std::{
 const VACUUM_SOON: Duration = Duration::from_secs(1);
 /// and then this often, or as often as rows may grow old.
 const VACUUM_EVERY: Duration = Duration::from_secs(600);
-/// Delayed tasks are looked through at least this often.
-const PROMOTE_EVERY: Duration = Duration::from_secs(1);
 /// What is due already and was not promoted is in the hands of another monitor: not again at once.
 const PROMOTE_AGAIN: Duration = Duration::from_millis(20);
 /// With fewer numbers for workers in reserve than this, more are asked for,
@@ -161,7 +160,7 @@ impl Housekeeping {
                 pause_after(count, next),
                 (count > 0).then_some(News::TasksReady),
             ),
-            Err(error) => (PROMOTE_EVERY, Some(News::DatabaseFailed(error))),
+            Err(error) => (Periods::current().queue_look, Some(News::DatabaseFailed(error))),
         };
         self.promotion.want(now + pause);
         news
@@ -197,7 +196,8 @@ fn pause_after(count: i64, next: Option<Duration>) -> Duration {
     } else {
         PROMOTE_AGAIN
     };
-    next.map_or(PROMOTE_EVERY, |next| next.clamp(least, PROMOTE_EVERY))
+    let longest = Periods::current().queue_look;
+    next.map_or(longest, |next| next.clamp(least, longest))
 }
 
 async fn promote(store: Store) -> Result<(i64, Option<Duration>), StoreError> {

@@ -9,17 +9,21 @@ use super::{
 };
 use crate::{
     model::{MonitorId, TaskId, Token},
+    periods::Periods,
     store::{Store, StoreError},
 };
 use std::time::{Duration, Instant};
 
-/// How long a monitor may be silent before others take its tasks.
-const LEASE: Duration = Duration::from_secs(15);
-/// Workers believe that the lease ends this much earlier: they stop before others begin.
-const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// What this monitor holds is compared with what the database believes this often. A claim that was
 /// committed without an answer is rare, and its task waits for this.
 const RECONCILE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a renewal lets workers go on: less than what others wait for, so that workers stop before others
+/// begin.
+fn workers_lease() -> Duration {
+    let periods = Periods::current();
+    periods.lease - periods.lease_margin()
+}
 
 /// An answer of the database.
 #[derive(Debug)]
@@ -81,8 +85,8 @@ impl Lease {
             monitor,
             database,
             lease_store,
-            until: nanos(boottime::now() + LEASE - LEASE_MARGIN),
-            renewal: Poll::every(LEASE / 3, now),
+            until: nanos(boottime::now() + workers_lease()),
+            renewal: Poll::every(Periods::current().lease / 3, now),
             reconciliation: Poll::every(RECONCILE_EVERY, now + RECONCILE_EVERY),
             recovery,
             recovering: Poll::on_demand(),
@@ -118,7 +122,7 @@ impl Lease {
                     }
                     lease.monitor_renew(monitor, trouble.as_deref()).await
                 };
-                let renewed = tokio::time::timeout(LEASE / 3, renew).await;
+                let renewed = tokio::time::timeout(Periods::current().lease / 3, renew).await;
                 renewed.unwrap_or_else(|_| {
                     Err(StoreError::Connect {
                         place: lease.place(),
@@ -222,7 +226,7 @@ impl Lease {
         self.renewal.answered();
         match renewed {
             Ok(true) => {
-                self.until = sent + nanos(LEASE - LEASE_MARGIN);
+                self.until = sent + nanos(workers_lease());
                 News::Renewed
             }
             Ok(false) => News::Lost,

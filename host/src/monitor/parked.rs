@@ -4,15 +4,10 @@
 use super::supervisor::Supervisor;
 use crate::{
     model::TaskId,
+    periods::Periods,
     store::{Cycle, Ended, LogChunk, Mark, StoreError},
 };
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
-
-/// Between two tries.
-const TRY_EVERY: Duration = Duration::from_secs(2);
+use std::{collections::BTreeMap, time::Instant};
 
 /// What one cycle says about tasks.
 pub(super) type Words = (Vec<Ended>, Vec<Mark>, Vec<LogChunk>);
@@ -56,7 +51,7 @@ impl Parked {
             }
         }
         self.logs.extend(logs);
-        self.try_at = Some(now + TRY_EVERY);
+        self.try_at = Some(now + Periods::current().refused_again);
     }
 
     /// One thing that is to be tried now, each in its turn.
@@ -173,7 +168,7 @@ mod tests {
         assert!(parked.take_due(now).is_none(), "not at once");
         let mut tried = Vec::new();
         for _ in 0..3 {
-            now += TRY_EVERY;
+            now += Periods::current().refused_again;
             let (ended, _, _) = parked.take_due(now).expect("it is due");
             assert!(parked.take_due(now).is_none(), "one at a time");
             tried.push(ended[0].task.0);

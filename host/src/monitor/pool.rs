@@ -6,7 +6,7 @@ use super::{
     claim::{Appetite, Domain, Want},
     share::Share,
 };
-use crate::{model::WorkerId, wire::PluginFile};
+use crate::{model::WorkerId, periods::Periods, wire::PluginFile};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -48,7 +48,7 @@ impl Default for PoolOptions {
             max_runs: 0,
             max_mem: 0,
             start_timeout: Duration::from_secs(30),
-            linger: Duration::from_secs(5),
+            linger: Periods::current().worker_linger,
         }
     }
 }

@@ -9,13 +9,10 @@ use super::{
 };
 use crate::{
     model::MonitorId,
+    periods::Periods,
     store::{Gone, OtherMonitor, Result, Store},
 };
-use std::{path::Path, time::Duration};
-
-/// What was seen of a monitor counts for so long: an observer that is suspended between the look and the
-/// burial buries nobody.
-const FRESH: Duration = Duration::from_secs(5);
+use std::path::Path;
 
 /// Who recovers, and for whom.
 #[derive(Debug, Clone)]
@@ -37,12 +34,15 @@ impl Recovery {
         let others = self.store.monitor_others(self.me).await?;
         let looked = boottime::now();
         witness.look(&others, looked);
+        // What was seen counts for this long: an observer that is suspended between the look and the burial
+        // buries nobody.
+        let fresh = Periods::current().lease / 3;
         let (mut tasks, mut failed) = (0, None);
         for other in &others {
             let abandoned = (other.host == self.host)
                 .then(|| Abandoned::find(&pages_dir(), Path::new(&other.pages)))
                 .flatten();
-            let is_silent = witness.is_silent(other, looked) && boottime::now() - looked < FRESH;
+            let is_silent = witness.is_silent(other, looked) && boottime::now() - looked < fresh;
             if abandoned.is_none() && !is_silent {
                 continue;
             }

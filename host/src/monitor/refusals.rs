@@ -3,6 +3,7 @@
 
 use crate::{
     model::{duration::human, time},
+    periods::Periods,
     store::StoreError,
 };
 use chrono::{DateTime, Utc};
@@ -13,8 +14,6 @@ use std::{
 
 /// A refusal that goes on is said again after this.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
-/// A refusal that nobody has met again for so long is over: everything is tried more often.
-const OVER: Duration = Duration::from_secs(12);
 /// A refusal that usually passes (a deadlock, a cancelled statement) is said when it is met so often.
 const PASSING: u32 = 3;
 /// Results that are refused one after the other, each alone; after so many it is not a matter of the
@@ -121,7 +120,7 @@ impl Refusals {
     pub(super) fn say(&mut self, waiting: usize, all_reported: bool, now: Instant) -> Vec<Said> {
         let mut said = Vec::new();
         self.current.retain(|words, refusal| {
-            let is_over = now.duration_since(refusal.last) >= OVER
+            let is_over = now.duration_since(refusal.last) >= Periods::current().refused_over
                 || refusal.what == Refused::Report && all_reported;
             if is_over {
                 if refusal.said.is_some() {
@@ -234,13 +233,14 @@ mod tests {
     fn what_passes_by_itself_is_not_said() {
         let mut refusals = Refusals::default();
         let start = Instant::now();
+        let over = start + Periods::current().refused_over;
         refuse(&mut refusals, true, start);
         assert_eq!(refusals.say(1, false, start), []);
-        assert_eq!(refusals.say(0, false, start + OVER), []);
+        assert_eq!(refusals.say(0, false, over), []);
         for _ in 0..PASSING {
-            refuse(&mut refusals, true, start + OVER);
+            refuse(&mut refusals, true, over);
         }
-        assert_eq!(refusals.say(1, false, start + OVER).len(), 1);
+        assert_eq!(refusals.say(1, false, over).len(), 1);
     }
 
     #[test]

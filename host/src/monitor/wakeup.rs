@@ -5,14 +5,12 @@
 //! and "there is something" pass each other: so the monitor looks when it is told that Postgres knows, once
 //! more a moment later, and then in each period. Notifications make it fast, these looks make it right.
 
-use crate::model::duration::human;
+use crate::{model::duration::human, periods::Periods};
 use std::time::{Duration, Instant};
 
 /// After "I sleep" was taken, and after a look that has found something, two more looks follow: for what was
 /// committed meanwhile, and for what took longer to commit.
 const LOOKS_AFTER: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(50)];
-/// The periodic look.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While one domain has a backlog, nobody is notified for the others: these are looked at this often.
 const LOOK_WHILE_AWAKE: Duration = Duration::from_millis(50);
 /// Where not everybody may notify, the queue is looked at this often.
@@ -77,7 +75,7 @@ impl Wakeup {
         let every = if backlog.is_any_busy && backlog.is_any_idle {
             LOOK_WHILE_AWAKE
         } else {
-            LOOK_EVERY
+            Periods::current().queue_look
         };
         if now >= self.next {
             self.next = now + every;

@@ -2,12 +2,8 @@
 //! lease is gone. Only changes count, on the observer's own clock; no two clocks are ever compared, so
 //! that setting one (the server's, a host's) buries nobody.
 
-use crate::{model::MonitorId, store::OtherMonitor};
+use crate::{model::MonitorId, periods::Periods, store::OtherMonitor};
 use std::{collections::BTreeMap, time::Duration};
-
-/// An observer that has not looked for so long knows nothing any more: it was suspended, or the database
-/// was away, for the others as well.
-const LONGEST_GAP: Duration = Duration::from_secs(10);
 
 /// What was seen of the others.
 #[derive(Debug, Default)]
@@ -29,7 +25,7 @@ impl Witness {
     pub(super) fn look(&mut self, others: &[OtherMonitor], now: Duration) {
         let has_gap = self
             .looked
-            .is_none_or(|last| now.saturating_sub(last) > LONGEST_GAP);
+            .is_none_or(|last| now.saturating_sub(last) > Periods::current().lease_gap());
         if has_gap {
             self.seen.clear();
         }

@@ -2,7 +2,10 @@
 //! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
 
 use super::{Cluster, Error, cluster::USERS_LOCK, program::as_user, user::ServerUser};
-use crate::descendants::Processes;
+use crate::{
+    descendants::Processes,
+    periods::{self, Periods},
+};
 use nix::{
     fcntl::FlockArg,
     sys::signal::{Signal, kill},
@@ -21,8 +24,6 @@ use std::{
 
 /// How long the server stays up without users.
 const LINGER: Duration = Duration::from_secs(10);
-/// A server that is kept up is looked at again after this.
-const KEPT_LOOK: Duration = Duration::from_secs(2);
 /// Says otherwise, in seconds.
 const LINGER_SECONDS: &str = "REWORK_EMBEDDED_LINGER";
 /// Tells the process that starts the keeper from the keeper.
@@ -45,9 +46,6 @@ pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     }
     let mut command = this_program(directory);
     command.env(DETACH, "1").stderr(Stdio::piped());
-    if let Some(linger) = env::var_os(LINGER_SECONDS) {
-        command.env(LINGER_SECONDS, linger);
-    }
     as_user(&mut command, user);
     let failed = Error::system("start the keeper");
     let child = command.spawn();
@@ -84,6 +82,11 @@ fn this_program(directory: &Path) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0);
+    for name in [LINGER_SECONDS, periods::VARIABLE] {
+        if let Some(value) = env::var_os(name) {
+            command.env(name, value);
+        }
+    }
     command
 }
 
@@ -96,9 +99,6 @@ fn detach(directory: &Path) -> ExitCode {
         .open(directory.join("server.log"));
     let started = log.and_then(|log| {
         let mut command = this_program(directory);
-        if let Some(linger) = env::var_os(LINGER_SECONDS) {
-            command.env(LINGER_SECONDS, linger);
-        }
         command.stderr(log).spawn()
     });
     match started {
@@ -152,7 +152,7 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
             return Ok(());
         }
         if cluster.is_kept() {
-            std::thread::sleep(KEPT_LOOK);
+            std::thread::sleep(Periods::current().keeper_look);
             continue;
         }
         let _start = cluster.lock("start.lock", FlockArg::LockExclusive)?;

@@ -1,7 +1,7 @@
 //! Waking up: what the database tells whoever listens. It makes us fast, never right.
 
 use super::{Store, error::Result, pool::Pool, session::accepts_writes};
-use crate::model::TaskId;
+use crate::{model::TaskId, periods::Periods};
 use sqlx::{
     Acquire,
     postgres::{PgListener, PgNotification},
@@ -32,11 +32,6 @@ pub enum Notification {
     },
 }
 
-/// After so much silence a connection that listens has to prove that it hears.
-const PROOF_EVERY: Duration = Duration::from_secs(5);
-/// And the proof may take so long.
-const PROOF_LIMIT: Duration = Duration::from_secs(3);
-
 /// A connection that only listens. It ends with the first error: what it would have heard since the
 /// connection was lost is unknown, so whoever listens starts anew.
 #[derive(Debug)]
@@ -52,7 +47,7 @@ impl Ear {
         let mut listener = PgListener::connect_with(&pool.of_driver().await?).await?;
         listener.eager_reconnect(false);
         let listening = listener.listen_all(channels.iter().copied());
-        match tokio::time::timeout(PROOF_LIMIT, listening).await {
+        match tokio::time::timeout(Periods::current().listen_proof_limit, listening).await {
             Ok(listening) => listening?,
             Err(_) => return Err(lost("the server did not answer").into()),
         }
@@ -72,7 +67,7 @@ impl Ear {
                 }
                 // Others have found out that the server is not what it was.
                 _ = self.distrusted.changed() => return Err(lost("the server is not the same").into()),
-                () = tokio::time::sleep(PROOF_EVERY) => self.prove().await?,
+                () = tokio::time::sleep(Periods::current().listen_proof) => self.prove().await?,
             }
         }
     }
@@ -81,7 +76,7 @@ impl Ear {
     /// that is written to.
     async fn prove(&mut self) -> Result<()> {
         let proof = async { accepts_writes(self.listener.acquire().await?).await };
-        let told = match tokio::time::timeout(PROOF_LIMIT, proof).await {
+        let told = match tokio::time::timeout(Periods::current().listen_proof_limit, proof).await {
             Ok(Ok(true)) => return Ok(()),
             Ok(Ok(false)) => "the server does not accept writes any more",
             Ok(Err(_)) => "the connection was lost",

@@ -6,10 +6,6 @@ use super::{Store, error::Result};
 use sqlx::PgExecutor;
 use std::{fmt, time::Duration};
 
-/// A command, and whatever queues a task, waits so long for a lock: longer than our own transactions
-/// hold one, and not so long that a person wonders.
-pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(10);
-
 /// Who holds a lock that somebody waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {

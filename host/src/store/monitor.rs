@@ -1,7 +1,7 @@
 //! Monitors: their lease, whether they sleep, and what becomes of those that are lost.
 
 use super::{Store, error::Result};
-use crate::model::MonitorId;
+use crate::{model::MonitorId, periods::Periods};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -72,13 +72,14 @@ impl Store {
                  insert into rework.host (name) values ($1)
                      on conflict (name) do update set last_seen = clock_timestamp()
              )
-             insert into rework.monitor (host, pid, domains, options, pages)
-             values ($1, $2, $3, $4, $5) returning id",
+             insert into rework.monitor (host, pid, domains, options, pages, lease)
+             values ($1, $2, $3, $4, $5, make_interval(secs => $6)) returning id",
             host,
             pid,
             domains,
             options,
-            pages
+            pages,
+            Periods::current().lease.as_secs_f64()
         )
         .fetch_one(&self.pool)
         .await?;

@@ -2,10 +2,10 @@
 
 use super::{
     error::{Result, StoreError, words},
-    lock::LOCK_LIMIT,
     server::{Server, Servers},
     session::{self, Live, Purpose, Session, Transaction, accepts_writes, carried},
 };
+use crate::periods::Periods;
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult};
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt,
@@ -24,8 +24,6 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-/// A connection may be waited for so long: for one that is free, or for a server that starts.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pauses between tries to reach a server that starts: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
@@ -51,7 +49,7 @@ impl ConnectOptions {
         let servers = Arc::new(Servers::of_own(url)?);
         Ok(Self {
             servers,
-            lock_limit: Some(LOCK_LIMIT),
+            lock_limit: Some(Periods::current().lock_wait),
         })
     }
 
@@ -79,7 +77,7 @@ impl FromStr for ConnectOptions {
         let servers = Arc::new(Servers::of(url)?);
         Ok(Self {
             servers,
-            lock_limit: Some(LOCK_LIMIT),
+            lock_limit: Some(Periods::current().lock_wait),
         })
     }
 }
@@ -357,14 +355,15 @@ impl Pool {
     async fn acquire_from(
         connections: &managed::Pool<Manager>,
     ) -> Result<Session<'static>, sqlx::Error> {
+        let limit = Periods::current().connection_wait;
         let begin = Instant::now();
         let mut pause = PAUSES[0];
         loop {
-            let left = ACQUIRE_TIMEOUT.saturating_sub(begin.elapsed());
+            let left = limit.saturating_sub(begin.elapsed());
             let error = match tokio::time::timeout(left, connections.get()).await {
                 Ok(Ok(object)) => return Ok(Session::ours(object)),
                 Ok(Err(PoolError::Backend((error, is_starting)))) => {
-                    if !is_starting || begin.elapsed() + pause >= ACQUIRE_TIMEOUT {
+                    if !is_starting || begin.elapsed() + pause >= limit {
                         return Err(carried(error));
                     }
                     error

@@ -121,6 +121,8 @@ fn base(options: Option<&String>) -> Result<PgConnectOptions> {
         .options([
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
+            // Or that end the session before that statement arrives, on a machine that is busy.
+            ("idle_session_timeout", "0"),
             // Our transactions are never prepared, so they may notify: see `rework.tell` in the migrations.
             ("rework.notifies", "on"),
         ])

@@ -4,10 +4,10 @@
 
 use super::{
     error::{Result, StoreError},
-    lock::LOCK_LIMIT,
     pool::{Manager, Shared},
     silence::answered,
 };
+use crate::periods::Periods;
 use chrono::{DateTime, Utc};
 use deadpool::managed::Object;
 use futures_util::{
@@ -536,7 +536,7 @@ impl Transaction {
 
     /// In this transaction no lock is waited for beyond the limit of commands, whoever's session it is.
     pub(super) async fn limit_locks(&mut self) -> Result<(), sqlx::Error> {
-        let value = setting(LOCK_LIMIT);
+        let value = setting(Periods::current().lock_wait);
         sqlx::query!(
             r#"select set_config('lock_timeout', $1, true) as "value!""#,
             value

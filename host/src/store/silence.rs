@@ -8,16 +8,13 @@ use super::{
     pool::Shared,
     session::Backend,
 };
+use crate::periods::Periods;
 use sqlx::{Connection, PgConnection};
 use std::{
     pin::pin,
     time::{Duration, Instant},
 };
 
-/// An answer, or the next part of one, is waited for so long before the server is asked about it.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause before the server is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// And the longest pause, while the server is at work.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// So long the asking itself may take.
@@ -27,8 +24,6 @@ const IDLE_LOOKS: u32 = 3;
 /// A question with much in it is read for long, and meanwhile the server looks idle: what even a slow
 /// line takes, in bytes a second.
 const SLOW_LINE: u64 = 50_000;
-/// While nobody can be asked, the answer may still come for so long.
-const UNREACHABLE_LIMIT: Duration = Duration::from_secs(8);
 /// And if the server does not say what it is at, or sends a row for so long.
 const UNTOLD_LIMIT: Duration = Duration::from_secs(120);
 
@@ -66,22 +61,24 @@ struct Looks {
 impl Looks {
     /// Takes a look into account; the question was asked so long ago.
     fn judge(&mut self, look: Look, waited: Duration) -> Verdict {
+        let periods = Periods::current();
+        let again = Verdict::Wait(periods.answer_again);
         match look {
             Look::AtWork => {
                 self.idle = 0;
                 self.at_work += 1;
-                Verdict::Wait((AGAIN * self.at_work).min(LONGEST_PAUSE))
+                Verdict::Wait((periods.answer_again * self.at_work).min(LONGEST_PAUSE))
             }
             Look::Idle => {
                 self.idle += 1;
                 if self.idle >= IDLE_LOOKS && waited >= self.question {
                     return Verdict::GiveUp;
                 }
-                Verdict::Wait(AGAIN)
+                again
             }
             Look::Untold if waited >= UNTOLD_LIMIT => Verdict::GiveUp,
-            Look::Unreachable if waited >= UNREACHABLE_LIMIT => Verdict::GiveUp,
-            Look::Untold | Look::Unreachable => Verdict::Wait(AGAIN),
+            Look::Unreachable if waited >= periods.answer_unreachable => Verdict::GiveUp,
+            Look::Untold | Look::Unreachable => again,
         }
     }
 }
@@ -101,7 +98,7 @@ pub(super) async fn answered<T>(
         question: Duration::from_secs(bytes / SLOW_LINE),
         ..Looks::default()
     };
-    let mut pause = PATIENCE;
+    let mut pause = Periods::current().answer_patience;
     loop {
         tokio::select! {
             biased;
@@ -175,6 +172,8 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const AGAIN: Duration = SECOND;
+    const PATIENCE: Duration = Duration::from_secs(2);
 
     #[test]
     fn who_is_at_work_is_waited_for() {

@@ -7,15 +7,12 @@
 //!              Refused
 //! ```
 
-use crate::store::Offer;
+use crate::{periods::Periods, store::Offer};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-/// A refused content is tried again after this pause. Its file may be put back, or its bytes published; who
-/// repairs that waits for it, and each attempt costs an examination.
-pub(super) const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a content is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +87,7 @@ impl Content {
         match &self.state {
             State::Idle => true,
             State::Obtaining { .. } => false,
-            State::Refused(refusal) => now >= refusal.at + TRY_AGAIN,
+            State::Refused(refusal) => now >= refusal.at + Periods::current().supply_again,
         }
     }
 
@@ -169,6 +166,10 @@ impl Content {
 mod tests {
     use super::*;
 
+    fn try_again() -> Duration {
+        Periods::current().supply_again
+    }
+
     const MOMENT: Duration = Duration::from_millis(1);
 
     fn stage() -> Stage {
@@ -183,7 +184,7 @@ mod tests {
         let mut content = Content::default();
         assert!(content.may_be_tried(now));
         content.begin(stage());
-        assert!(content.is_being_obtained() && !content.may_be_tried(now + 9 * TRY_AGAIN));
+        assert!(content.is_being_obtained() && !content.may_be_tried(now + 9 * try_again()));
         content.obtained();
         assert!(!content.is_being_obtained() && content.may_be_tried(now));
     }
@@ -196,15 +197,15 @@ mod tests {
         assert!(content.refuse("it is gone", now));
         assert!(!content.is_being_obtained());
         assert_eq!(content.refused(), Some("it is gone"));
-        assert!(!content.may_be_tried(now + TRY_AGAIN - MOMENT));
-        assert!(content.may_be_tried(now + TRY_AGAIN));
+        assert!(!content.may_be_tried(now + try_again() - MOMENT));
+        assert!(content.may_be_tried(now + try_again()));
         // The reason stands while it is tried again, and is news only when it is another one.
         content.begin(stage());
         assert_eq!(content.refused(), Some("it is gone"));
-        assert!(!content.refuse("it is gone", now + TRY_AGAIN));
-        assert!(!content.may_be_tried(now + TRY_AGAIN), "a new pause");
+        assert!(!content.refuse("it is gone", now + try_again()));
+        assert!(!content.may_be_tried(now + try_again()), "a new pause");
         content.begin(stage());
-        assert!(content.refuse("it is empty", now + 2 * TRY_AGAIN));
+        assert!(content.refuse("it is empty", now + 2 * try_again()));
         content.begin(stage());
         content.obtained();
         assert_eq!(content.refused(), None);
@@ -225,6 +226,6 @@ mod tests {
         content.begin(stage());
         content.postpone();
         assert_eq!(content.refused(), Some("it is gone"));
-        assert!(content.may_be_tried(now + TRY_AGAIN));
+        assert!(content.may_be_tried(now + try_again()));
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     model::plugin::short_hash,
     monitor::claim::Availability,
+    periods::Periods,
     plugin::Verdict,
     store::{Offer, StoreError},
     wire::PluginFile,
@@ -26,9 +27,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The pause between two questions for published plugins. A notification tells of each; this question is
-/// for the notifications that are lost.
-const ASK_OFFERS_EVERY: Duration = Duration::from_secs(5);
 /// The pause between two looks at copies that somebody has touched, so that a program that touches a copy all
 /// the time does not keep the monitor busy with hashing it.
 const LOOK_AT_TOUCHED_EVERY: Duration = Duration::from_millis(500);
@@ -90,7 +88,7 @@ impl Provision {
         if self.next_wake().is_none_or(|at| now < at) {
             return Vec::new();
         }
-        self.next_offers = Some(now + ASK_OFFERS_EVERY);
+        self.next_offers = Some(now + Periods::current().supply_look);
         self.is_asking_offers = true;
         vec![Step::AskOffers]
     }
@@ -423,7 +421,7 @@ fn refusal_of(verdict: Verdict, unfinished: impl Fn() -> String) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::{super::content::TRY_AGAIN, *};
+    use super::*;
     use serde_json::json;
 
     const MOMENT: Duration = Duration::from_millis(1);
@@ -579,7 +577,7 @@ mod tests {
             ]
         );
         assert_eq!(world.availability(), "/plugins/hello.so was changed");
-        world.now += TRY_AGAIN - MOMENT;
+        world.now += Periods::current().supply_again - MOMENT;
         assert_eq!(words(&world.want(FILE)), NOTHING);
         world.now += MOMENT;
         assert_eq!(world.want(FILE).len(), 1);
@@ -589,7 +587,7 @@ mod tests {
             "while it is tried again"
         );
         assert_eq!(words(&world.examined(verdict())), ["catalog changed"]);
-        world.now += TRY_AGAIN;
+        world.now += Periods::current().supply_again;
         world.want(FILE);
         assert_eq!(
             words(&world.examined(good())),
@@ -629,7 +627,7 @@ mod tests {
             "it is not being obtained"
         );
         world.is_cached = true;
-        world.now += TRY_AGAIN - MOMENT;
+        world.now += Periods::current().supply_again - MOMENT;
         assert_eq!(words(&world.want(path)), NOTHING);
         world.now += MOMENT;
         assert_eq!(
@@ -735,7 +733,7 @@ mod tests {
         assert_eq!(steps.len(), 1);
         assert!(steps[0].starts_with("save published:hello: the published plugin hello 1.0.0"));
         assert!(steps[0].contains("was built for riscv64gc-unknown-linux-gnu, but this host is"));
-        world.now += TRY_AGAIN;
+        world.now += Periods::current().supply_again;
         assert_eq!(words(&world.offer(&offers)), NOTHING, "the reason is known");
         assert_eq!(words(&world.offer(&[])), ["forget published:hello"]);
     }
@@ -769,7 +767,7 @@ mod tests {
         assert_eq!(words(&steps), ["database failed"]);
         assert_eq!(words(&world.provision.tick(now + MOMENT)), ["AskOffers"]);
         world.offer(&[]);
-        let later = now + MOMENT + ASK_OFFERS_EVERY;
+        let later = now + MOMENT + Periods::current().supply_look;
         assert_eq!(world.provision.next_wake(), Some(later));
 
         let mut without = World::new(false, false);
