@@ -46,7 +46,7 @@ fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, ho
     let input = r#"{"mode": "hang", "seconds": 2}"#;
     let id = rework.schedule(&["misbehave", "--input", input]);
     rework.wait(&id, &["running"]);
-    for process in rework::descendants::of(monitor.pid()) {
+    for process in rework::internals::descendants::of(monitor.pid()) {
         kill(process, signal).unwrap();
     }
     monitor.signal(signal);

@@ -1,6 +1,6 @@
 //! One embedded cluster for all tests, and a database of its own for each.
 
-use rework::postgres::{Cluster, Lease};
+use rework::internals::postgres::{Cluster, Lease};
 use std::{
     path::{Path, PathBuf},
     process::Command,

@@ -22,7 +22,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    model::{plugin::short_hash, word::printable_path},
+    model::{name::printable_path, plugin::short_hash},
     plugin::{Examined, Verdict},
     store::{DropInOutcome, StoreError},
     wire,
