@@ -1,6 +1,6 @@
-//! Locks that somebody else holds: how long they are waited for, and who holds them. A session is
-//! refused after a limit with the holder's name; monitors, which nobody watches, wait for as long as it
-//! takes, and `doctor` names whom they wait for.
+//! Locks that other sessions hold: how long they are waited for, and who holds them. A command fails after
+//! a limit, with the holder's name; a monitor, which no person waits for, waits without limit, and `doctor`
+//! names the holder.
 
 use super::{Store, error::Result};
 use sqlx::PgExecutor;
@@ -18,20 +18,20 @@ pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(10);
 pub enum Holder {
     /// A session of the server.
     Session {
-        /// Its process of the server.
+        /// The process id of the server process.
         pid: i32,
-        /// What its program calls itself; may be empty.
+        /// Its `application_name`; may be empty.
         application: String,
     },
     /// A transaction that was prepared and neither committed nor rolled back.
     Prepared {
-        /// Its name.
+        /// The name (gid) under which it was prepared.
         gid: String,
     },
 }
 
 impl Holder {
-    /// How its lock comes free.
+    /// What the reader can do to release the lock.
     pub fn hint(&self) -> String {
         match self {
             Self::Session { pid, .. } => format!(
@@ -62,11 +62,11 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What the looks at a question that waits have seen.
+/// What is known of a statement that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) since: Instant,
-    /// Who held the lock that was waited for at the last look.
+    /// Who held the lock that the statement waited for when the server was last asked.
     pub(super) holder: Option<Holder>,
 }
 
@@ -79,15 +79,15 @@ impl Waiting {
     }
 }
 
-/// Who holds the lock that a process of the server waits for; `None`: it waits for none, or nobody can
-/// be named.
+/// Who holds the lock that a server process waits for; `None`: it waits for no lock, or its holder cannot
+/// be found.
 pub(super) async fn holder(
     connection: impl PgExecutor<'_>,
     waiting: i32,
 ) -> sqlx::Result<Option<Holder>> {
     let row = sqlx::query!(
-        // A prepared transaction has no process: it blocks as process 0. Which one it is, the lock on its
-        // own number tells, which it holds under the same virtual transaction as all its others.
+        // A prepared transaction has no process: `pg_blocking_pids` names it as process 0. The lock on its
+        // own transaction id identifies it: it is held under the same virtual transaction as all its locks.
         r#"select b.pid as "pid!", coalesce(a.application_name, '') as "application!", p.gid as "gid?"
              from pg_locks w
             cross join unnest(pg_blocking_pids($1)) as b (pid)
@@ -119,24 +119,25 @@ pub(super) async fn holder(
     }))
 }
 
-/// A session that waits for a lock while it works on tables of ours.
+/// A session that works on tables of rework and waits for a lock.
 #[derive(Debug, Clone)]
 pub struct LockWait {
-    /// Its process of the server.
+    /// The process id of its server process.
     pub pid: i32,
-    /// For how long it has waited.
+    /// How long the session has waited.
     pub waited: Duration,
-    /// Who holds the lock, if that can be told.
+    /// Who holds the lock, if that can be found.
     pub holder: Option<Holder>,
 }
 
-/// A session that has waited for less is in no trouble, in seconds.
+/// Seconds that a session may wait for a lock before doctor reports it.
 const LONG_WAIT: f64 = 5.0;
-/// A prepared transaction is committed at once, unless whoever prepared it has forgotten it, in seconds.
+/// Seconds that a transaction may stay prepared before doctor reports it: a transaction manager commits it
+/// at once.
 const FORGOTTEN: f64 = 10.0;
 
 impl Store {
-    /// Sessions that have waited for a lock for long, the longest first.
+    /// Sessions that have waited for a lock longer than `LONG_WAIT`, the longest first.
     pub async fn lock_waits(&self) -> Result<Vec<LockWait>> {
         let rows = sqlx::query!(
             r#"select w.pid as "pid!", extract(epoch from clock_timestamp() - w.waitstart)::float8 as "seconds!"
@@ -166,8 +167,8 @@ impl Store {
         Ok(waits)
     }
 
-    /// Prepared transactions that hold something of ours and have been left for long: their names, and
-    /// for how long.
+    /// Transactions that were prepared more than `FORGOTTEN` ago and hold locks on tables of rework, with
+    /// the time since each was prepared.
     pub async fn lock_forgotten(&self) -> Result<Vec<(Holder, Duration)>> {
         let rows = sqlx::query!(
             r#"select p.gid as "gid!", extract(epoch from clock_timestamp() - p.prepared)::float8 as "seconds!"
@@ -193,7 +194,8 @@ impl Store {
     }
 }
 
-/// Seconds of the server's clock, for people; 0 if its clock went back meanwhile.
+/// Whole seconds for messages, from a difference of the server's clock; 0 if that clock was set back
+/// meanwhile.
 fn whole(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.floor()).unwrap_or_default()
 }
