@@ -12,7 +12,7 @@ pub const WIRE_VERSION: u32 = 6;
 pub enum ToWorker {
     /// The first message.
     Hello {
-        /// [`WIRE_VERSION`] of the monitor.
+        /// `WIRE_VERSION` of the monitor.
         version: u32,
         /// The plugin to load, a file of the cache. Its descriptor comes with the frame.
         plugin: PluginFile,
@@ -38,7 +38,7 @@ pub enum FromWorker {
     Loaded,
     /// The worker is ready for tasks.
     Ready {
-        /// [`WIRE_VERSION`] of the worker.
+        /// `WIRE_VERSION` of the worker.
         version: u32,
         /// Resident memory after loading, in bytes.
         resident_bytes: u64,
