@@ -155,7 +155,7 @@ fn a_busy_loop_is_killed_and_its_process_is_gone() {
     let monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "1"]);
     let id = rework.misbehave("busy loop");
     rework.wait(&id, &["running"]);
-    let workers = rework::descendants::of(monitor.pid());
+    let workers = rework::internals::descendants::of(monitor.pid());
     let begun = Instant::now();
     rework.ok(&["abort-task", &id, "--message", "enough"]);
     let task = rework.wait(&id, &["aborted"]);
@@ -228,7 +228,7 @@ fn a_double_forked_grandchild_dies_with_its_task() {
     rework.wait(&id, &["done"]);
     let hang = rework.misbehave("hang");
     rework.wait(&hang, &["running"]);
-    let all = rework::descendants::of(monitor.pid());
+    let all = rework::internals::descendants::of(monitor.pid());
     assert!(all.len() >= 2, "a worker and what it left: {all:?}");
     rework.ok(&["abort-task", &hang]);
     rework.wait(&hang, &["aborted"]);
@@ -335,11 +335,11 @@ fn whoever_forks_faster_than_it_can_be_killed_does_not_hold_up_the_monitor() {
     let pid = Pid::from_raw(bomb.id().cast_signed());
     until(
         "it to fork",
-        || rework::descendants::of(pid).len(),
+        || rework::internals::descendants::of(pid).len(),
         |count| *count > 0,
     );
     let begun = Instant::now();
-    rework::descendants::kill_all(pid, Duration::from_millis(100));
+    rework::internals::descendants::kill_all(pid, Duration::from_millis(100));
     let took = begun.elapsed();
     killpg(pid, Signal::SIGKILL).unwrap();
     bomb.wait().unwrap();

@@ -58,7 +58,7 @@ fn of_several_servers_the_one_that_accepts_writes_is_used() {
         place.embedded("url")
     });
     let mut leases = places.each_ref().map(|place| {
-        let cluster = rework::postgres::Cluster::at(place.0.clone());
+        let cluster = rework::internals::postgres::Cluster::at(place.0.clone());
         Some(cluster.ensure_running().unwrap())
     });
     let plugin = hello();

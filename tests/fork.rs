@@ -104,7 +104,7 @@ fn one_that_returns_later_takes_no_task_of_another() {
     assert!(named(&rework, &next).is_empty());
     until(
         "the worker alone to be left",
-        || rework::descendants::of(monitor.pid()).len(),
+        || rework::internals::descendants::of(monitor.pid()).len(),
         |count| *count == 1,
     );
 }
@@ -140,7 +140,7 @@ fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
     assert_eq!(workers.as_array().unwrap().len(), 1, "{workers:#}");
     until(
         "the worker alone to be left",
-        || rework::descendants::of(monitor.pid()).len(),
+        || rework::internals::descendants::of(monitor.pid()).len(),
         |count| *count == 1,
     );
 }
@@ -148,7 +148,7 @@ fn a_plugin_that_forks_while_it_is_loaded_is_one_worker() {
 /// A message that names a task which the worker does not run is nobody's word.
 #[test]
 fn a_process_that_speaks_of_another_task_ends_the_worker() {
-    use rework::wire::{Finished, FromWorker, Payload, frame};
+    use rework::internals::wire::{Finished, FromWorker, Payload, frame};
     let (rework, monitor) = started();
     // Of the slot in which a task runs, but of another task.
     let words = FromWorker::Finished(Box::new(Finished {

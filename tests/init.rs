@@ -24,7 +24,7 @@ fn let_a_worker_die(rework: &Rework) {
 
 /// The processes below one that sleep for so long.
 fn sleepers(below: Pid, seconds: &str) -> Vec<Pid> {
-    let mut all = rework::descendants::of(below);
+    let mut all = rework::internals::descendants::of(below);
     all.retain(|process| {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         line.starts_with(format!("sleep\0{seconds}\0").as_bytes())
@@ -58,7 +58,7 @@ fn an_order_to_the_whole_unit_counts_once() {
     let mut monitor = rework.monitor_by(started_by(&rework, &starter, &arguments));
     let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
-    for process in rework::descendants::of(monitor.pid()) {
+    for process in rework::internals::descendants::of(monitor.pid()) {
         kill(process, Signal::SIGTERM).unwrap();
     }
     monitor.signal(Signal::SIGTERM);
@@ -106,7 +106,7 @@ fn first_process(monitor: &Monitor) -> Pid {
     let below = until(
         "the container",
         || {
-            let processes = rework::descendants::Processes::look();
+            let processes = rework::internals::descendants::Processes::look();
             processes.children_of(monitor.pid()).to_vec()
         },
         |below| below.len() == 1,

@@ -3,7 +3,10 @@
 //! message; `moments.json` holds expressions. What the tables lack, two seeded generators look for.
 
 use crate::harness::{Database, Rework};
-use rework::{Client, here, model::moment::Now, zones::Zone};
+use rework::{
+    Client,
+    internals::{here, model::moment::Now, zones::Zone},
+};
 use rework_plugin::{prelude::*, spec::Spec, testing};
 use std::collections::BTreeMap;
 
@@ -318,8 +321,8 @@ fn moment_by_program((zone, now, expression): &(String, String, String)) -> Told
         time: now.parse().expect("a time"),
         zone: Zone::find(zone).expect("a zone"),
     };
-    let time = rework::model::moment::resolve(expression, &now)?;
-    Ok(json!(rework::model::time::rfc3339(time)))
+    let time = rework::internals::model::moment::resolve(expression, &now)?;
+    Ok(json!(rework::internals::model::time::rfc3339(time)))
 }
 
 #[test]

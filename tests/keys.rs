@@ -156,8 +156,8 @@ fn a_key_in_a_transaction_that_does_not_end_is_refused_with_its_holder() {
 #[test]
 fn the_holder_is_named_and_not_another_who_waits() {
     let rework = Rework::with_plugins(&[hello()]);
-    let mut open = OpenTransaction::begin(&rework, "select count(*) from rework.operation");
-    let holder = format!("the server's process {}", open.process(&rework));
+    let open = OpenTransaction::begin(&rework, "select count(*) from rework.operation");
+    let holder = format!("the server's process {}", open.process());
     thread::scope(|scope| {
         scope.spawn(|| {
             let waiting = "lock table rework.operation in access exclusive mode";
@@ -174,7 +174,7 @@ fn the_holder_is_named_and_not_another_who_waits() {
         );
         let refusal = rework.fails(1, &["pause", "--operation", "noop"]);
         assert!(refusal.contains(&holder), "{refusal}");
-        open.end(&rework);
+        open.end();
     });
 }
 
@@ -182,15 +182,15 @@ fn the_holder_is_named_and_not_another_who_waits() {
 #[test]
 fn a_table_that_is_locked_is_no_key_that_is_taken() {
     let rework = Rework::with_plugins(&[hello()]);
-    let mut open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
-    let holder = format!("the server's process {}", open.process(&rework));
+    let open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
+    let holder = format!("the server's process {}", open.process());
     for key in [&[][..], &["--key", "k"]] {
         let refusal = rework.fails(1, &[&["schedule", "noop"], key].concat());
         assert!(refusal.contains("could not schedule `noop`"), "{refusal}");
         assert!(refusal.contains(&holder), "{refusal}");
         assert!(refusal.contains("holds a lock that is needed"), "{refusal}");
     }
-    open.end(&rework);
+    open.end();
 }
 
 /// The same of whatever else waits for a lock.
@@ -212,8 +212,8 @@ fn a_lock_that_is_not_let_go_is_refused_with_its_holder() {
 fn a_schema_that_somebody_else_makes_is_refused_with_its_holder() {
     let rework = Rework::without_schema();
     let lock = "select pg_advisory_xact_lock(hashtext('rework.schema'))";
-    let mut open = OpenTransaction::begin(&rework, lock);
-    let holder = format!("the server's process {}", open.process(&rework));
+    let open = OpenTransaction::begin(&rework, lock);
+    let holder = format!("the server's process {}", open.process());
     let refusal = rework.fails(1, &["init-db"]);
     for part in [
         "could not migrate the schema",
@@ -222,6 +222,6 @@ fn a_schema_that_somebody_else_makes_is_refused_with_its_holder() {
     ] {
         assert!(refusal.contains(part), "{part}: {refusal}");
     }
-    open.end(&rework);
+    open.end();
     rework.ok(&["init-db"]);
 }

@@ -15,7 +15,7 @@ fn forked(mode: &str, at_least: usize) -> (Rework, Monitor, String, Vec<Pid>) {
     rework.wait(&id, &["running"]);
     let below = until(
         &format!("{at_least} processes of {mode}"),
-        || rework::descendants::of(monitor.pid()),
+        || rework::internals::descendants::of(monitor.pid()),
         |below| below.len() >= at_least && is_settled(below),
     );
     (rework, monitor, id, below)
@@ -72,7 +72,7 @@ fn however_many_a_crash_leaves_behind() {
     rework.wait(&next, &["done"]);
     until(
         "nothing else to be left",
-        || rework::descendants::of(monitor.pid()).len(),
+        || rework::internals::descendants::of(monitor.pid()).len(),
         |count| *count == 1,
     );
     assert!(!monitor.log().contains("lost"), "{}", monitor.log());
@@ -95,7 +95,7 @@ fn by_a_timeout() {
     let id = rework.schedule(&["daemon_with_timeout"]);
     let below = until(
         "a daemon",
-        || rework::descendants::of(monitor.pid()),
+        || rework::internals::descendants::of(monitor.pid()),
         |below| below.len() >= 2 && is_settled(below),
     );
     assert_eq!(rework.wait(&id, &["aborted"])["cause"], "timeout");

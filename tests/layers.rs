@@ -5,9 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is absent is forbidden. `crate` modules that hold no state of tasks (`causes`, `here`, `descendants`,
-/// `periods`, `signals`, `zones`) are
-/// everybody's.
+/// What is absent is forbidden. The modules of [`EVERYBODYS`] hold no state of tasks, and every module may
+/// import them.
 const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("store", &["model"]),
@@ -31,11 +30,12 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
         ],
     ),
 ];
-const EVERYBODYS: [&str; 6] = [
+const EVERYBODYS: [&str; 7] = [
     "causes",
     "here",
     "descendants",
     "periods",
+    "proc",
     "signals",
     "zones",
 ];

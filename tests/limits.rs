@@ -47,7 +47,7 @@ fn memory_of_all_that_it_starts() {
     let nothing_below = "nothing of it to be left";
     until(
         nothing_below,
-        || rework::descendants::of(monitor.pid()).len(),
+        || rework::internals::descendants::of(monitor.pid()).len(),
         |count| *count <= 1,
     );
 }

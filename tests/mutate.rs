@@ -2,7 +2,7 @@
 //! and what it accepts is survived by the probe. Seeded, so that a failure can be repeated.
 
 use crate::harness::standalone;
-use rework::plugin::{Inspection, inspect_content};
+use rework::internals::plugin::{Inspection, inspect_content};
 use std::{
     fs,
     path::Path,

@@ -43,7 +43,7 @@ fn it_grows_with_demand_and_shrinks_to_its_minimum_one_at_a_time() {
     until(
         "the surplus to go",
         || {
-            most = most.max(rework::descendants::of(monitor.pid()).len());
+            most = most.max(rework::internals::descendants::of(monitor.pid()).len());
             let now = alive(&rework);
             if rows.last() != Some(&now) {
                 rows.push(now);

@@ -3,7 +3,7 @@
 
 use crate::harness::{Rework, hello, misbehaving, standalone, until};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use rework::{Client, model::rule::CatchUp};
+use rework::{Client, client::CatchUp};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs};
 

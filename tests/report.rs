@@ -420,7 +420,7 @@ fn a_worker_that_dies_while_it_is_being_written_down_is_written_once() {
     // The worker that it is about ends meanwhile, with its task.
     until(
         "another one in its place",
-        || rework::descendants::of(monitor.pid()),
+        || rework::internals::descendants::of(monitor.pid()),
         |workers| !workers.is_empty() && workers.iter().all(|worker| worker.as_raw() != pid),
     );
     rework
@@ -557,7 +557,7 @@ fn a_monitor_that_is_killed_leaves_no_process_and_no_task_behind() {
     let mut first = rework.monitor(&["--all-domains", "--maxworkers", "1"]);
     let id = rework.misbehave("busy loop");
     rework.wait(&id, &["running"]);
-    let workers = rework::descendants::of(first.pid());
+    let workers = rework::internals::descendants::of(first.pid());
     assert!(!workers.is_empty());
     first.signal(Signal::SIGKILL);
     first.wait();

@@ -76,7 +76,7 @@ fn output_of_a_child_that_outlives_its_task_stays_with_that_task() {
     );
     assert_eq!(rework.log(&second), ["stdout:info:about to: ok"]);
     // And it does not outlive the monitor.
-    let children = rework::descendants::of(monitor.pid());
+    let children = rework::internals::descendants::of(monitor.pid());
     assert!(
         children.len() >= 2,
         "the worker and what the task left: {children:?}"

@@ -22,7 +22,7 @@ fn shown(pid: Pid, file: &str) -> String {
 /// line that was looked at are added to `seen`.
 fn look(pid: Pid, seen: &mut BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
-    for child in rework::descendants::of(pid) {
+    for child in rework::internals::descendants::of(pid) {
         let command = shown(child, "cmdline");
         if command == shown(pid, "cmdline") {
             // Forked and not executed yet: it still is its parent.

@@ -215,7 +215,7 @@ fn the_maximum_holds_over_all_plugins() {
     until(
         "all to end",
         || {
-            most = most.max(rework::descendants::of(monitor.pid()).len());
+            most = most.max(rework::internals::descendants::of(monitor.pid()).len());
             count(&rework, "task where status <> 'done'")
         },
         |count| *count == 0,

@@ -45,7 +45,7 @@ fn a_shell_that_c_starts_hears_of_a_broken_pipe() {
 fn ends_by_its_monitor(rework: &Rework, mut monitor: Monitor, signal: Signal, how: &str) {
     let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
-    for process in rework::descendants::of(monitor.pid()) {
+    for process in rework::internals::descendants::of(monitor.pid()) {
         kill(process, signal).unwrap();
     }
     monitor.signal(signal);

@@ -2,7 +2,7 @@
 //! task in each state when each event happens to it.
 
 use crate::harness::{Rework, hello};
-use rework::{
+use rework::internals::{
     model::{
         MonitorId, TaskId, Token, WorkerId,
         task::{Cause, Outcome, TaskEvent, TaskState, next_state},

@@ -1,7 +1,7 @@
 //! Waiting for tasks: many waits on few connections, told when it happens.
 
 use crate::harness::{Rework, hello, misbehaving};
-use rework::{Client, model::task::TaskState};
+use rework::{Client, TaskState};
 use serde_json::json;
 use std::time::Duration;
 

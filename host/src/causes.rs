@@ -3,13 +3,13 @@
 
 use std::error::Error;
 
-/// The messages from the error down to its first cause, each said once.
+/// The messages of an error and of its causes, joined by `: `, without repetitions.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let words = cause.to_string();
-        // Some errors of others repeat their cause in their own message.
+        // Some errors of other crates repeat their cause in their own message.
         if !text.contains(&words) {
             text = format!("{text}: {words}");
         }

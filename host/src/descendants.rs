@@ -1,6 +1,7 @@
 //! Everything below a process. Monitor and worker are child subreapers, so whatever a task started
 //! is found by walking the process table from its worker.
 
+use crate::proc::Stat;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -10,20 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the killed may take to be gone before it is looked again.
+/// The pause after killing, before the process table is read again.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Who is whose child, at one moment. A look reads every entry of `/proc`: whoever asks about
-/// several processes takes one look for all of them.
+/// The process table at one moment, as parents and children. Reading it opens a file in `/proc` for every
+/// process, so a caller who asks about several processes reads it once for all of them.
 #[derive(Debug)]
 pub struct Processes {
     children: HashMap<Pid, Vec<Pid>>,
-    /// Whether nothing was in the way, as a lack of descriptors is.
+    /// Whether every process could be read; a lack of descriptors prevents it.
     is_complete: bool,
 }
 
 impl Processes {
-    /// The living, now; see proc_pid_stat(5).
+    /// Reads all living processes.
     pub fn look() -> Self {
         let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
         let entries = std::fs::read_dir("/proc");
@@ -37,13 +38,16 @@ impl Processes {
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            match std::fs::read_to_string(entry.path().join("stat")) {
+            match Stat::of(pid) {
+                // Zombies run nothing, and an ancestor reaps them.
+                Ok(stat) if !stat.is_alive() => {}
                 Ok(stat) => {
-                    if let Some(parent) = living_parent(&stat) {
+                    if let Some(parent) = stat.parent() {
                         children.entry(parent).or_default().push(Pid::from_raw(pid));
                     }
                 }
-                // It has gone, or is none of our business; or else we cannot know.
+                // The process has ended, or belongs to another user. Any other error leaves the table
+                // incomplete.
                 Err(error) => {
                     let want = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
                     is_complete &= !error
@@ -63,7 +67,7 @@ impl Processes {
         self.children.get(&pid).map_or(&[], Vec::as_slice)
     }
 
-    /// Every process below one, children before grandchildren.
+    /// Every process below `pid`, parents before their children.
     pub fn below(&self, pid: Pid) -> Vec<Pid> {
         let mut found = self.children_of(pid).to_vec();
         let mut next = 0;
@@ -75,29 +79,19 @@ impl Processes {
     }
 }
 
-/// The parent of a process that lives, from its `stat`. A zombie runs nothing; its parent, or the
-/// next one up, collects it.
-fn living_parent(stat: &str) -> Option<Pid> {
-    // The name, in parentheses, may hold anything; state and parent follow the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
-    (state != "Z" && state != "X").then(|| Pid::from_raw(parent))
-}
-
-/// Every living process below one, children before grandchildren.
+/// Every living process below `pid`, parents before their children.
 pub fn of(pid: Pid) -> Vec<Pid> {
     Processes::look().below(pid)
 }
 
-/// Kills everything below a process until nothing is left, or until this has taken so long. The
-/// process itself must not fork meanwhile (it is stopped, or it is the caller). A child that forks
-/// while it is being killed leaves its child to the process, where the next round finds it. A look
-/// lists all processes first and reads their states afterwards: who forks and ends in between hides
-/// its child from that look, but hardly from the next one as well. So nothing is taken to be left when
-/// two in a row have found nothing.
-///
-/// What is left then is dying (it gives back many gigabytes, or waits for a disk), or a fork bomb
-/// is ahead of us: the process's own death ends that, through whoever reaps it.
+/// Kills everything below `pid` until nothing is left, or until `patience` is over. The process itself must
+/// not fork meanwhile: it is stopped, or it is the caller. If a child forks while it is being killed, its
+/// child becomes a child of `pid` (a subreaper), and the next round finds it. Each round first lists all
+/// processes and then reads their states, so a process that forks and ends in between hides its child from
+/// that round, but hardly from the next. Therefore nothing counts as left only when two rounds in a row
+/// have found nothing. What is left when `patience` is over is dying (it frees many gigabytes, or waits for
+/// a disk), or a fork bomb is faster than these rounds: the death of `pid` itself ends it, since the
+/// subreaper above goes on killing.
 pub fn kill_all(pid: Pid, patience: Duration) {
     let deadline = Instant::now() + patience;
     let mut found_nothing = false;
@@ -110,7 +104,7 @@ pub fn kill_all(pid: Pid, patience: Duration) {
         }
         found_nothing = is_nothing;
         for process in below {
-            // ESRCH: it has died by itself.
+            // ESRCH: the process has ended by itself.
             let _ = kill(process, Signal::SIGKILL);
         }
         if Instant::now() >= deadline {

@@ -2,9 +2,9 @@
 
 use std::{io, os::fd::RawFd};
 
-/// Hands none of them on to what this process starts: the embedded server or a worker outlives the command,
-/// and would hold a lock or keep a pipe open for as long (`flock lock rework …`). What Rust opens closes
-/// itself at `exec` anyway.
+/// Marks all inherited descriptors close-on-exec: the embedded server or a worker outlives the command, and
+/// would otherwise keep a lock or a pipe of the caller open (`flock lock rework …`). Descriptors that Rust
+/// opens are close-on-exec anyway.
 pub fn close_inherited_on_exec() -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .flatten()
@@ -12,7 +12,8 @@ pub fn close_inherited_on_exec() -> io::Result<()> {
         .filter(|number| *number > 2)
         .collect();
     for number in open {
-        // SAFETY: a plain system call; of a descriptor that is closed by now (the directory's own) it fails.
+        // SAFETY: a plain system call; on a descriptor that is closed by now (the directory's own) it
+        // fails.
         unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     Ok(())

@@ -1,12 +1,13 @@
 //! This host: its name, its time zone, and where it keeps cached plugins and the pages of its workers.
 
 use crate::{
-    model::word::{NotAWord, word},
+    model::name::{InvalidName, parse_name},
     zones::Zone,
 };
 use std::path::PathBuf;
 
-/// `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's state directory.
+/// The directory for the host's state: `$REWORK_STATE_DIR`, else `/var/lib/rework` as root, else the user's
+/// state directory.
 pub fn state_dir() -> PathBuf {
     let of = |name: &str| {
         std::env::var_os(name)
@@ -14,7 +15,7 @@ pub fn state_dir() -> PathBuf {
             .map(PathBuf::from)
     };
     if let Some(named) = of("REWORK_STATE_DIR") {
-        // Some of those who use it work in other directories.
+        // Absolute, because workers run in other directories.
         return std::path::absolute(&named).unwrap_or(named);
     }
     if nix::unistd::geteuid().is_root() {
@@ -23,12 +24,13 @@ pub fn state_dir() -> PathBuf {
     if let Some(state) = of("XDG_STATE_HOME") {
         return state.join("rework");
     }
-    // Where nobody can write, so that they are told: in `/tmp` it would be whoever comes first.
+    // A user without a home gets an error about `/`, where nobody can write. A directory in `/tmp` would
+    // belong to whoever created it first.
     let home = home().unwrap_or_else(|| PathBuf::from("/"));
     home.join(".local/state/rework")
 }
 
-/// The home of the user: `$HOME`, else what the system says of the user id; `None`: it says nothing.
+/// The user's home: `$HOME`, else what the user database says; `None` if it says nothing.
 pub fn home() -> Option<PathBuf> {
     let named = std::env::var_os("HOME").filter(|value| !value.is_empty());
     named.map(PathBuf::from).or_else(|| {
@@ -37,17 +39,13 @@ pub fn home() -> Option<PathBuf> {
     })
 }
 
-/// The private content-addressed cache of plugins.
+/// The private, content-addressed cache of plugins.
 pub fn plugin_cache_dir() -> PathBuf {
     state_dir().join("plugins")
 }
 
-/// The name of this host: what was asked for, `REWORK_HOST`, or the host name. Never a network
-/// probe.
-///
-/// # Errors
-///
-/// If it is not one word.
+/// The name of this host: `asked` if given, else `$REWORK_HOST`, else the system's host name. It is never
+/// looked up in the network. An error if the name is not one word.
 pub fn host_name(asked: Option<&str>) -> Result<String, HostError> {
     let environment = || {
         std::env::var("REWORK_HOST")
@@ -55,7 +53,7 @@ pub fn host_name(asked: Option<&str>) -> Result<String, HostError> {
             .filter(|name| !name.is_empty())
     };
     if let Some(name) = asked.map(str::to_owned).or_else(environment) {
-        return word(&name).map_err(|reason| HostError { name, reason });
+        return parse_name(&name).map_err(|reason| HostError { name, reason });
     }
     let own = nix::unistd::gethostname().ok();
     Ok(own
@@ -63,21 +61,21 @@ pub fn host_name(asked: Option<&str>) -> Result<String, HostError> {
         .unwrap_or_else(|| "localhost".to_owned()))
 }
 
-/// A host cannot have this name.
+/// The error for a host name that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` (--host or REWORK_HOST) cannot name a host: {reason}")]
 pub struct HostError {
     name: String,
-    reason: NotAWord,
+    reason: InvalidName,
 }
 
-/// The time zone of this host or user: `TZ`, else the system's; UTC if neither is known.
+/// The time zone of this host or user: `$TZ`, else the system's; UTC if neither is known.
 pub fn zone() -> Zone {
     let environment = std::env::var("TZ").ok();
     environment
         .as_deref()
         .map(|name| name.trim_start_matches(':'))
-        // It may name the file of the zone.
+        // `TZ` may be the path of a zone's file.
         .map(|name| {
             name.rsplit_once("/zoneinfo/")
                 .map_or(name, |(_, zone)| zone)

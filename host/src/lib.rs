@@ -1,44 +1,75 @@
 //! Run tasks of independent code bases on several hosts, with Postgres and nothing else.
 //!
-//! An application talks to it through [`Client`]. The other modules are the parts of the `rework`
-//! binary, and this is their map:
-//!
-//! | module | what it is |
+//! | module | what it is for |
 //! |---|---|
-//! | [`model`] | plain types: ids, the states of a task, causes, durations; no I/O |
-//! | [`store`] | the only SQL |
-//! | [`plugin`] | foreign code: inspected, cached, probed, loaded, invoked |
-//! | [`wire`] | what monitor and worker say to each other |
-//! | [`client`] | register, schedule, inspect, wait, abort |
-//! | [`monitor`] | claims tasks, runs workers, reports |
-//! | [`worker`] | loads plugins, runs one task at a time |
-//! | [`periods`] | fixed periods, which tests shorten |
-//! | [`postgres`] | an embedded cluster |
-//! | [`cli`] | the command line |
-//! | [`testing`] | a whole installation for the length of a test |
-//! | [`program`] | which of these a process is, by its arguments |
+//! | [`client`] | an application: register plugins, schedule tasks, wait for them, read their output, abort them |
+//! | [`testing`] | the tests of a plugin or of an application: a whole installation for the length of a test |
+//!
+//! [`Client`] is where an application begins. Everything else in this crate is the inside of the
+//! program `rework`; ARCHITECTURE.md describes its modules.
 
-pub mod causes;
-pub mod cli;
+#![expect(
+    unreachable_pub,
+    reason = "`pub` in a private module means: for the other modules of this crate"
+)]
+
+mod causes;
+mod cli;
 pub mod client;
-pub mod descendants;
-pub mod descriptors;
-pub mod here;
-pub mod model;
-pub mod monitor;
-pub mod periods;
-pub mod plugin;
-pub mod postgres;
-pub mod program;
-pub mod signals;
-pub mod store;
-pub mod telemetry;
+mod descendants;
+mod descriptors;
+mod here;
+mod model;
+mod monitor;
+mod periods;
+mod plugin;
+mod postgres;
+mod proc;
+mod program;
+mod signals;
+mod store;
+mod telemetry;
 pub mod testing;
-pub mod wire;
-pub mod worker;
-pub mod zones;
+mod wire;
+mod worker;
+mod zones;
 
-pub use client::{Client, Task};
+pub use client::{Client, Task, TaskId, TaskState};
+
+/// What the program `rework` and this project's own tests use of the inside. It is not an interface:
+/// anything here may change in any version.
+#[doc(hidden)]
+#[allow(missing_docs, reason = "documented where it is defined")]
+pub mod internals {
+    pub mod program {
+        pub use crate::program::main;
+    }
+
+    pub mod descendants {
+        pub use crate::descendants::{Processes, kill_all, of};
+    }
+    pub mod here {
+        pub use crate::here::zone;
+    }
+    pub mod model {
+        pub use crate::model::{MonitorId, TaskId, Token, WorkerId, moment, task, time};
+    }
+    pub mod plugin {
+        pub use crate::plugin::{Inspection, inspect_content};
+    }
+    pub mod postgres {
+        pub use crate::postgres::{Cluster, Lease};
+    }
+    pub mod store {
+        pub use crate::store::{Cycle, Ended, Fate, Mark, Scan, Store};
+    }
+    pub mod wire {
+        pub use crate::wire::{Finished, FromWorker, Payload, frame};
+    }
+    pub mod zones {
+        pub use crate::zones::Zone;
+    }
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    rework::program::main(std::env::args_os().collect())
+    rework::internals::program::main(std::env::args_os().collect())
 }

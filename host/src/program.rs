@@ -1,13 +1,13 @@
-//! What a process of this program is: the command line, or one of the kinds of child that the
-//! command line starts of itself.
+//! Which kind of process this is: the command line, or one of the child processes that the command line
+//! starts by executing itself.
 
 use crate::{cli, descriptors, monitor, periods::Periods, plugin, postgres, signals, worker};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-/// The names under which monitors and registrations start their children: `argv[0]`.
+/// The names (`argv[0]`) under which monitors and registrations start child processes of this program.
 pub const CHILDREN: [&str; 3] = [monitor::WORKER, monitor::EXAMINER, plugin::PROBE];
 
-/// Does what the arguments say; `arguments[0]` is the program's name.
+/// Runs what the arguments ask for; `arguments[0]` is the name of the program.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     postgres::allow_keeper();
     signals::begin_afresh();
@@ -35,7 +35,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
         (Some("embedded-keeper"), Some(directory), _) => postgres::keeper(Path::new(directory)),
         _ => {
-            // Without /proc nothing can be looked at, and what starts is told so later.
+            // It fails without /proc; whatever needs /proc later reports that.
             let _ = descriptors::close_inherited_on_exec();
             cli::main(arguments)
         }

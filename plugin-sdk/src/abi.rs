@@ -36,16 +36,17 @@ use abi_stable::{
     std_types::{ROption, RResult, RSlice, RStr, RString, RVec},
 };
 
-/// The target triple of this build; the note of a plugin says it too.
+/// The target triple of this build, which the note of a plugin contains too.
 pub const TARGET: &str = env!("REWORK_TARGET");
 
-/// Raised when an existing field changes; a host runs only plugins of its own major.
+/// The major version of the ABI, to be raised when an existing field changes. A host runs only plugins of
+/// its own major version.
 pub const ABI_MAJOR: u32 = 1;
 
-/// Raised with each appended field; the history is in [`Host`].
+/// The minor version of the ABI, to be raised with each appended field; the history is in [`Host`].
 pub const ABI_MINOR: u32 = 1;
 
-/// The two as text, for the note.
+/// Both versions as text, for the note.
 pub const ABI_VERSION: &str = "1.1";
 const _: () = assert!(
     matches!(ABI_VERSION.as_bytes(), [major, b'.', minor]
@@ -65,7 +66,7 @@ pub const RUN_DONE: i32 = 0;
 /// What [`Operation::run`] returns: it failed, and [`Host::fail`] was told why.
 pub const RUN_FAILED: i32 = 1;
 
-/// The root module of a plugin: the one thing that it exports.
+/// The root module of a plugin: the only thing that it exports.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = PluginRef)))]
@@ -94,16 +95,17 @@ impl RootModule for PluginRef {
 #[sabi(kind(Prefix(prefix_ref = OperationRef)))]
 #[sabi(missing_field(option))]
 pub struct Operation {
-    /// The name under which tasks ask for it.
+    /// The name of the operation.
     pub name: RStr<'static>,
-    /// The domain that its author declared.
+    /// The domain that the plugin declares.
     pub domain: RStr<'static>,
-    /// Runs it once, on the calling thread; answers [`RUN_DONE`] or [`RUN_FAILED`]. Never unwinds.
+    /// Runs the operation once, on the calling thread. Returns [`RUN_DONE`] or [`RUN_FAILED`]; never
+    /// unwinds.
     #[sabi(last_prefix_field)]
     pub run: extern "C" fn(host: HostRef, context: Context) -> i32,
 }
 
-/// Names the task at hand to the functions of [`Host`]; opaque to the plugin.
+/// Identifies the running task to the functions of [`Host`]; opaque to the plugin.
 #[repr(transparent)]
 #[derive(StableAbi, Clone, Copy, Debug)]
 pub struct Context(pub *const ());
@@ -124,7 +126,7 @@ pub struct Payload {
     pub bytes: RSlice<'static, u8>,
 }
 
-/// What the host offers to a running operation. None of these unwinds or blocks for long.
+/// What the host offers to a running operation. None of these functions unwinds or blocks for long.
 ///
 /// Since 1.1: [`Host::schedule_raw`].
 #[repr(C)]
@@ -132,37 +134,39 @@ pub struct Payload {
 #[sabi(kind(Prefix(prefix_ref = HostRef)))]
 #[sabi(missing_field(option))]
 pub struct Host {
-    /// Who the task is, as JSON: `{"id", "operation", "domain", "attempt", "metadata",
-    /// "log_level", "capture"}`; `log_level` is 0 (off) to 5 (trace).
+    /// The task as JSON: `{"id", "operation", "domain", "attempt", "metadata", "log_level", "capture"}`;
+    /// `log_level` is 0 (off) to 5 (trace).
     pub task: extern "C" fn(Context) -> RStr<'static>,
     /// The input. In fields, a file is an object `{"bytes", "sha256"}`; its content comes from
     /// [`Host::input_file`].
     pub input: extern "C" fn(Context) -> Payload,
     /// The content of a file field of the input.
     pub input_file: extern "C" fn(Context, field: RStr<'_>) -> ROption<RSlice<'static, u8>>,
-    /// Replaces the output: encoding tag, bytes.
+    /// Replaces the output: an encoding tag and the bytes.
     pub save_output: extern "C" fn(Context, encoding: u8, bytes: RSlice<'_, u8>),
-    /// Adds the content of a file field to the output in fields.
+    /// Adds the content of a file field to an output in fields.
     pub save_output_file: extern "C" fn(Context, field: RStr<'_>, bytes: RSlice<'_, u8>),
-    /// A log record: level 1 (error) to 5 (trace), target, message with its fields as text.
+    /// Writes a log record: level from 1 (error) to 5 (trace), target, and the message with its fields as
+    /// text.
     pub log: extern "C" fn(Context, level: u8, target: RStr<'_>, message: RStr<'_>),
-    /// How far the task is, 0 to 1, and a word about it.
+    /// Reports the progress of the task: the part that is done, from 0 to 1, and a message.
     pub progress: extern "C" fn(Context, fraction: f64, message: RStr<'_>),
-    /// Whether somebody asked for the task to end; asking earns a grace period.
+    /// Whether somebody asked for the task to end. A task that asks gets a grace period to end by itself.
     pub cancelled: extern "C" fn(Context) -> bool,
-    /// Queues another task, described as JSON like the options of `rework schedule`; its id or why
-    /// not.
+    /// Queues another task, described as JSON like the options of `rework schedule`. Returns its id, or why
+    /// it was not queued.
     pub schedule: extern "C" fn(Context, request: RStr<'_>) -> RResult<i64, RString>,
-    /// Begins (`scope` 0) or ends a scope of log capture, for operations that capture by hand:
-    /// lowest level, and whether plain output counts. Answers the scope.
+    /// Begins (`scope` 0) or ends a scope of log capture, for operations that capture by hand: the lowest
+    /// level, and whether printed lines are stored. Returns the number of the scope.
     pub capture: extern "C" fn(Context, scope: u32, level: u8, stdio: bool) -> u32,
-    /// A panic has just begun; the text survives even if the process does not. JSON as for `fail`.
+    /// Reports that a panic has just begun, as JSON like for `fail`. The text survives even if the process
+    /// does not.
     pub panicking: extern "C" fn(Context, failure: RStr<'_>),
-    /// Why the operation fails, as JSON: `{"kind": "error" | "panic" | "bad input" | "bad output",
+    /// Reports why the operation fails, as JSON: `{"kind": "error" | "panic" | "bad input" | "bad output",
     /// "message", "location", "backtrace"}`.
     #[sabi(last_prefix_field)]
     pub fail: extern "C" fn(Context, failure: RStr<'_>),
-    /// As [`Host::schedule`], with a raw input.
+    /// Like [`Host::schedule`], with a raw input.
     pub schedule_raw:
         extern "C" fn(Context, request: RStr<'_>, input: RSlice<'_, u8>) -> RResult<i64, RString>,
 }

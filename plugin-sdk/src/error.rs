@@ -5,10 +5,10 @@ use std::{fmt, panic::Location};
 /// The result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation failed: what it says, and where `?` (or `.into()`) made it.
+/// Why an operation failed: a message, and where `?` (or `.into()`) created the error.
 ///
-/// It is made from any `std::error::Error`, from `&str` and from `String`; the causes of an error
-/// become part of its text.
+/// It is created from any `std::error::Error`, from `&str` and from `String`. The causes of an error become
+/// part of the message.
 ///
 /// ```
 /// use rework_plugin::prelude::*;
@@ -30,14 +30,14 @@ pub struct Error {
     location: Option<&'static Location<'static>>,
 }
 
-/// Whose fault it is.
+/// Which side an error comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The operation's own.
+    /// The operation returned an error.
     Error,
     /// The input is not what the operation declares.
     BadInput,
-    /// The output is not what it declares, or cannot be written.
+    /// The output is not what the operation declares, or cannot be written as JSON.
     BadOutput,
 }
 

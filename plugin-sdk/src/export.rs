@@ -22,7 +22,7 @@ pub use abi_stable::library::LibHeader;
 pub use linkme;
 pub use serde_json;
 
-/// The beginning of a plugin's note: what the SDK knows of its own build.
+/// The beginning of a plugin's note: the properties of this build that the SDK knows.
 pub const BUILD: &str = {
     const PARTS: &[&str] = &[
         "{\"sdk\":\"",
@@ -41,20 +41,18 @@ pub const BUILD: &str = {
     text(&BYTES)
 };
 
-/// An operation of this plugin.
+/// An operation of this plugin, as `#[operation]` registers it.
 #[derive(Debug, Clone, Copy)]
 pub struct Registered {
-    /// Its name.
     pub name: &'static str,
-    /// Its domain.
     pub domain: &'static str,
-    /// The specs of its inputs, as JSON; `null`: none.
+    /// The declared inputs as JSON; `null`: none are declared.
     pub inputs: &'static str,
-    /// Runs it.
+    /// Runs the operation.
     pub run: extern "C" fn(HostRef, Context) -> i32,
 }
 
-/// Every operation of this plugin, gathered by the linker from all of its modules.
+/// Every operation of this plugin, collected by the linker from all modules.
 #[linkme::distributed_slice]
 pub static OPERATIONS: [Registered];
 
@@ -112,9 +110,9 @@ pub fn run(host: HostRef, context: Context, body: impl FnOnce(&mut Task) -> Resu
     RUN_FAILED
 }
 
-/// What was printed without a newline must not wait for the next task.
+/// Flushes stdout: text printed without a newline must not appear in the log of the next task.
 pub(crate) fn flush_prints() {
-    // A task that has closed its own stdout has nothing to flush.
+    // A task may have closed its stdout; then there is nothing to flush.
     let _ = std::io::stdout().flush();
 }
 
@@ -130,7 +128,7 @@ pub fn fields(task: &Task) -> Result<Map<String, Value>> {
     note = "outputs are numbers, bool, String, Value, Vec, Option, maps, File, (), a struct with #[derive(Outputs)], or a Result of these"
 )]
 pub trait Returned {
-    /// [`Output::SPEC`] of what it returns when it does not fail.
+    /// [`Output::SPEC`] of the output, if the operation does not fail.
     const SPEC: &'static str;
 
     /// Saves the output, or fails.

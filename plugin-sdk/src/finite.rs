@@ -4,7 +4,7 @@ use serde::ser::{self, Serialize};
 use serde_json::Value;
 use std::fmt::{self, Display};
 
-/// What was found.
+/// The error for a float that JSON cannot express.
 #[derive(Debug)]
 pub(crate) struct NotFinite(String);
 
@@ -22,10 +22,10 @@ impl ser::Error for NotFinite {
     }
 }
 
-/// A value as JSON; otherwise what is wrong with it, after its name.
+/// A value as JSON, or an error message to be put after the value's name.
 ///
-/// serde_json writes `null` for a float that JSON cannot express, and whoever reads it back would
-/// take a result for a missing one; here it is refused.
+/// serde_json writes `null` for a float that JSON cannot express (NaN, infinity), and a reader would take
+/// the result for a missing one; here it is an error.
 pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
     let json = serde_json::to_value(value)
         .map_err(|error| format!("cannot be written as JSON: {error}"))?;
@@ -46,17 +46,17 @@ fn has_null(value: &Value) -> bool {
     }
 }
 
-/// Whether every float in `value` is finite; if not, the first that is not.
+/// Checks that every float in `value` is finite; the error names the first that is not.
 pub(crate) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), NotFinite> {
     value.serialize(Walk)
 }
 
-/// A serializer that writes nothing.
+/// A serializer that only visits values, and writes nothing.
 struct Walk;
 
 type Ended = Result<(), NotFinite>;
 
-/// Values that hold no float.
+/// Methods for values that contain no float.
 macro_rules! pass {
     ($($method:ident($($type:ty),*);)+) => {$(
         fn $method(self, $(_: $type),*) -> Ended {
@@ -65,7 +65,7 @@ macro_rules! pass {
     )+};
 }
 
-/// Values that hold others.
+/// Methods for values that contain others.
 macro_rules! open {
     ($($method:ident($($type:ty),*);)+) => {$(
         fn $method(self, $(_: $type),*) -> Result<Self, NotFinite> {
@@ -74,7 +74,7 @@ macro_rules! open {
     )+};
 }
 
-/// One trait of `serde::ser` for values that hold others: each of them is walked.
+/// One trait of `serde::ser` for values that contain others, each of which is visited.
 macro_rules! compound {
     ($($trait:ident: $($method:ident($($type:ty),*)),+;)+) => {$(
         impl ser::$trait for Walk {

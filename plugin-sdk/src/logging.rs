@@ -19,9 +19,10 @@ use tracing_core::{
     span,
 };
 
-/// Lowest level that anybody wants, 0 (off) to 5 (trace).
+/// The lowest level that any task wants, 0 (off) to 5 (trace).
 static LEVEL: AtomicU8 = AtomicU8::new(0);
-/// Where records of threads without a task of their own go: the task at hand, or the last one.
+/// The task that records of threads without a task of their own belong to: the running task, or the last
+/// one.
 static LAST: RwLock<Option<(HostRef, Context)>> = RwLock::new(None);
 
 thread_local! {
@@ -29,11 +30,11 @@ thread_local! {
     static OWN: Cell<Option<(HostRef, Context)>> = const { Cell::new(None) };
 }
 
-/// This thread begins to run a task.
+/// Notes that this thread begins to run a task.
 pub(crate) fn begin(host: HostRef, context: Context, level: u8) {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        // The author's own set-up, if there is one, stays.
+        // Fails if the plugin has installed a logger of its own, which then stays.
         let _ = log::set_logger(&Bridge);
         let _ = tracing_core::dispatcher::set_global_default(tracing_core::Dispatch::new(Bridge));
     });
@@ -50,7 +51,7 @@ pub(crate) fn begin(host: HostRef, context: Context, level: u8) {
     });
 }
 
-/// This thread's task has ended.
+/// Notes that this thread's task has ended.
 pub(crate) fn end() {
     OWN.set(None);
 }
@@ -66,7 +67,7 @@ pub(crate) fn is_own() -> bool {
     OWN.get().is_some()
 }
 
-/// Hands a record to the host.
+/// Passes a record to the host.
 pub(crate) fn forward(level: u8, target: &str, message: &str) {
     if let Some((host, context)) = current() {
         host.log()(context, level, target.into(), message.into());
@@ -105,7 +106,7 @@ fn number(level: &tracing_core::Level) -> u8 {
 
 impl tracing_core::Subscriber for Bridge {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        // The level differs from task to task.
+        // Not cached, because the level differs from task to task.
         Interest::sometimes()
     }
 

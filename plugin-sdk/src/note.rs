@@ -1,8 +1,8 @@
 //! What a plugin says of itself in an ELF note, put together at compile time, so that a host can
 //! read it without running a byte of the plugin.
 
-/// One record of section `.note.rework`; see elf(5), "Notes". `N` is the length of its text,
-/// rounded up to four.
+/// One note of the section `.note.rework`; see elf(5), "Notes". `N` is the length of its text in bytes,
+/// rounded up to a multiple of four.
 #[repr(C, align(4))]
 #[derive(Debug)]
 pub struct Note<const N: usize> {
@@ -14,7 +14,7 @@ pub struct Note<const N: usize> {
 }
 
 impl<const N: usize> Note<N> {
-    /// A record of this kind (1: the plugin, 2: an operation) with these parts of JSON text.
+    /// A note of this kind (1: the plugin, 2: an operation); its text is JSON that consists of these parts.
     pub const fn new(kind: u32, parts: &[&str]) -> Self {
         Self {
             name_size: 7,
@@ -26,7 +26,7 @@ impl<const N: usize> Note<N> {
     }
 }
 
-/// How long the parts are together.
+/// The length of all parts together, in bytes.
 pub const fn length(parts: &[&str]) -> usize {
     let (mut total, mut part) = (0, 0);
     while part < parts.len() {
@@ -36,12 +36,12 @@ pub const fn length(parts: &[&str]) -> usize {
     total
 }
 
-/// [`length`], rounded up to four.
+/// [`length`], rounded up to a multiple of four.
 pub const fn padded(parts: &[&str]) -> usize {
     length(parts).next_multiple_of(4)
 }
 
-/// The parts, one after the other; what is left over stays zero.
+/// The parts, one after the other, followed by zeros.
 pub const fn concat<const N: usize>(parts: &[&str]) -> [u8; N] {
     let mut bytes = [0; N];
     let (mut at, mut part) = (0, 0);
@@ -58,7 +58,7 @@ pub const fn concat<const N: usize>(parts: &[&str]) -> [u8; N] {
     bytes
 }
 
-/// What [`concat`] has put together.
+/// The text that [`concat`] has composed.
 pub const fn text(bytes: &[u8]) -> &str {
     match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -66,12 +66,12 @@ pub const fn text(bytes: &[u8]) -> &str {
     }
 }
 
-/// `true` or `false`.
+/// `true` or `false`, as JSON.
 pub const fn boolean(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
 
-/// Whether a literal of this type of JSON can be the default or a choice of a field of this type.
+/// Fails to compile if a literal of this JSON type cannot be a default or a choice of a field of this type.
 pub const fn check_literal(literal: &str, field: &str) {
     let fits = match literal.as_bytes() {
         b"string" => matches!(field.as_bytes(), b"string" | b"datetime" | b"moment"),

@@ -12,34 +12,34 @@ use std::{
 };
 
 thread_local! {
-    /// The last panic of this thread, as JSON for the host.
+    /// The last panic of this thread, as the JSON that the host gets.
     static LAST: RefCell<Option<Value>> = const { RefCell::new(None) };
 }
 
-/// Runs something that may panic; what the host is to be told if it did.
+/// Calls `work`; if it panics, returns the panic as the JSON that the host gets.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Value> {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             remember(info);
-            // The usual lines on stderr, which belong to the task's log.
+            // Prints the usual lines on stderr, which are part of the task's log.
             previous(info);
         }));
     });
     LAST.take();
-    // What the operation was working on is dropped with it; nothing of it is used again.
+    // Unwind safety does not matter: everything that the operation used is dropped, and not used again.
     panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let message = words(payload.as_ref());
-        // `resume_unwind` calls no hook: what is remembered may be an earlier panic, which the
-        // operation has caught.
+        // `resume_unwind` calls no hook, so the stored panic may be an earlier one that the operation has
+        // caught.
         let told = LAST.take().filter(|told| told["payload"] == message);
         discard(payload);
         told.unwrap_or_else(|| json!({ "kind": "panic", "message": message, "location": null }))
     })
 }
 
-/// Drops a payload, which is the author's and may panic again; then it leaks.
+/// Drops a panic's payload, whose destructor may panic too; then the payload leaks.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(another) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(another);
@@ -50,7 +50,7 @@ fn remember(info: &PanicHookInfo<'_>) {
     let message = words(info.payload());
     let location = info.location().map(ToString::to_string);
     if !logging::is_own() {
-        // A thread that the operation started: its own affair, but worth a line.
+        // A thread that the operation started does not fail the task, but is worth a line in the log.
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
         let place = location.unwrap_or_default();
@@ -62,8 +62,8 @@ fn remember(info: &PanicHookInfo<'_>) {
         return;
     }
     let failure = match LAST.take() {
-        // What the runtime says when a second panic leaves it no way out: the panic that led here
-        // tells more.
+        // The runtime's message when a second panic aborts the process; the first panic is the more useful
+        // one.
         Some(mut earlier) if message.starts_with("panic in a ") => {
             let told = earlier["message"].as_str().unwrap_or_default();
             earlier["message"] = format!("{told} ({message})").into();
@@ -78,18 +78,18 @@ fn remember(info: &PanicHookInfo<'_>) {
             "backtrace": own_frames(&Backtrace::force_capture().to_string()),
         }),
     };
-    // The text survives even if the process does not (`panic = "abort"`, a panic in a destructor).
+    // Reported at once: the process may end now (`panic = "abort"`, a panic in a destructor).
     if let Some((host, context)) = logging::current() {
         host.panicking()(context, failure.to_string().as_str().into());
     }
     LAST.set(Some(failure));
 }
 
-/// The frames of a backtrace from the panic to the operation, without those of the runtime above and
-/// of ours below; all of them where they have no names.
+/// The frames of a backtrace from the panic to the operation, without frames of the runtime above and of
+/// the SDK below; all frames if they have no names.
 fn own_frames(backtrace: &str) -> &str {
     let mut at = 0;
-    // Where each frame begins, and what it is called.
+    // The start and the name of each frame.
     let frames: Vec<(usize, &str)> = backtrace
         .split_inclusive('\n')
         .filter_map(|line| {

@@ -16,10 +16,10 @@ use tracing_core::{
 
 struct Span {
     metadata: &'static Metadata<'static>,
-    /// ` name=value` of its fields.
+    /// The fields of the span, as ` name=value` each.
     fields: String,
     parent: Option<u64>,
-    /// Its handles and its open children; it is closed when none is left.
+    /// How many handles and open children the span has; it is closed when none is left.
     holders: usize,
 }
 
@@ -27,7 +27,7 @@ static SPANS: Mutex<Option<HashMap<u64, Span>>> = Mutex::new(None);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// What this thread is in, the innermost last.
+    /// The spans that this thread has entered, the innermost last.
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -40,7 +40,7 @@ fn innermost() -> Option<u64> {
     ENTERED.with_borrow(|entered| entered.last().copied())
 }
 
-/// Opens a span inside the one that it names, or else the one that this thread is in.
+/// Opens a span, as a child of the span that it names, or else of the current span of this thread.
 pub(crate) fn open(attributes: &Attributes<'_>) -> Id {
     let parent = match attributes.parent() {
         Some(parent) => Some(parent.into_u64()),
@@ -65,7 +65,7 @@ pub(crate) fn open(attributes: &Attributes<'_>) -> Id {
     Id::from_u64(id)
 }
 
-/// Adds to the fields of a span.
+/// Adds fields to a span.
 pub(crate) fn record(span: &Id, values: &Record<'_>) {
     let mut fields = Fields::default();
     values.record(&mut fields);
@@ -88,7 +88,7 @@ pub(crate) fn exit(span: &Id) {
     });
 }
 
-/// There is one more handle to a span.
+/// Counts another handle of a span.
 pub(crate) fn hold(span: u64) {
     with_spans(|spans| {
         if let Some(span) = spans.get_mut(&span) {
@@ -97,7 +97,8 @@ pub(crate) fn hold(span: u64) {
     });
 }
 
-/// There is one less; whether it was the last. A span that is closed lets go of its parent.
+/// Counts one handle less. Returns whether it was the last; then the span is closed, and releases its
+/// parent.
 pub(crate) fn release(span: u64) -> bool {
     with_spans(|spans| {
         let mut next = Some(span);
@@ -115,7 +116,7 @@ pub(crate) fn release(span: u64) -> bool {
     })
 }
 
-/// The span that this thread is in.
+/// The current span of this thread.
 pub(crate) fn current() -> Current {
     innermost()
         .and_then(|id| with_spans(|spans| spans.get(&id).map(|span| (id, span.metadata))))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// The type of a field.
+/// The type of a field, in a declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpecType {
@@ -17,11 +17,11 @@ pub enum SpecType {
     Boolean,
     /// A JSON string.
     String,
-    /// Bytes, kept beside the fields.
+    /// The content of a file, which is stored beside the fields.
     File,
-    /// RFC 3339; without an offset it is UTC.
+    /// A date and time in RFC 3339; without an offset it is in UTC.
     Datetime,
-    /// A datetime, or an expression.
+    /// A datetime, or an expression that is resolved to one when the task is queued.
     Moment,
 }
 
@@ -38,32 +38,32 @@ impl SpecType {
     }
 }
 
-/// What an operation declares of one input or output.
+/// The declaration of one input or output field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
-    /// The field.
+    /// The name of the field.
     pub name: String,
-    /// Its type.
+    /// The type of the field.
     pub r#type: SpecType,
-    /// Whether it must be given.
+    /// Whether the field must be given.
     pub required: bool,
-    /// The only values that are allowed; none: all.
+    /// The only allowed values; `None`: every value of the type is allowed.
     pub choices: Option<Vec<Value>>,
-    /// What it is when it is not given.
+    /// The value of the field if it is not given.
     pub default: Option<Value>,
 }
 
-/// A field that does not fit.
+/// The error for a field that does not fit its declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecError {
-    /// The field.
+    /// The name of the field.
     pub field: String,
     subject: String,
     fault: String,
 }
 
 impl SpecError {
-    /// The message, for an operation that has to be named: ``input `a` of `add` must be …``.
+    /// The message with the name of the operation: ``input `a` of `add` must be …``.
     pub fn of(&self, operation: &str) -> String {
         format!("{} of `{operation}`{}", self.subject, self.fault)
     }
@@ -77,12 +77,12 @@ impl fmt::Display for SpecError {
 
 impl std::error::Error for SpecError {}
 
-/// Whether specs make sense by themselves: every field has a name of its own, and every default and
-/// choice is a value that the field can have.
+/// Checks declarations by themselves: the names of fields must differ, and every default and choice must be
+/// a value that its field can have.
 ///
 /// # Errors
 ///
-/// The first field that does not; the message names it.
+/// The first field that does not fit; the message names it.
 pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
     for (place, spec) in specs.iter().enumerate() {
         let fault = |subject: String| SpecError {
@@ -114,8 +114,8 @@ pub fn check_specs(specs: &[Spec]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Checks inputs against specs and completes them by the defaults. A moment stays an expression,
-/// and a file stays whatever stands for it.
+/// Checks inputs against declarations, and adds defaults. A moment stays an expression, and a file stays
+/// its placeholder.
 ///
 /// # Errors
 ///
@@ -225,7 +225,8 @@ fn checked(spec: &Spec, value: &Value) -> Result<Value, String> {
     }
 }
 
-/// Equal; `1` and `1.0` are one number, and two whole numbers are not, however close they are.
+/// Whether two values are the same: `1` and `1.0` are one number, while two whole numbers that differ are
+/// never the same, however close they are.
 fn is_same(a: &Value, b: &Value) -> bool {
     let is_whole = |value: &Value| value.is_i64() || value.is_u64();
     let is_one_number = |whole: &Value, other: &Value| {
@@ -245,7 +246,7 @@ fn is_same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// A date, or a date and a time of day, of the years 1 to 9999; without an offset it is UTC.
+/// A date, or a date and a time of day, of the years 1 to 9999; without an offset it is in UTC.
 pub fn parse_datetime(text: &str) -> Option<DateTime> {
     let (clock, offset) = read_datetime(text)?;
     let time = match offset {
@@ -291,11 +292,11 @@ pub fn read_datetime(text: &str) -> Option<(NaiveDateTime, Option<FixedOffset>)>
     rest.0.is_empty().then_some((clock, offset))
 }
 
-/// What of a text has not been read yet.
+/// The rest of a text that is being read.
 struct Rest<'t>(&'t str);
 
 impl<'t> Rest<'t> {
-    /// The next character, if it is one of these.
+    /// Reads the next character, if it is one of these.
     fn one_of(&mut self, characters: &str) -> Option<char> {
         let next = self
             .0
@@ -306,7 +307,7 @@ impl<'t> Rest<'t> {
         Some(next)
     }
 
-    /// A natural number of so many digits.
+    /// Reads a natural number of `fewest` to `most` digits.
     fn number(&mut self, fewest: usize, most: usize) -> Option<u32> {
         let digits = self.digits();
         let length = digits.len().min(most);
@@ -315,7 +316,7 @@ impl<'t> Rest<'t> {
         Some(number)
     }
 
-    /// The decimals of a second, as microseconds; more than six are cut.
+    /// Reads the decimals of a second as microseconds; digits after the sixth are ignored.
     fn micros(&mut self) -> Option<u32> {
         let digits = self.digits();
         self.0 = &self.0[digits.len()..];
@@ -323,7 +324,7 @@ impl<'t> Rest<'t> {
         (!digits.is_empty()).then(|| six.parse().ok())?
     }
 
-    /// `02:00` or `0200` after its sign; no more than Postgres knows.
+    /// Reads `02:00` or `0200` after its sign; at most the largest offset that Postgres accepts.
     fn offset(&mut self, sign: i32) -> Option<FixedOffset> {
         let hours = self.number(2, 2).filter(|hours| *hours < 16)?;
         let _ = self.one_of(":");
@@ -343,7 +344,7 @@ pub fn rfc3339(time: DateTime) -> String {
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// The word for a JSON value's type, with its article, for messages.
+/// The JSON type of a value with its article, for messages.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

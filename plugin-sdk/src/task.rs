@@ -20,15 +20,15 @@ pub enum Level {
     Info = 3,
     /// What a developer wants to know.
     Debug = 4,
-    /// Everything.
+    /// Every detail.
     Trace = 5,
 }
 
-/// The task that an operation runs.
+/// The running task, as its operation sees it.
 ///
-/// It belongs to the process that the operation was called in. In a process that the operation forks, a
-/// method that would say something to the host does nothing, or fails; and if such a process returns from
-/// the operation, it is ended there, with exit code 70 and a line in the task's log.
+/// It belongs to the process in which the operation was called. In a process that the operation forks, a
+/// method that would send something to the host does nothing, or fails; and if such a process returns from
+/// the operation it is ended there, with exit code 70 and a line in the task's log.
 #[derive(Debug)]
 pub struct Task {
     host: HostRef,
@@ -36,7 +36,7 @@ pub struct Task {
     about: About,
 }
 
-/// What the host says of a task.
+/// The description of the task that the host gives.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct About {
@@ -64,7 +64,7 @@ impl Default for About {
 impl Task {
     pub(crate) fn new(host: HostRef, context: Context) -> Self {
         let text = host.task()(context);
-        // An older or newer host says less or more; what is missing has a default.
+        // An older or newer host may give fewer or more fields; missing ones have defaults.
         let mut about: About = serde_json::from_str(text.as_str()).unwrap_or_default();
         if about.metadata.is_null() {
             about.metadata = json!({});
@@ -80,35 +80,36 @@ impl Task {
         self.about.log_level
     }
 
-    /// Its number.
+    /// The id of the task.
     pub fn id(&self) -> i64 {
         self.about.id
     }
 
-    /// The operation that it asks for.
+    /// The name of the operation.
     pub fn operation(&self) -> &str {
         &self.about.operation
     }
 
-    /// The domain that it belongs to.
+    /// The domain of the task.
     pub fn domain(&self) -> &str {
         &self.about.domain
     }
 
-    /// How often it has been tried, this time included; 1 the first time.
+    /// The number of this attempt: 1 the first time.
     pub fn attempt(&self) -> u32 {
         self.about.attempt
     }
 
-    /// The notes of whoever queued it; `{}` if there are none.
+    /// The metadata that the task was queued with; `{}` if there is none.
     pub fn metadata(&self) -> &Value {
         &self.about.metadata
     }
 
-    /// Its input; no input reads as `null`.
+    /// The input of the task, deserialized; no input is read as `null`.
     ///
     /// Numbers are whole numbers of 64 bits, or else doubles, which keep their bits. A whole number that is
-    /// read into an `f64` becomes the nearest double; as an argument, `f64` refuses one that no double is.
+    /// read into an `f64` becomes the nearest double; as an argument of an operation, `f64` refuses a whole
+    /// number that no double is equal to.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl Task {
         }
     }
 
-    /// Its input as bytes, as they were given; of an input that is not raw, its JSON text.
+    /// A raw input as it was given; for another input, its JSON text.
     pub fn raw_input(&self) -> &[u8] {
         self.host.input()(self.context).bytes.as_slice()
     }
@@ -151,18 +152,18 @@ impl Task {
         }
     }
 
-    /// Saves its output; a later one replaces it.
+    /// Saves the output of the task, in place of an output saved before.
     ///
     /// # Errors
     ///
-    /// If it cannot be written as JSON.
+    /// If the output cannot be written as JSON.
     pub fn save_output<T: Serialize + ?Sized>(&mut self, output: &T) -> Result<()> {
         let text = json_of("the output", output)?.to_string();
         self.host.save_output()(self.context, ENCODING_FIELDS, text.as_bytes().into());
         Ok(())
     }
 
-    /// Saves its output as bytes, which whoever asks gets as they are.
+    /// Saves the output of the task as raw bytes, in place of an output saved before.
     ///
     /// # Errors
     ///
@@ -177,19 +178,19 @@ impl Task {
         self.host.save_output_file()(self.context, field.into(), content.into());
     }
 
-    /// Says how far it is: a fraction from 0 to 1, and a word about it.
+    /// Reports the progress of the task: a fraction from 0 to 1, and a message.
     pub fn progress(&mut self, fraction: f64, message: impl AsRef<str>) {
         self.host.progress()(self.context, fraction, message.as_ref().into());
     }
 
-    /// Whether somebody has asked for its end. A task that asks this now and then is given some
-    /// time to end by itself; others are killed at once.
+    /// Whether somebody has asked to abort the task. A task that calls this now and then is given some time
+    /// to end by itself; others are killed at once.
     pub fn cancelled(&self) -> bool {
         self.host.cancelled()(self.context)
     }
 
-    /// Keeps, until the guard is dropped, records of at least this level, and what is printed if
-    /// `stdio`; for operations with `capture = "manual"`, or to see more for a while.
+    /// Stores, until the guard is dropped, log records of at least this level and, with `stdio`, printed
+    /// lines. For operations with `capture = "manual"`, or to store more for a while.
     pub fn capture_logs(&self, level: Level, stdio: bool) -> CaptureGuard {
         let scope = self.host.capture()(self.context, 0, level as u8, stdio);
         CaptureGuard {
@@ -201,7 +202,7 @@ impl Task {
         }
     }
 
-    /// Begins to describe another task, which the host queues.
+    /// Begins another task, which the host queues.
     pub fn schedule(&self, operation: impl Into<String>) -> Schedule {
         let operation = operation.into();
         Schedule {
@@ -213,14 +214,14 @@ impl Task {
     }
 }
 
-/// The host was built before there was such a thing.
+/// The error of a function that needs a newer host.
 fn lacking(what: &str, since: &str) -> Error {
     Error::from(format!(
         "{what} needs rework ≥ {since}: this worker speaks an older plugin ABI"
     ))
 }
 
-/// A scope of captured logs; ends when it is dropped.
+/// A scope of captured logs, which ends when it is dropped.
 #[derive(Debug)]
 #[must_use = "the scope ends when this is dropped"]
 pub struct CaptureGuard {
@@ -240,7 +241,7 @@ impl Drop for CaptureGuard {
     }
 }
 
-/// Another task about to be queued; nothing happens before [`Schedule::send`].
+/// Another task that is about to be queued; nothing happens before [`Schedule::send`].
 #[derive(Debug)]
 #[must_use = "nothing is queued before send()"]
 pub struct Schedule {
@@ -256,64 +257,64 @@ impl Schedule {
         self
     }
 
-    /// Its input.
+    /// The input of the new task.
     pub fn input(self, input: impl Into<Value>) -> Self {
         self.with("input", input)
     }
 
-    /// Its input as bytes, instead; needs a host of plugin ABI 1.1.
+    /// The input of the new task as raw bytes; needs a host of plugin ABI 1.1.
     pub fn raw_input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.raw = Some(input.into());
         self
     }
 
-    /// Its domain, for a name that exists in several.
+    /// The domain of the operation, if operations in several domains have its name.
     pub fn domain(self, domain: &str) -> Self {
         self.with("domain", domain)
     }
 
-    /// The host to pin it to.
+    /// Pins the new task to a host.
     pub fn host(self, host: &str) -> Self {
         self.with("host", host)
     }
 
-    /// Notes that stay with it; an object.
+    /// Metadata of the new task: a JSON object.
     pub fn metadata(self, metadata: Value) -> Self {
         self.with("metadata", metadata)
     }
 
-    /// Higher runs first.
+    /// The priority: tasks of higher priority run first; 0 by default.
     pub fn priority(self, priority: i32) -> Self {
         self.with("priority", priority)
     }
 
-    /// Not before.
+    /// The time before which the new task does not run.
     pub fn at(self, time: DateTime) -> Self {
         self.with("at", time.to_rfc3339())
     }
 
-    /// Not before so long from now.
+    /// How long from now the new task does not run.
     pub fn delay(self, delay: Duration) -> Self {
         let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.with("delay_ms", ms)
     }
 
-    /// While a task with this key exists, it is that task.
+    /// An idempotency key: while a task of the operation with this key exists, its id is returned instead.
     pub fn key(self, key: &str) -> Self {
         self.with("key", key)
     }
 
-    /// How often it may be tried.
+    /// How many attempts the new task may take.
     pub fn max_attempts(self, attempts: u32) -> Self {
         self.with("max_attempts", attempts)
     }
 
-    /// Queues it; its number.
+    /// Queues the new task and returns its id.
     ///
     /// # Errors
     ///
-    /// What the host says against it: no such operation, an input that does not fit. Or that it is
-    /// too old for [`Schedule::raw_input`].
+    /// The reason why the host does not queue the task: no such operation, an input that does not fit. Or
+    /// that the host is too old for [`Schedule::raw_input`].
     pub fn send(self) -> Result<i64> {
         let text = self.request.to_string();
         let request = text.as_str().into();

@@ -64,35 +64,35 @@ pub struct TestTask {
     level: Level,
 }
 
-/// What became of it.
+/// What an operation did in a test.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// What it saved or returned.
+    /// The output that the operation saved or returned, as JSON.
     pub output: Option<Value>,
-    /// What it saved as bytes.
+    /// The output that the operation saved, as raw bytes.
     pub raw_output: Option<Vec<u8>>,
-    /// The contents of file fields of its output.
+    /// The contents of the output's file fields.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// What it logged.
+    /// The log records of the operation.
     pub logs: Vec<LogRecord>,
-    /// How far it said it was, each time.
+    /// The progress reports of the operation, in order.
     pub progress: Vec<(f64, String)>,
-    /// The tasks that it queued, as it described them; their ids count from 1.
+    /// The tasks that the operation queued, as it described them; their ids count from 1.
     pub scheduled: Vec<Value>,
-    /// The raw inputs among them, by id.
+    /// The raw inputs of these tasks, by id.
     pub scheduled_raw: BTreeMap<i64, Vec<u8>>,
-    /// Why it failed, if it did.
+    /// Why the operation failed; `None`: it did not.
     pub failure: Option<Failure>,
 }
 
 /// A log record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
-    /// 1 (error) to 5 (trace).
+    /// The level, from 1 (error) to 5 (trace).
     pub level: u8,
-    /// Where in the code.
+    /// The module path of the record.
     pub target: String,
-    /// The message with its fields.
+    /// The message, followed by its fields.
     pub message: String,
 }
 
@@ -101,17 +101,17 @@ pub struct LogRecord {
 pub struct Failure {
     /// `error`, `panic`, `bad input` or `bad output`.
     pub kind: String,
-    /// In the operation's own words.
+    /// The message of the operation.
     pub message: String,
-    /// `file:line:column`, where known.
+    /// `file:line:column`, if known.
     #[serde(default)]
     pub location: Option<String>,
-    /// Of a panic.
+    /// The backtrace of a panic.
     #[serde(default)]
     pub backtrace: Option<String>,
 }
 
-/// A task of the operation of this name in this crate.
+/// A task of the operation with this name in this crate.
 pub fn task(operation: &str) -> TestTask {
     TestTask {
         operation: operation.to_owned(),
@@ -127,56 +127,55 @@ pub fn task(operation: &str) -> TestTask {
 }
 
 impl TestTask {
-    /// Its domain, for a name that the crate offers in several.
+    /// The domain of the operation, if operations in several domains have its name.
     pub fn domain(mut self, domain: &str) -> Self {
         self.domain = Some(domain.to_owned());
         self
     }
 
-    /// Its input.
+    /// The input of the task.
     pub fn input(mut self, input: impl Into<Value>) -> Self {
         self.input = Some(input.into());
         self
     }
 
-    /// Its input as bytes.
+    /// The input of the task as raw bytes.
     pub fn raw_input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.raw_input = Some(bytes.into());
         self
     }
 
-    /// The content of a file field of its input.
+    /// The content of a file field of the input.
     pub fn file(mut self, field: &str, content: impl Into<Vec<u8>>) -> Self {
         self.files.insert(field.to_owned(), content.into());
         self
     }
 
-    /// Its metadata.
+    /// The metadata of the task.
     pub fn metadata(mut self, metadata: Value) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// Which attempt this is.
+    /// The number of the attempt; 1 by default.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Somebody has asked for its end.
+    /// Makes the task one that somebody has asked to abort.
     pub fn cancelled(mut self) -> Self {
         self.cancelled = true;
         self
     }
 
-    /// Lowest level of records to keep; everything if nothing is said.
+    /// The lowest level of log records that is kept; by default all are.
     pub fn level(mut self, level: Level) -> Self {
         self.level = level;
         self
     }
 
-    /// Checks the input as a host would, runs the operation on this thread, and tells what became
-    /// of it.
+    /// Checks the input as a host would, runs the operation on this thread, and returns what it did.
     ///
     /// # Panics
     ///
@@ -275,7 +274,7 @@ impl TestTask {
     }
 }
 
-/// What a context of a test points to.
+/// The object that a context of a test points to.
 struct Session {
     about: String,
     encoding: u8,

@@ -1,7 +1,7 @@
 //! One embedded cluster for all tests, and a database of its own for each.
 
 use super::sessions::{Held, Sessions};
-use rework::postgres::{Cluster, Lease};
+use rework::internals::postgres::{Cluster, Lease};
 use std::{
     path::{Path, PathBuf},
     process::Command,

@@ -1,7 +1,7 @@
 //! The job as its users meet it: queued with a file, run by a worker, read back. This is how the
 //! tests of any plugin can look.
 
-use rework::{model::task::TaskState, testing};
+use rework::{TaskState, testing};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

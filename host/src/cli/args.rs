@@ -3,10 +3,10 @@
 use crate::model::{
     ScheduleId, TaskId, WorkerId,
     duration::parse_duration,
+    name::parse_name,
     number::check_numbers,
     rule::{CatchUp, Rule, RuleError, parse_zone},
     task::TaskState,
-    word::word,
 };
 use crate::plugin::TrustedKey;
 use chrono::{DateTime, Utc};
@@ -162,10 +162,10 @@ pub(super) struct RegisterArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Register under this domain instead of the declared one
-    #[arg(long, value_name = "NEW", value_parser = word)]
+    #[arg(long, value_name = "NEW", value_parser = parse_name)]
     pub(super) asdomain: Option<String>,
     /// For this host instead of this one
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// Take over operations that the host has from another plugin
     #[arg(long)]
@@ -220,7 +220,7 @@ pub(super) struct RollbackArgs {
     #[arg(long, value_name = "HASH")]
     pub(super) to: Option<String>,
     /// Only on this host, instead of all that have an earlier version
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// One JSON document
     #[arg(long)]
@@ -264,7 +264,7 @@ pub(super) struct UnregisterArgs {
     #[arg(long, value_parser = pattern)]
     pub(super) module: Option<String>,
     /// Only on this host
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// Do not ask
     #[arg(long)]
@@ -276,7 +276,7 @@ pub(super) struct UnregisterHostArgs {
     /// The database
     pub(super) db: String,
     /// The host
-    #[arg(value_parser = word)]
+    #[arg(value_parser = parse_name)]
     pub(super) host: String,
     /// Do not ask
     #[arg(long)]
@@ -301,26 +301,19 @@ pub(super) struct ScheduleArgs {
     pub(super) db: String,
     /// The operation's name
     pub(super) name: String,
-    /// The input: an object of fields, or any JSON for an operation that declares none
-    #[arg(long, value_name = "JSON", value_parser = json)]
-    pub(super) input: Option<Value>,
-    /// A file field of the input, read from a file; repeatable
-    #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
-    pub(super) input_file: Vec<(String, PathBuf)>,
-    /// The input as bytes, read from a file (- for standard input)
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "input_file"])]
-    pub(super) raw_input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) input: InputArgs,
     /// The domain, for a name that exists in several
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Run on this host only
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// Notes that stay with the task; a JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
     pub(super) metadata: Option<Value>,
     /// Higher runs first: a number from -32767 to 32767
-    #[arg(long, default_value_t = 0, value_parser = whole::<i32>(-32_767..=32_767))]
+    #[arg(long, default_value_t = 0, value_parser = integer_in::<i32>(-32_767..=32_767))]
     pub(super) priority: i32,
     /// Not before this time (without an offset: UTC)
     #[arg(
@@ -344,7 +337,7 @@ pub(super) struct ScheduleArgs {
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares
-    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=0x7fff_ffff))]
+    #[arg(long, value_name = "N", value_parser = integer_in::<u32>(1..=0x7fff_ffff))]
     pub(super) max_attempts: Option<u32>,
     /// Wait for its end and print its output; exit 1 if it did not end `done`
     #[arg(long)]
@@ -360,6 +353,20 @@ pub(super) struct ScheduleArgs {
     pub(super) timeout: Option<Duration>,
 }
 
+// What `schedule` and `prepare` share. (A doc comment would become the description of both commands.)
+#[derive(Debug, Args)]
+pub(super) struct InputArgs {
+    /// The input: an object of fields, or any JSON for an operation that declares none
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) input: Option<Value>,
+    /// A file field of the input, read from a file; repeatable
+    #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
+    pub(super) input_file: Vec<(String, PathBuf)>,
+    /// The input as bytes, read from a file (- for standard input)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "input_file"])]
+    pub(super) raw_input: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct MonitorArgs {
     /// The database; `-`: what standard input says in its first line
@@ -369,14 +376,14 @@ pub(super) struct MonitorArgs {
         long,
         default_value = "default",
         conflicts_with = "all_domains",
-        value_parser = word
+        value_parser = parse_name
     )]
     pub(super) domain: Vec<String>,
     /// Claim tasks of every domain that this host has plugins for
     #[arg(long)]
     pub(super) all_domains: bool,
     /// The host to work for, instead of this one
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// Pass this environment variable on to workers, and to the children that try out plugins;
     /// repeatable
@@ -400,23 +407,23 @@ pub(super) struct MonitorArgs {
     #[arg(long, value_name = "KEY", value_parser = TrustedKey::read)]
     pub(super) require_signature: Option<TrustedKey>,
     /// Never more workers per domain than this, over all of its plugins
-    #[arg(long, default_value_t = 2, value_parser = whole::<u16>(1..=65_535))]
+    #[arg(long, default_value_t = 2, value_parser = integer_in::<u16>(1..=65_535))]
     pub(super) maxworkers: u16,
     /// Never fewer
-    #[arg(long, default_value_t = 1, value_parser = whole::<u16>(0..=65_535))]
+    #[arg(long, default_value_t = 1, value_parser = integer_in::<u16>(0..=65_535))]
     pub(super) minworkers: u16,
     /// A worker ends after so many tasks; 0: never
-    #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0..=i64::MAX))]
+    #[arg(long, default_value_t = 0, value_parser = integer_in::<u64>(0..=i64::MAX))]
     pub(super) maxruns: u64,
     /// A worker that has grown beyond so many MB ends after its task; 0: never
-    #[arg(long, default_value_t = 0, value_name = "MB", value_parser = whole::<u64>(0..=1 << 40))]
+    #[arg(long, default_value_t = 0, value_name = "MB", value_parser = integer_in::<u64>(0..=1 << 40))]
     pub(super) maxmem: u64,
     /// A worker that is not ready after so many seconds is killed
     #[arg(
         long,
         default_value_t = 30,
         value_name = "SECONDS",
-        value_parser = whole::<u64>(1..=86_400)
+        value_parser = integer_in::<u64>(1..=86_400)
     )]
     pub(super) start_timeout: u64,
     /// Delete tasks and workers that ended so long ago; 0s: never
@@ -465,10 +472,10 @@ pub(super) struct ListTasksArgs {
     #[arg(long)]
     pub(super) operation: Option<String>,
     /// At most so many
-    #[arg(long, default_value_t = 250, value_parser = whole::<i64>(0..=1 << 53))]
+    #[arg(long, default_value_t = 250, value_parser = integer_in::<i64>(0..=1 << 53))]
     pub(super) limit: i64,
     /// Only before this task, for the next page
-    #[arg(long, value_name = "ID", value_parser = whole::<i64>(0..=1 << 53))]
+    #[arg(long, value_name = "ID", value_parser = integer_in::<i64>(0..=1 << 53))]
     pub(super) before: Option<i64>,
     /// Also print where errors were made, the whole of their text, and the backtraces of panics
     #[arg(long)]
@@ -513,13 +520,13 @@ pub(super) struct LogTaskArgs {
     #[arg(long)]
     pub(super) watch: bool,
     /// Only lines after this one
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<i64>(0..=1 << 53))]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = integer_in::<i64>(0..=1 << 53))]
     pub(super) fromid: i64,
     /// Only the last lines, so many of them (and, with --watch, those that follow)
     #[arg(
         long,
         value_name = "N",
-        value_parser = whole::<i64>(0..=1 << 31),
+        value_parser = integer_in::<i64>(0..=1 << 31),
         conflicts_with = "fromid"
     )]
     pub(super) tail: Option<i64>,
@@ -605,20 +612,13 @@ pub(super) struct PrepareArgs {
     /// also with a fixed hour (`0 */30 2 * * *`) not in one that they skip.
     #[arg(long, allow_hyphen_values = true, value_parser = rule)]
     pub(super) rule: String,
-    /// The input: an object of fields, or any JSON for an operation that declares none
-    #[arg(long, value_name = "JSON", value_parser = json)]
-    pub(super) input: Option<Value>,
-    /// A file field of the input, read from a file; repeatable
-    #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
-    pub(super) input_file: Vec<(String, PathBuf)>,
-    /// The input as bytes, read from a file (- for standard input)
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "input_file"])]
-    pub(super) raw_input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) input: InputArgs,
     /// The domain, for a name that exists in several
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Run its tasks on this host only
-    #[arg(long, value_parser = word)]
+    #[arg(long, value_parser = parse_name)]
     pub(super) host: Option<String>,
     /// Notes that stay with its tasks; a JSON object
     #[arg(long, value_name = "JSON", value_parser = json)]
@@ -664,7 +664,7 @@ pub(super) struct PlanArgs {
     #[arg(long, default_value_t = 1.0, value_parser = hours)]
     pub(super) hours: f64,
     /// At most so many runs
-    #[arg(long, default_value_t = 10_000, value_parser = whole::<usize>(0..=1 << 40))]
+    #[arg(long, default_value_t = 10_000, value_parser = integer_in::<usize>(0..=1 << 40))]
     pub(super) limit: usize,
     /// One JSON document
     #[arg(long)]
@@ -697,7 +697,7 @@ pub(super) struct VacuumArgs {
     #[arg(long)]
     pub(super) domain: Option<String>,
     /// Only those that ended so many days ago
-    #[arg(long, default_value_t = 0, value_parser = whole::<u32>(0..=36_525))]
+    #[arg(long, default_value_t = 0, value_parser = integer_in::<u32>(0..=36_525))]
     pub(super) days: u32,
 }
 
@@ -721,13 +721,13 @@ pub(super) struct BenchArgs {
     /// The database
     pub(super) db: String,
     /// How many tasks to run for the throughput
-    #[arg(long, default_value_t = 20_000, value_parser = whole::<u32>(1..=i32::MAX.into()))]
+    #[arg(long, default_value_t = 20_000, value_parser = integer_in::<u32>(1..=i32::MAX.into()))]
     pub(super) tasks: u32,
     /// How many tasks to run one by one for the latency
-    #[arg(long, default_value_t = 200, value_parser = whole::<u32>(1..=i32::MAX.into()))]
+    #[arg(long, default_value_t = 200, value_parser = integer_in::<u32>(1..=i32::MAX.into()))]
     pub(super) samples: u32,
     /// How many workers
-    #[arg(long, default_value_t = 2, value_parser = whole::<u16>(1..=65_535))]
+    #[arg(long, default_value_t = 2, value_parser = integer_in::<u16>(1..=65_535))]
     pub(super) workers: u16,
     /// The operation to run; it must be registered on this host and take no input
     #[arg(long, default_value = "noop")]
@@ -892,7 +892,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A whole number of a range.
-fn whole<N: TryFrom<i64>>(
+fn integer_in<N: TryFrom<i64>>(
     range: RangeInclusive<i64>,
 ) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync {
     move |text| {

@@ -1,5 +1,5 @@
-//! Measuring this installation: tasks per second, also where other domains stand idle beside the busy
-//! one, and from commit to the operation's first line.
+//! Measures this installation: tasks per second, also with idle domains beside the busy one, and the time
+//! from commit to the operation's first line.
 
 use super::{
     args::BenchArgs,
@@ -20,14 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What was measured.
+/// The results of a benchmark.
 #[derive(Debug, Serialize)]
 struct Figures {
     tasks: u32,
     workers: u16,
     enqueue_per_second: f64,
     run_per_second: f64,
-    /// `None`: the plugin's file is not there to be registered for other domains.
+    /// `None`: the plugin's file no longer exists, so it cannot be registered for other domains.
     run_per_second_among_domains: Option<f64>,
     latency_ms_median: f64,
     latency_ms_p99: f64,
@@ -35,10 +35,10 @@ struct Figures {
     worker_memory_mb: f64,
 }
 
-/// So many domains stand idle in the monitor that is compared with one of a single domain.
+/// How many idle domains the monitor has that is compared with a monitor of a single domain.
 const IDLE_DOMAINS: u32 = 9;
 
-/// A monitor of our own, ended with the bench.
+/// The benchmark's own monitor, which is ended with it.
 struct Monitor(Child);
 
 impl Monitor {
@@ -53,7 +53,7 @@ impl Monitor {
             .args(["monitor", "-"])
             .args(domains.iter().flat_map(|domain| ["--domain", domain]))
             .args(["--minworkers", &workers, "--maxworkers", &workers])
-            // Neither in the arguments nor here: it may hold a password.
+            // Neither in the arguments nor in the environment, because it may hold a password.
             .env_remove("REWORK_DB")
             .env("RUST_LOG", "rework=warn")
             .stdin(Stdio::piped())
@@ -148,7 +148,7 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
 
     let mut latencies = Vec::new();
     for _ in 0..args.samples {
-        // Idle again.
+        // Lets the monitor become idle again.
         tokio::time::sleep(Duration::from_millis(5)).await;
         let task = client
             .schedule(&args.operation)
@@ -189,7 +189,7 @@ async fn measure(args: &BenchArgs) -> Result<Figures> {
     })
 }
 
-/// Queues the tasks of the throughput.
+/// Queues the tasks whose throughput is measured.
 async fn queue(args: &BenchArgs, client: &Client, operation: &OperationRow) -> Result<Vec<i64>> {
     let mut batch = Vec::new();
     while batch.len() < args.tasks as usize {
@@ -200,8 +200,7 @@ async fn queue(args: &BenchArgs, client: &Client, operation: &OperationRow) -> R
     Ok(batch)
 }
 
-/// Waits until all of these tasks have ended; how many seconds they took, from the first start to the
-/// last end.
+/// Waits until all of these tasks have ended. Returns the seconds from the first start to the last end.
 async fn run(args: &BenchArgs, client: &Client, batch: &[i64]) -> Result<f64> {
     let last = client.task(TaskId(*batch.last().expect("at least one task was queued")));
     last.join().await?;
@@ -222,8 +221,8 @@ async fn run(args: &BenchArgs, client: &Client, batch: &[i64]) -> Result<f64> {
     Ok(run.seconds)
 }
 
-/// As [`run`], in a monitor of which the other domains have had a task each and stand idle. They are
-/// the same plugin under other names, registered for as long as this takes.
+/// Like [`run`], with a monitor that also serves idle domains, each of which has run one task. They are the
+/// same plugin under other names, and are registered only for this measurement.
 async fn among_domains(
     args: &BenchArgs,
     client: &Client,
@@ -257,7 +256,7 @@ async fn run_beside(
     for domain in idle {
         client.schedule(&args.operation).domain(domain).await?;
     }
-    // All is queued before the monitor starts, as where there is one domain.
+    // All tasks are queued before the monitor starts, as in the measurement with one domain.
     let batch = queue(args, client, operation).await?;
     let _monitor = Monitor::start(args, &domains)?;
     run(args, client, &batch).await

@@ -1,4 +1,4 @@
-//! What a plugin offers, for whoever is about to register it.
+//! What a plugin offers, for the person who is about to register it.
 
 use super::{
     args::CheckArgs,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{duration::human, word::printable_path},
+    model::{duration::human, name::printable_path},
     plugin::{self, Cache, Confinement, Demands, Inspection, OperationNote},
 };
 use anstyle::AnsiColor;
@@ -51,7 +51,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
     show(&args.plugin, &inspection)
 }
 
-/// With `--json`.
+/// The output with `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
     path: &'a str,
@@ -135,7 +135,8 @@ fn show_operation(operation: &OperationNote) -> Result<()> {
     Ok(())
 }
 
-/// `a: number, b: number (optional), c: string (one of "x", "y"; default "x")`
+/// The fields of a declaration: `a: number, b: number (optional), c: string (one of "x", "y"; default
+/// "x")`.
 fn fields(specs: Option<&Value>) -> Option<String> {
     let specs = specs?.as_array()?;
     if specs.is_empty() {
@@ -164,7 +165,7 @@ fn field(spec: &Value) -> String {
     format!("{}: {}{more}", word("name"), word("type"))
 }
 
-/// `timeout 3m, 3 attempts, 1s between them, 512 MB`
+/// The limits of an operation: `timeout 3m, 3 attempts, 1s between them, 512 MB`.
 fn limits(operation: &OperationNote) -> String {
     let duration = |ms: u64| human(Duration::from_millis(ms));
     let mut parts = vec![match operation.timeout_ms {

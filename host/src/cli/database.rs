@@ -1,4 +1,4 @@
-//! The database itself: make, migrate, reset; and the embedded cluster.
+//! The database: creating, migrating and dropping the schema; and the embedded cluster.
 
 use super::{
     args::{EmbeddedArgs, EmbeddedCommand},
@@ -36,7 +36,7 @@ pub(super) async fn reset_db(db: &str, yes: bool) -> Result<()> {
     }
 }
 
-/// Asks on stderr; anything but a yes is a no.
+/// Asks on stderr; every answer but `y`, `Y` and `yes` means no.
 pub(super) fn confirmed(question: &str) -> Result<bool> {
     let mut stderr = std::io::stderr().lock();
     write!(stderr, "{question}")?;

@@ -1,4 +1,4 @@
-//! Is everything well? A line per check, with what to do about each problem.
+//! Checks of the whole installation: a line per check, with what to do about each problem.
 
 use super::{
     args::DoctorArgs,

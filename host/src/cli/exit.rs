@@ -21,7 +21,7 @@ const CYAN: Style = AnsiColor::Cyan.on_default();
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// What the reader is told.
+/// The error that a command ends with: what is printed, and the exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
     message: String,
@@ -38,7 +38,7 @@ impl Failure {
         }
     }
 
-    /// The command line is wrong.
+    /// An error of the command line's syntax or arguments.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self {
             code: 2,
@@ -51,7 +51,7 @@ impl Failure {
         self
     }
 
-    /// The same of a command that has changed something before it failed, which its reader must know.
+    /// The same error, of a command that has changed something before it failed: the message says so.
     pub(super) fn after(mut self, change: &str) -> Self {
         self.message = if self.message.is_empty() {
             change.to_owned()
@@ -61,12 +61,12 @@ impl Failure {
         self
     }
 
-    /// What it says, without its hints.
+    /// The message without its hints.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
 
-    /// Prints it and answers the exit code.
+    /// Prints the error and returns the exit code.
     pub(super) fn report(self) -> ExitCode {
         if self.code == 0 {
             if !self.message.is_empty() {
@@ -74,7 +74,7 @@ impl Failure {
             }
             return ExitCode::SUCCESS;
         }
-        // Nobody is left to tell that stderr is closed.
+        // Ignored if stderr is closed.
         let _ = writeln!(
             anstream::stderr(),
             "{RED}error:{RED:#} {}",
@@ -89,7 +89,7 @@ fn hint(text: &str) {
     let _ = writeln!(anstream::stderr(), "{CYAN}hint:{CYAN:#} {}", one_line(text));
 }
 
-/// What `clap` says of a wrong command line, or was asked to say; the exit code.
+/// Prints clap's message about the command line, or the help that was asked for. Returns the exit code.
 pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // --help and --version.
@@ -119,7 +119,7 @@ pub(super) fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// A message with escapes for the line breaks of what was typed, which it quotes.
+/// The message with line breaks escaped inside the arguments that it quotes.
 fn without_typed_breaks(mut message: String, arguments: &[OsString]) -> String {
     for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
         let value = argument.split_once('=').map_or("", |(_, value)| value);
@@ -137,7 +137,7 @@ fn without_typed_breaks(mut message: String, arguments: &[OsString]) -> String {
     message
 }
 
-/// Errors are one line.
+/// The text on one line.
 fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
@@ -147,7 +147,7 @@ fn one_line(text: &str) -> String {
     presentable(&lines.join(" "))
 }
 
-/// Whatever was typed may come back in a message: without passwords, and not at any length.
+/// A line without passwords, and of limited length: it may repeat what was typed.
 fn presentable(line: &str) -> String {
     const LONGEST: usize = 2000;
     let line = without_passwords(line);
@@ -162,7 +162,7 @@ fn presentable(line: &str) -> String {
     format!("{} … {}", &line[..start], &line[end..])
 }
 
-/// `postgres://user:…@host` for a URL with a password, also for one that is not quite a URL.
+/// Writes `postgres://user:…@host` for a URL with a password, even if the URL is not quite valid.
 fn without_passwords(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
@@ -218,7 +218,7 @@ impl From<MonitorError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            // Whoever read the output has seen enough (`| head`).
+            // The reader of the output has closed it (`| head`): not an error.
             return Self {
                 code: 0,
                 ..Self::new("")

@@ -1,4 +1,4 @@
-//! Files that the command line names: read, and written.
+//! Reading and writing the files that the command line names.
 
 use super::exit::{Failure, Result};
 use std::{
@@ -13,7 +13,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     read_at_most(path, u64::MAX)
 }
 
-/// The same, refused if there are more bytes than this.
+/// Like [`read`], but returns an error if there are more bytes than `limit`.
 pub(super) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let unreadable = |error| Failure::new(format!("could not read {}: {error}", path.display()));
     let source: Box<dyn Read> = if path == Path::new("-") {
@@ -35,9 +35,9 @@ pub(super) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Writes a file beside its place first: a disk that is full leaves the one that was there, which
-/// keeps its owner and who may read it. What is no regular file (a pipe, a terminal), or lies where
-/// nothing can be made, is written to as it is.
+/// Writes a file through a temporary file beside it, so that a full disk leaves the old file. Owner and
+/// permissions are kept. If the path is not a regular file (a pipe, a terminal), or no file can be created
+/// in its directory, the path is written to directly.
 pub(super) fn save(path: &Path, text: String) -> io::Result<()> {
     let existing = fs::metadata(path).ok();
     if existing
@@ -46,7 +46,7 @@ pub(super) fn save(path: &Path, text: String) -> io::Result<()> {
     {
         return fs::write(path, text);
     }
-    // Of what a link points to.
+    // The file that a link points to.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let directory = path
         .parent()
@@ -57,7 +57,7 @@ pub(super) fn save(path: &Path, text: String) -> io::Result<()> {
         .tempfile_in(directory);
     let mut file = match made {
         Ok(file) => file,
-        // Perhaps it can be written to; if not, that says why.
+        // The file may be writable nevertheless; if not, this reports why.
         Err(_) => return fs::write(path, text),
     };
     file.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! The shapes of the human listings.
+//! The lines of the listings for people.
 
 use super::output::{coloured, state};
 use crate::{
@@ -10,7 +10,7 @@ use anstyle::AnsiColor;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-/// ``ID `NAME` DOMAIN path(PATH) host(HOST)``
+/// An operation on one line: ``ID `NAME` DOMAIN path(PATH) host(HOST)``.
 pub(super) fn operation(row: &OperationRow) -> String {
     let name = coloured(&row.name, AnsiColor::Green);
     let paused = if row.paused { " [paused]" } else { "" };
@@ -24,8 +24,8 @@ pub(super) fn operation(row: &OperationRow) -> String {
     format!("{id} `{name}` {domain} path({path}) host({host}){paused}")
 }
 
-/// `HASH NAME VERSION domain(D) host(H) path(P) [since] → [until] N tasks current`, or
-/// `refused REASON host(H) [since]`
+/// A version of a plugin on one line: `HASH NAME VERSION domain(D) host(H) path(P) [since] → [until] N
+/// tasks current`, or `refused REASON host(H) [since]`.
 pub(super) fn plugin(row: &PluginRow) -> String {
     let PluginRow { host, path, .. } = row;
     if let Some(reason) = &row.refused {
@@ -50,7 +50,7 @@ pub(super) fn plugin(row: &PluginRow) -> String {
     text
 }
 
-/// `ID NAME STATE domain=D [queued] → [started] → [finished] cause`
+/// A task on one line: `ID NAME STATE domain=D [queued] → [started] → [finished] cause`.
 pub(super) fn task(row: &TaskRow) -> String {
     let TaskRow {
         id,
@@ -69,7 +69,7 @@ pub(super) fn task(row: &TaskRow) -> String {
     text
 }
 
-/// `ATTEMPT STATE TIMES CAUSE`
+/// An attempt on one line: `ATTEMPT STATE TIMES CAUSE`.
 pub(super) fn attempt(row: &AttemptRow) -> String {
     let times = times(&[row.started, row.finished]);
     let mut text = format!("{} {} {times}", row.attempt, state(&row.state));
@@ -79,7 +79,7 @@ pub(super) fn attempt(row: &AttemptRow) -> String {
     text
 }
 
-/// `cause: error`, in one line.
+/// Cause and message on one line: `cause: error`.
 pub(super) fn why(cause: Option<&str>, error: Option<&str>) -> Option<String> {
     let cause = cause?;
     Some(
@@ -109,7 +109,7 @@ fn times(times: &[Option<DateTime<Utc>>]) -> String {
     known.join(" → ")
 }
 
-/// `stdout:INFO: 2018-11-28 16:08:27: I am running`
+/// A log line: `stdout:INFO: 2018-11-28 16:08:27: I am running`.
 pub(super) fn log_line(row: &LogRow) -> String {
     let source = match (&row.target, row.stream.as_str()) {
         (Some(target), "log") => target,
@@ -126,12 +126,12 @@ pub(super) fn log_line(row: &LogRow) -> String {
     format!(
         "{source}:{level}: {}: {}",
         row.time.format("%Y-%m-%d %H:%M:%S"),
-        // What follows belongs to it.
+        // Further lines of the same record are indented.
         row.line.trim_end_matches('\n').replace('\n', "\n    ")
     )
 }
 
-/// `ID PID@HOST N Mb [running (idle)] [created] → [started] → [finished] CAUSE`
+/// A worker on one line: `ID PID@HOST N Mb [running (idle)] [created] → [started] → [finished] CAUSE`.
 pub(super) fn worker(row: &WorkerRow) -> String {
     let pid = row
         .pid
@@ -161,7 +161,7 @@ pub(super) fn worker(row: &WorkerRow) -> String {
     text
 }
 
-/// ``ID `NAME` DOMAIN `HOST` `META` "RULE"``
+/// A schedule on one line: ``ID `NAME` DOMAIN `HOST` `META` "RULE"``.
 pub(super) fn schedule(row: &ScheduleReport) -> String {
     let name = coloured(&row.operation, AnsiColor::Green);
     let host = row.host.as_deref().unwrap_or("no host");
@@ -188,12 +188,12 @@ pub(super) fn schedule(row: &ScheduleReport) -> String {
     text
 }
 
-/// `TIME NAME`
+/// A planned run on one line: `TIME NAME`.
 pub(super) fn planned(run: &PlannedRun) -> String {
     format!("{} {}", human(run.time), run.operation)
 }
 
-/// `ID LASTSEEN DOMAIN options(k=v, …) host(HOST) pid(PID) workers(N)`
+/// A monitor on one line: `ID LASTSEEN DOMAIN options(k=v, …) host(HOST) pid(PID) workers(N)`.
 pub(super) fn monitor(row: &MonitorRow, workers: usize) -> String {
     let options = match &row.options {
         Value::Object(options) => options

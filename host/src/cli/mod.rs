@@ -1,5 +1,5 @@
-//! The command line: parse, do, print. Data goes to stdout, everything else to stderr; what an
-//! exit code means is in `exit`.
+//! The command line: it parses, calls the client, and prints. Data goes to stdout, everything else to
+//! stderr; `exit` defines the exit codes.
 
 mod args;
 mod bench;
@@ -24,7 +24,7 @@ use args::Command;
 use exit::{Failure, Result};
 use std::{ffi::OsString, process::ExitCode};
 
-/// Runs a command line and answers its exit code.
+/// Runs a command line and returns its exit code.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let cli = match args::parse(arguments.clone()) {
         Ok(cli) => cli,
@@ -41,8 +41,8 @@ fn run(command: Command) -> Result<()> {
         command,
         Command::RegisterOperations(_) | Command::CheckPlugin(_)
     ) {
-        // A child of ours runs what the plugin does while it is loaded. Of the same user as we are,
-        // it could otherwise read the database's URL from our memory and environment.
+        // A child process runs the plugin's code while the plugin is loaded. It has the same user, and
+        // could otherwise read the database's URL from this process's memory and environment.
         let _ = nix::sys::prctl::set_dumpable(false);
     }
     match command {
@@ -85,14 +85,14 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Runs one command's requests on this thread.
+/// Runs the requests of one command on this thread.
 fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("could not start the event loop: {error}")))?;
     let result = runtime.block_on(command);
-    // A look-out that still waits for nobody is not waited for.
+    // Does not wait for a client's watching task that is still running.
     runtime.shutdown_background();
     result
 }

@@ -25,7 +25,7 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     monitor::stand_below_init()
         .map_err(|error| Failure::new(format!("could not start below an init: {error}")))?;
     telemetry::init(args.debug);
-    // An embedded server is started before this process becomes the reaper of all below it.
+    // An embedded server is started before this process becomes the subreaper of everything below it.
     let target = Target::resolve(&database(args.db)?)?;
     let plugin_dirs = args
         .plugin_dir
@@ -61,8 +61,7 @@ pub(super) fn monitor(args: MonitorArgs) -> Result<()> {
     Ok(())
 }
 
-/// What was given, or, for `-`, the first line of standard input: what stands there is in no list
-/// of processes.
+/// The given database or, for `-`, the first line of standard input, which no list of processes shows.
 fn database(given: String) -> Result<String> {
     if given != "-" {
         return Ok(given);
@@ -77,8 +76,8 @@ fn database(given: String) -> Result<String> {
     }
 }
 
-/// A directory by its one name, so that its files keep theirs. If it is itself a link it stays one: it
-/// may come to point elsewhere.
+/// The absolute path of a directory, so that paths of its files do not depend on how it was named. If the
+/// last component is a link it is not resolved: the link may come to point elsewhere.
 fn plugin_dir(directory: &Path) -> Result<PathBuf> {
     let unusable = |reason: String| {
         Failure::new(format!(
@@ -93,12 +92,12 @@ fn plugin_dir(directory: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The true name of its parent, and its own.
+/// The parent of the directory with links resolved, joined with the directory's own name.
 fn one_name(directory: &Path) -> std::io::Result<PathBuf> {
-    // That it is there.
+    // Fails if the directory does not exist.
     let target = std::fs::canonicalize(directory)?;
     let absolute = std::path::absolute(directory)?;
-    // `..` as the last component has no name either.
+    // A path that ends in `..` has no last name.
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         return Ok(target);
     };

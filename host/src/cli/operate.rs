@@ -68,7 +68,7 @@ pub(super) async fn pause(args: PauseArgs, paused: bool) -> Result<()> {
     printed.map_err(|failure| failure.after(&format!("{what} is {now}")))
 }
 
-/// What is to be paused or resumed.
+/// The domain or operation that the arguments name, in words.
 fn named(args: &PauseArgs) -> String {
     match (&args.operation, &args.domain, args.schedule) {
         (_, _, Some(schedule)) => format!("schedule {schedule}"),
@@ -77,7 +77,7 @@ fn named(args: &PauseArgs) -> String {
     }
 }
 
-/// What is paused now.
+/// Prints every paused domain and operation.
 async fn print(client: &Client) -> Result<()> {
     let mut lines: Vec<String> = client.paused().await?.iter().map(line).collect();
     let schedules = client.schedules(None).await?;

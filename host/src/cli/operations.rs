@@ -94,7 +94,7 @@ pub(super) async fn unregister_host(args: UnregisterHostArgs) -> Result<()> {
     .await
 }
 
-/// Asks, retires, and says what is retired.
+/// Asks for confirmation, retires the deployments, and prints them.
 async fn retire(
     found: &[Retired],
     no_confirm: bool,
@@ -117,7 +117,8 @@ async fn retire(
     output::done(&deleted.join("\n"))
 }
 
-/// Says so if nothing is called that, for whoever has found nothing: perhaps it is mistyped.
+/// Prints a note if no operation or domain has this name, because it may be mistyped; for commands that
+/// have found nothing.
 pub(super) async fn note_unknown(
     client: &Client,
     domain: Option<&str>,
@@ -129,7 +130,7 @@ pub(super) async fn note_unknown(
     Ok(())
 }
 
-/// Refuses a domain that no operation is in, for a command that would do nothing there.
+/// Returns an error if no operation is in this domain; for commands that would do nothing there.
 pub(super) async fn refuse_unknown(client: &Client, domain: Option<&str>) -> Result<()> {
     match unknown(client, domain, None).await? {
         Some(what) => Err(Failure::new(what).hint("see `rework list-operations`")),
@@ -137,7 +138,7 @@ pub(super) async fn refuse_unknown(client: &Client, domain: Option<&str>) -> Res
     }
 }
 
-/// What is not there, in words; `None`: it is, or nothing was named.
+/// Which name does not exist, in words; `None`: both exist, or no name was given.
 async fn unknown(
     client: &Client,
     domain: Option<&str>,

@@ -1,15 +1,15 @@
-//! Commands that wait go on through an outage of the database, and say so.
+//! Commands that wait go on during an outage of the database, and report it.
 
 use crate::client::{Client, ClientError, Result};
 use std::{pin::pin, time::Duration};
 
-/// Between two tries while the database is away.
+/// The pause between two tries while the database does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Says on stderr that the database is away, or that it is back.
+/// Prints on stderr that the database does not answer, or that it answers again.
 fn tell(outage: Option<&str>) {
     use std::io::Write;
-    // Nobody is left to tell that stderr is closed.
+    // Ignored if stderr is closed.
     let _ = match outage {
         Some(reason) => writeln!(
             anstream::stderr(),
@@ -20,7 +20,7 @@ fn tell(outage: Option<&str>) {
     };
 }
 
-/// Asks until the database answers.
+/// Repeats a request until the database answers.
 pub(super) async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut is_away = false;
     loop {
@@ -42,7 +42,7 @@ pub(super) async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> Res
     }
 }
 
-/// As [`patiently`] if `is_patient`, otherwise once.
+/// Like [`patiently`] if `is_patient`; otherwise one try.
 pub(super) async fn perhaps_patiently<T>(
     is_patient: bool,
     mut ask: impl AsyncFnMut() -> Result<T>,
@@ -54,8 +54,8 @@ pub(super) async fn perhaps_patiently<T>(
     }
 }
 
-/// Waits for tasks, and says when the database is away meanwhile.
-pub(super) async fn told<T>(
+/// Waits for tasks, and reports when the database does not answer meanwhile.
+pub(super) async fn reporting<T>(
     client: &Client,
     wait: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T> {

@@ -1,7 +1,7 @@
 //! Writing to stdout: whole documents for programs, lines for people, coloured on a terminal.
 
 use super::exit::Result;
-use crate::model::word::is_active;
+use crate::model::name::is_active;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use std::{borrow::Cow, io::Write};
@@ -12,8 +12,8 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     json_text(&text)
 }
 
-/// Prints a JSON document that is text already. What would do something to a terminal is in strings
-/// only, where JSON has an escape for it.
+/// Prints a JSON text. Characters that control a terminal can only be in its strings, where they are
+/// printed as JSON escapes.
 pub(super) fn json_text(document: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     let mut rest = document;
@@ -28,30 +28,30 @@ pub(super) fn json_text(document: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// What does more than appear, but for the ends of lines and tabulators.
+/// Whether a character controls a terminal; line breaks and tabulators do not count.
 fn is_bad(c: char) -> bool {
     is_active(c) && c != '\n' && c != '\t'
 }
 
-/// Prints a line, or several.
+/// Prints one or more lines.
 pub(super) fn line(text: &str) -> Result<()> {
     let mut stdout = anstream::stdout().lock();
     writeln!(stdout, "{}", harmless(text))?;
     Ok(stdout.flush()?)
 }
 
-/// Prints a line, or several, about what the command has changed. A failure says it too.
+/// Prints what the command has changed. If printing fails, the error says it too.
 pub(super) fn done(change: &str) -> Result<()> {
     line(change).map_err(|failure| failure.after(change))
 }
 
-/// Says something beside the data. Nobody may be left to hear it.
+/// Prints a remark on stderr. Errors are ignored.
 pub(super) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{}", harmless(text));
 }
 
-/// A text that does nothing to a terminal but appear on it, perhaps in colours: much of what is
-/// printed was written by tasks, plugins and callers. The rest is shown escaped.
+/// A text without effects on a terminal but colours. Much of what is printed was written by tasks, plugins
+/// and callers; other escape sequences are shown escaped.
 pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(is_bad) {
         return Cow::Borrowed(text);
@@ -76,13 +76,13 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     }
     shown += rest;
     if !["", "\x1b[m", "\x1b[0m"].contains(&colour) {
-        // It does not reach beyond its text.
+        // Resets the colours at the end of the text.
         shown += "\x1b[0m";
     }
     Cow::Owned(shown)
 }
 
-/// The escape sequence that a text begins with, if all that it does is set colours and weight.
+/// The escape sequence at the beginning of a text, if it only sets colours and weight.
 fn colour_sequence(text: &str) -> Option<&str> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
@@ -96,13 +96,13 @@ pub(super) fn bytes(content: &[u8]) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// A word in a colour, which is left out where nobody can see it.
+/// A word in a colour, which the output drops where it cannot be shown.
 pub(super) fn coloured(word: &str, colour: AnsiColor) -> String {
     let style = Style::new().fg_color(Some(colour.into()));
     format!("{style}{word}{style:#}")
 }
 
-/// The colour of a state, the same in every listing.
+/// The name of a state in its colour, the same in every listing.
 pub(super) fn state(word: &str) -> String {
     let colour = match word {
         "done" => AnsiColor::Green,

@@ -1,30 +1,28 @@
 //! Queuing a task, and waiting for it.
 
 use super::{
-    args::ScheduleArgs,
+    args::{InputArgs, ScheduleArgs},
     exit::{Failure, Result},
     files::read,
-    outage::{patiently, told},
+    outage::{patiently, reporting},
     output,
 };
 use crate::{
     client::{Client, ClientError, Payload, Task},
     model::{TaskId, task::TaskState},
 };
-use serde_json::Value;
-use std::path::PathBuf;
 
 pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
-    check_given_once(args.input.as_ref(), &args.input_file)?;
+    check_given_once(&args.input)?;
     let client = Client::connect(&args.db).await?;
     let mut schedule = client.schedule(&args.name).priority(args.priority);
-    if let Some(input) = args.input {
+    if let Some(input) = args.input.input {
         schedule = schedule.input(input);
     }
-    for (field, path) in args.input_file {
+    for (field, path) in args.input.input_file {
         schedule = schedule.input_file(field, read(&path)?);
     }
-    if let Some(path) = args.raw_input {
+    if let Some(path) = args.input.raw_input {
         schedule = schedule.raw_input(read(&path)?);
     }
     if let Some(domain) = args.domain {
@@ -58,7 +56,7 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     if has_key && !task.is_new() {
         output::note(&queued);
     }
-    // Whatever goes wrong from here on, the task is there.
+    // From here on the task exists, and every error says so.
     let with_task = |failure: Failure| failure.after(&queued);
     if task.is_new() {
         note_waits(&client, task.id()).await.map_err(with_task)?;
@@ -74,7 +72,7 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     };
     let goes_on = format!("it goes on; see `rework show-task {} --json`", task.id());
     let joined = tokio::select! {
-        joined = told(&client, join) => joined,
+        joined = reporting(&client, join) => joined,
         _ = tokio::signal::ctrl_c() => {
             let interrupted = format!("interrupted while task {} was waited for", task.id());
             return Err(Failure::new(interrupted).hint(goes_on));
@@ -95,7 +93,7 @@ pub(super) async fn schedule(args: ScheduleArgs) -> Result<()> {
     }
 }
 
-/// Says so if it waits for a host that has no monitor, while others have one.
+/// Prints a note if the task waits for a host without a monitor while others have one.
 async fn note_waits(client: &Client, task: TaskId) -> Result<()> {
     if let Some(waits) = client.waits_for_host(task).await? {
         output::note(&format!("note: task {task} waits for {waits}"));
@@ -103,7 +101,7 @@ async fn note_waits(client: &Client, task: TaskId) -> Result<()> {
     Ok(())
 }
 
-/// `task 7 failed: error: not an integer`
+/// How a task ended, in words: `task 7 failed: error: not an integer`.
 async fn ended(task: &Task, state: TaskState) -> Result<String> {
     let why = patiently(async || task.error().await).await?;
     Ok(match why {
@@ -112,7 +110,7 @@ async fn ended(task: &Task, state: TaskState) -> Result<String> {
     })
 }
 
-/// JSON on one line, raw bytes as they are, nothing if there is none.
+/// Prints the output: JSON on one line, raw bytes as they are, nothing if there is none.
 async fn print_output(task: &Task) -> Result<()> {
     print_payload(patiently(async || task.output_payload().await).await?)
 }
@@ -125,10 +123,14 @@ pub(super) fn print_payload(payload: Payload) -> Result<()> {
     }
 }
 
-/// Whether no field is given twice.
-pub(super) fn check_given_once(input: Option<&Value>, files: &[(String, PathBuf)]) -> Result<()> {
+/// Returns an error if a field is given both in the input and as a file.
+pub(super) fn check_given_once(args: &InputArgs) -> Result<()> {
+    let files = &args.input_file;
     let twice = files.iter().enumerate().find(|(place, (field, _))| {
-        let in_input = input.is_some_and(|input| input.get(field).is_some());
+        let in_input = args
+            .input
+            .as_ref()
+            .is_some_and(|input| input.get(field).is_some());
         in_input || files[..*place].iter().any(|(other, _)| other == field)
     });
     match twice {

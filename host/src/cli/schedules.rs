@@ -1,4 +1,4 @@
-//! Schedules: prepare, take back, list, look ahead, export, import.
+//! Schedules: prepare, unprepare, list, plan, export, import.
 
 use super::{
     args::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs},
@@ -13,23 +13,23 @@ use crate::client::{Client, ScheduleFile};
 use chrono::TimeDelta;
 use std::path::Path;
 
-/// A file of schedules beyond this is none.
+/// The largest file of schedules in bytes; a larger one is something else.
 const LARGEST: u64 = 1 << 28;
 
 pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
-    check_given_once(args.input.as_ref(), &args.input_file)?;
+    check_given_once(&args.input)?;
     let client = Client::connect(&args.db).await?;
     let mut prepare = client
         .prepare(&args.name, &args.rule)
         .timezone(&args.timezone)
         .catch_up(args.catch_up);
-    if let Some(input) = args.input {
+    if let Some(input) = args.input.input {
         prepare = prepare.input(input);
     }
-    for (field, path) in args.input_file {
+    for (field, path) in args.input.input_file {
         prepare = prepare.input_file(field, read(&path)?);
     }
-    if let Some(path) = args.raw_input {
+    if let Some(path) = args.input.raw_input {
         prepare = prepare.raw_input(read(&path)?);
     }
     if let Some(domain) = args.domain {
@@ -49,7 +49,7 @@ pub(super) async fn prepare(args: PrepareArgs) -> Result<()> {
     for note in notes {
         output::note(&format!("note: {note}"));
     }
-    // Whatever goes wrong from here on, the schedule is there.
+    // From here on the schedule exists, and every error says so.
     let with_schedule = |failure: Failure| failure.after(&format!("schedule {id} is prepared"));
     let waits = client.schedule_waits_for_host(id).await;
     if let Some(waits) = waits.map_err(|error| with_schedule(error.into()))? {

@@ -46,8 +46,8 @@ pub(super) async fn list(args: ListTasksArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the line of a task leaves out of its error: the rest of its text, where it was made, and, of
-/// a panic, how the code got there.
+/// Prints what a task's line leaves out of its error: the rest of the message, its location, and the
+/// backtrace of a panic.
 fn traceback(row: &TaskRow) -> Result<()> {
     let error = row.error.as_deref().unwrap_or_default();
     for line in error.lines().skip(1) {
@@ -81,7 +81,7 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
     ];
     for (name, value) in fields {
         let empty = match name.as_str() {
-            // The first line tells of the only one.
+            // The first line shows the only attempt.
             "attempts" => report.attempts.is_empty(),
             _ => value.is_null() || value.as_array().is_some_and(Vec::is_empty),
         };
@@ -93,7 +93,7 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
             ("peak_memory_mb", Value::Number(mb)) => {
                 format!("{:.1}", mb.as_f64().unwrap_or_default())
             }
-            // Each below the other.
+            // One line for each attempt.
             ("attempts", _) => attempts(&report).iter().fold(String::new(), |text, row| {
                 text + "\n" + &format::attempt(row)
             }),
@@ -116,7 +116,7 @@ pub(super) async fn show(args: TaskArgs) -> Result<()> {
     Ok(())
 }
 
-/// Everything known about a task, as one object.
+/// Everything that is known about a task, as one JSON object.
 fn document(report: &TaskReport) -> Value {
     let mut document = serde_json::to_value(&report.row).expect("rows are plain JSON");
     let Value::Object(fields) = &mut document else {
@@ -125,7 +125,7 @@ fn document(report: &TaskReport) -> Value {
     let detail = &report.detail;
     let progress = detail
         .progress
-        // It is kept in single precision.
+        // Stored in single precision, so rounded to six decimals.
         .map(|fraction| (f64::from(fraction) * 1e6).round() / 1e6)
         .map(|fraction| json!({ "fraction": fraction, "message": detail.progress_message }));
     let (input, input_encoding) = shown(&report.input, &report.input_files);
@@ -153,7 +153,7 @@ fn document(report: &TaskReport) -> Value {
     document
 }
 
-/// Every attempt: the superseded ones, and the last, which the task itself tells of.
+/// Every attempt: the earlier ones, and the last, whose data is in the task's row.
 fn attempts(report: &TaskReport) -> Vec<AttemptRow> {
     let row = &report.row;
     let last = row.started.map(|started| AttemptRow {
@@ -168,7 +168,7 @@ fn attempts(report: &TaskReport) -> Vec<AttemptRow> {
     report.attempts.iter().cloned().chain(last).collect()
 }
 
-/// A payload in a listing: raw bytes and files by their size and hash.
+/// A payload and its files for a listing: raw bytes and files by size and hash.
 fn shown(payload: &Payload, files: &[FileInfo]) -> (Value, Value) {
     match payload {
         Payload::None => (Value::Null, Value::Null),
@@ -192,7 +192,7 @@ fn shown(payload: &Payload, files: &[FileInfo]) -> (Value, Value) {
     }
 }
 
-/// Which payload of a task.
+/// The input or the output of a task.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
     Input,
@@ -218,7 +218,7 @@ pub(super) async fn get(args: GetArgs, side: Side) -> Result<()> {
     };
     match content {
         Ok(content) => output::bytes(&content),
-        // Not a file: a field like any other.
+        // The field is no file, but a field like any other.
         Err(error @ ClientError::UnknownField { .. }) => match payload {
             Payload::Fields(Value::Object(mut fields)) if fields.contains_key(&field) => {
                 print_payload(Payload::Fields(fields.remove(&field).unwrap_or_default()))
@@ -229,7 +229,7 @@ pub(super) async fn get(args: GetArgs, side: Side) -> Result<()> {
     }
 }
 
-/// Why there is nothing to print: scripts have to tell it from an empty output.
+/// Why there is nothing to print: scripts distinguish this from an empty output.
 async fn nothing_there(task: &Task, side: Side) -> Result<Failure> {
     let id = task.id();
     Ok(match side {
@@ -259,7 +259,7 @@ pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
     let mut after = args.fromid;
     let mut collected = Vec::new();
     if let Some(count) = args.tail {
-        // The end of the log first, so that nothing between the two questions is left out.
+        // The end of the log is read first, so that no line between the two queries is left out.
         after = client.log_end(args.id).await?;
         let level = args.level.unwrap_or(log::TRACE);
         for row in client.log_tail(args.id, level, after, count).await? {
@@ -271,7 +271,7 @@ pub(super) async fn log(args: LogTaskArgs) -> Result<()> {
         }
     }
     loop {
-        // The state first: lines are written before, or with, the end of their task.
+        // The state is read first: the lines of a task are written before its end, or with it.
         let state = perhaps_patiently(args.watch, async || task.state().await).await?;
         loop {
             let rows = perhaps_patiently(args.watch, async || {
@@ -302,7 +302,7 @@ fn is_wanted(row: &LogRow, level: Option<u8>) -> bool {
     level.is_none_or(|level| log::level_number(&row.level).unwrap_or(3) <= level)
 }
 
-/// A failed task's error comes last.
+/// Prints the error of a failed task, after its log.
 async fn print_error(task: &Task, state: TaskState, is_patient: bool) -> Result<()> {
     if !matches!(state, TaskState::Failed | TaskState::Aborted) {
         return Ok(());
@@ -350,8 +350,8 @@ pub(super) async fn delete(args: EndedTaskArgs) -> Result<()> {
     .await
 }
 
-/// Does something to each of these tasks and says what; one that it cannot be done to does not keep
-/// the others from it.
+/// Applies an action to each of these tasks, and prints its result. An error of one task does not keep the
+/// others from it.
 async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>) -> Result<()> {
     let mut refused: Option<Failure> = None;
     let mut unprinted: Option<Failure> = None;
@@ -364,7 +364,7 @@ async fn each(ids: &[TaskId], mut act: impl AsyncFnMut(TaskId) -> Result<String>
             },
             Err(failure) => {
                 if let Some(before) = refused.replace(failure) {
-                    // Its exit code is that of all.
+                    // The exit code is that of the last error.
                     let _ = before.report();
                 }
             }

@@ -1,4 +1,4 @@
-//! Is everything well? One finding per thing that can be wrong, with what to do about it.
+//! Checks of the whole installation: one finding per possible problem, with what to do about it.
 
 use super::{
     Client, ScheduleReport,
@@ -15,22 +15,22 @@ use crate::{
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
-/// Servers that this version is tested with.
+/// The major versions of PostgreSQL that this program is tested with.
 const SERVERS: std::ops::RangeInclusive<i32> = 14..=18;
-/// Clocks that differ by less do no harm.
+/// Clocks of hosts and server may differ by this much without harm.
 const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 
-/// What a check found.
+/// The result of one check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at: `server`, `schema`, `clock`, `write`, `lock`, `monitor`, `host`, `waiting`, `worker`,
-    /// `plugin`, `schedule`, `zones`, `pause`.
+    /// What was checked: `server`, `schema`, `clock`, `write`, `lock`, `monitor`, `host`, `waiting`,
+    /// `worker`, `plugin`, `schedule`, `zones` or `pause`.
     pub check: &'static str,
-    /// Whether it is well.
+    /// Whether the check found no problem.
     pub ok: bool,
-    /// What was found, in a line.
+    /// What was found, on one line.
     pub message: String,
-    /// What to do about it.
+    /// What the reader can do about it.
     pub hint: Option<String>,
 }
 
@@ -44,7 +44,7 @@ impl Finding {
         }
     }
 
-    /// Something is wrong, and this can be done about it.
+    /// A problem, and what the reader can do about it.
     pub fn problem(
         check: &'static str,
         message: impl Into<String>,
@@ -60,7 +60,8 @@ impl Finding {
 }
 
 impl Client {
-    /// Looks at the whole installation. Without a schema that fits, the rest cannot be looked at.
+    /// Checks the whole installation. If the schema is missing or of another version, the other checks are
+    /// left out.
     pub async fn doctor(&self) -> Result<Vec<Finding>> {
         let mut findings = self.server_findings().await?;
         match self.store().schema_check().await {
@@ -79,7 +80,7 @@ impl Client {
         findings.extend(self.start_findings().await?);
         findings.extend(self.plugin_findings().await?);
         findings.extend(self.schedule_findings().await?);
-        // After the schedules, whose zones have been looked up by now.
+        // After the schedules, because their zones have been read by then.
         findings.push(zone_finding());
         findings.extend(self.pause_findings().await?);
         Ok(findings)
@@ -157,7 +158,7 @@ impl Client {
             .collect())
     }
 
-    /// Tries what monitors do, and takes it back.
+    /// Tries what monitors write, and rolls it back.
     async fn write_finding(&self) -> Finding {
         match self.store().health_write().await {
             Ok(()) => Finding::ok("write", "the database takes what is written about tasks"),
@@ -193,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Who waits for a lock, and prepared transactions that nobody has ended.
+    /// Sessions that wait for a lock, and forgotten prepared transactions.
     async fn lock_findings(&self) -> Result<Vec<Finding>> {
         let waits = self.store().lock_waits().await?;
         let waits = waits.into_iter().map(|wait| {
@@ -257,7 +258,7 @@ impl Client {
                     format!("{words}, and no other host with a monitor has `{name}`"),
                     hint,
                 ),
-                // The others do its work.
+                // Other hosts run its operations.
                 None => Finding::ok("host", format!("{words}, which others have too; {hint}")),
             }
         };
@@ -367,7 +368,7 @@ impl Client {
         Ok(refused.into_iter().chain(stuck).collect())
     }
 
-    /// Schedules whose tasks no host with a monitor could run.
+    /// Schedules whose tasks no host with a living monitor could run.
     async fn stuck_schedules(&self) -> Result<Vec<Finding>> {
         let mut stuck = Vec::new();
         for row in self.store().sched_list(&[]).await? {
@@ -377,7 +378,7 @@ impl Client {
                 domain,
                 ..
             } = &row;
-            // Why it is refused, if it is, has been said.
+            // An operation that refuses the task is reported by another check.
             let Ok(hosts) = self.store().health_schedule(&row).await else {
                 continue;
             };
@@ -405,7 +406,7 @@ impl Client {
                     None => (String::new(), " --domain …"),
                 };
                 let domain = &paused.domain;
-                // Somebody meant it: worth a line, but nothing is wrong.
+                // Somebody has paused it on purpose: worth a line, but not a problem.
                 Finding::ok(
                     "pause",
                     format!("{what}domain {domain} is paused; `rework resume{option}` ends that"),
@@ -469,7 +470,7 @@ fn waiting_finding(waiting: &WaitingLane, failing: &[StartHealth], is_any_alive:
         return Finding::ok("waiting", format!("{wait}, for {}", served.join(", ")));
     }
     match unserved(domain, hosts) {
-        // People schedule before they start their first monitor.
+        // Before the first monitor is started, tasks may well wait.
         Some(_) if !is_any_alive => {
             let names: Vec<&str> = hosts.iter().map(|host| host.host.as_str()).collect();
             Finding::problem(

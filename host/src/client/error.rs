@@ -1,4 +1,4 @@
-//! What a client can be told, each in one line that names the thing.
+//! The errors of a client, each on one line that names what it is about.
 
 use crate::{
     model::{TaskId, task::TaskState},
@@ -9,98 +9,98 @@ use std::time::Duration;
 /// The result of every client method.
 pub type Result<T, E = ClientError> = std::result::Result<T, E>;
 
-/// Why a client was not served.
+/// Why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The database argument means nothing.
+    /// The database argument is not valid.
     #[error("{message}")]
     Database {
         /// What is wrong with it.
         message: String,
-        /// What to do.
+        /// What the reader can do about it.
         hint: Option<String>,
     },
-    /// The embedded server cannot be had.
+    /// The embedded server cannot be used.
     #[error(transparent)]
     Embedded(#[from] crate::postgres::Error),
-    /// This host cannot be called that.
+    /// The name is not valid for a host.
     #[error(transparent)]
     Host(#[from] crate::here::HostError),
-    /// The database could not do it.
+    /// The database did not do what was asked.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no such task.
+    /// No task has this id.
     #[error("no task {0}")]
     UnknownTask(TaskId),
     /// The input does not fit what the operation declares.
     #[error("{0}")]
     Input(String),
-    /// What is stored is not of the type that was asked for.
+    /// A stored value does not have the type that was asked for.
     #[error("the {what} of task {task} is not of the type asked for")]
     Deserialize {
-        /// The task.
+        /// The id of the task.
         task: TaskId,
-        /// `input`, `output` or `metadata`.
+        /// Which value: `input`, `output` or `metadata`.
         what: &'static str,
-        /// Why.
+        /// Why the value cannot be read as that type.
         #[source]
         source: serde_json::Error,
     },
-    /// Fields were asked for and bytes are stored, or the other way round.
+    /// The payload is raw bytes where fields were asked for, or the other way round.
     #[error("the {what} of task {task} is {found}, not {wanted}")]
     Encoding {
-        /// The task.
+        /// The id of the task.
         task: TaskId,
-        /// `input` or `output`.
+        /// Which payload: `input` or `output`.
         what: &'static str,
-        /// `raw` or `fields`.
+        /// The encoding of the payload: `raw` or `fields`.
         found: String,
-        /// `raw` or `fields`.
+        /// The encoding that was asked for: `raw` or `fields`.
         wanted: &'static str,
     },
-    /// There is no such file field.
+    /// The payload has no file field of this name.
     #[error("the {what} of task {task} has no field `{field}`")]
     UnknownField {
-        /// The task.
+        /// The id of the task.
         task: TaskId,
-        /// `input` or `output`.
+        /// Which payload: `input` or `output`.
         what: &'static str,
-        /// The field.
+        /// The name of the field.
         field: String,
     },
-    /// A wait took too long; the task goes on.
+    /// A wait has reached its timeout; the task goes on.
     #[error("task {task} is still {state} after {}", crate::model::duration::human(*waited))]
     Timeout {
-        /// The task.
+        /// The id of the task.
         task: TaskId,
-        /// Its state when the time was up.
+        /// The state of the task at the timeout.
         state: TaskState,
-        /// How long that was.
+        /// The timeout.
         waited: Duration,
     },
-    /// The plugin cannot be used.
+    /// The plugin cannot be used, for this reason.
     #[error("{0} (nothing was registered)")]
     Plugin(String),
-    /// The plugin cannot be kept on this host.
+    /// The plugin cannot be copied to this host's state directory.
     #[error("{message} (nothing was registered)")]
     StateDirectory {
-        /// The plugin, the directory, and why.
+        /// The plugin, the directory, and the reason.
         message: String,
-        /// What to do.
+        /// What the reader can do about it.
         hint: String,
     },
-    /// There is no way back.
+    /// The rollback is not possible, for this reason.
     #[error("{0}")]
     Rollback(String),
 }
 
 impl ClientError {
-    /// Whether the database could not be asked, so that the same question may be answered later.
+    /// Whether the database could not be reached, so that the same call may succeed later.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_disconnect())
     }
 
-    /// What the reader can do about it, if anything.
+    /// What the reader can do about the error, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Database { hint, .. } => hint.clone(),

@@ -1,4 +1,4 @@
-//! Looking: the listings, which the command line and the web UI only format.
+//! Listings, which the command line and the web UI only format.
 
 use super::{Client, Task, error::Result};
 use crate::{
@@ -10,17 +10,17 @@ use crate::{
 };
 
 impl Client {
-    /// The handle of a task; it is looked for when it is used.
+    /// A handle of a task. No query is sent before the handle is used.
     pub fn task(&self, id: impl Into<TaskId>) -> Task {
         Task::new(self.clone(), id.into())
     }
 
-    /// Every operation on every host.
+    /// Every operation on every host; `domain` limits them to one domain.
     pub async fn operations(&self, domain: Option<&str>) -> Result<Vec<OperationRow>> {
         Ok(self.store().operation_list(domain).await?)
     }
 
-    /// Whether any host has ever offered an operation of this domain, of this name.
+    /// Whether any host has ever offered an operation with this name in this domain (`None`: in any).
     pub async fn knows_operation(
         &self,
         domain: Option<&str>,
@@ -29,12 +29,12 @@ impl Client {
         Ok(self.store().operation_exists(domain, operation).await?)
     }
 
-    /// The newest tasks that fit.
+    /// The newest tasks that the filter lets through, the newest first.
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
         Ok(self.store().task_list(filter).await?)
     }
 
-    /// The workers; of the dead only those of the last day, unless `all`.
+    /// The workers. Without `all`, workers that died more than a day ago are left out.
     pub async fn workers(&self, domain: Option<&str>, all: bool) -> Result<Vec<WorkerRow>> {
         Ok(self.store().worker_list(domain, all).await?)
     }
@@ -44,17 +44,18 @@ impl Client {
         Ok(self.store().monitor_list().await?)
     }
 
-    /// Lines of a task after line `after`, at most `limit`.
+    /// At most `limit` log lines of a task after the line with number `after`.
     pub async fn log_lines(&self, task: TaskId, after: i64, limit: i64) -> Result<Vec<LogRow>> {
         Ok(self.store().log_lines(task, after, limit).await?)
     }
 
-    /// The number of a task's last line; 0: it has none.
+    /// The number of a task's last log line; 0 if it has none.
     pub async fn log_end(&self, task: TaskId) -> Result<i64> {
         Ok(self.store().log_end(task).await?)
     }
 
-    /// The last lines of a task up to line `until` that are of this level at least, at most `limit`.
+    /// The last log lines of a task, up to the line number `until`, of at least this level: at most `limit`
+    /// of them.
     pub async fn log_tail(
         &self,
         task: TaskId,
@@ -70,7 +71,7 @@ impl Client {
         Ok(self.store().log_tail(task, &levels, until, limit).await?)
     }
 
-    /// Where an operation is offered; `module` is an SQL `LIKE` pattern.
+    /// The deployments of an operation; `module` is an SQL `LIKE` pattern.
     pub async fn deployments(
         &self,
         operation: &str,
@@ -90,7 +91,7 @@ impl Client {
         Ok(self.store().operation_retire(&ids).await?)
     }
 
-    /// Queues so many tasks of an operation that takes no input; for the bench.
+    /// Queues `count` tasks of an operation that takes no input; for the benchmark.
     pub(crate) async fn schedule_copies(
         &self,
         operation: &str,
@@ -109,7 +110,7 @@ impl Client {
             .await?)
     }
 
-    /// How far these tasks have come; for the bench.
+    /// How far a batch of tasks has come; for the benchmark.
     pub(crate) async fn batch(&self, tasks: &[i64]) -> Result<BatchRow> {
         Ok(self.store().task_batch(tasks).await?)
     }

@@ -1,5 +1,5 @@
-//! What an application, the command line and the web UI ask of rework: register, schedule, look,
-//! wait, abort. Everything goes through Postgres; no monitor needs to be near.
+//! What an application, the command line and the web UI can do: register, schedule, inspect, wait, abort.
+//! Everything goes through Postgres; the monitors may be on other machines.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), rework::client::ClientError> {
@@ -27,6 +27,19 @@ mod version;
 mod waiting;
 mod watch;
 
+pub use crate::{
+    model::{
+        OperationId, ScheduleId, TaskId, WorkerId,
+        difference::{Change, ChangeKind},
+        rule::CatchUp,
+        task::{Cause, Outcome, TaskState},
+    },
+    plugin::TrustedKey,
+    store::{
+        AttemptRow, ConnectOptions, DropInRow, FileInfo, LogRow, MonitorRow, OperationRow,
+        PluginRow, Retired, RollbackRow, StoreError, TaskDetail, TaskFilter, TaskRow, WorkerRow,
+    },
+};
 pub use doctor::Finding;
 pub use error::{ClientError, Result};
 pub use operate::Paused;
@@ -51,12 +64,12 @@ pub struct Client {
 struct Inner {
     store: Store,
     watch: watch::Watch,
-    /// Keeps an embedded server up while the client lives.
+    /// Keeps the server running while the client exists, if it is an embedded one.
     _target: Target,
 }
 
 impl Client {
-    /// Connects to a database whose schema is this version's.
+    /// Connects to a database whose schema this version can use.
     ///
     /// `database` is what the command line takes: a URL, an alias of the configuration file,
     /// `embedded` or `embedded:/some/dir`.
@@ -66,7 +79,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects, whatever the schema.
+    /// Connects without checking the schema.
     pub async fn connect_any(target: Target) -> Result<Self> {
         let store = Store::connect(target.options().clone(), 4).await?;
         Ok(Self {
@@ -78,28 +91,28 @@ impl Client {
         })
     }
 
-    /// Brings the schema to this version; never drops anything. Answers the version.
+    /// Brings the schema to this program's version and returns the version. Drops no tables.
     pub async fn migrate(&self) -> Result<i64> {
         Ok(self.store().schema_migrate().await?)
     }
 
-    /// Drops the schema and all that is in it; false if there was none.
+    /// Drops the schema and everything in it; `false` if there was none.
     pub async fn drop_schema(&self) -> Result<bool> {
         Ok(self.store().schema_drop().await?)
     }
 
-    /// Changes when the database stops answering while tasks are waited for, to the reason, and to
-    /// `None` when it answers again. The waits go on meanwhile.
+    /// A channel that holds the reason while the database does not answer, as far as tasks are being waited
+    /// for, and `None` otherwise. The waits go on meanwhile.
     pub fn outages(&self) -> tokio::sync::watch::Receiver<Option<String>> {
         self.inner.watch.outages()
     }
 
-    /// Ends the connections.
+    /// Closes the connections.
     pub async fn close(&self) {
         self.inner.store.close().await;
     }
 
-    /// Where the database is, without credentials.
+    /// The servers of the database, without credentials.
     pub fn place(&self) -> String {
         self.store().place()
     }

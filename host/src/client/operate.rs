@@ -1,25 +1,25 @@
-//! What operators do to a running system: pause and resume, end workers, remove what is old.
+//! What operators do to a running system: pause and resume, end workers, delete old tasks and workers.
 
 use super::{Client, error::Result};
 use crate::model::{OperationId, WorkerId};
 use std::time::Duration;
 
-/// Something whose tasks wait.
+/// A paused domain or operation.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Paused {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// The operation; none: the whole domain.
+    /// The name of the operation; `None`: the whole domain is paused.
     pub operation: Option<String>,
 }
 
 impl Client {
-    /// Lets the tasks of a domain wait, or run again; false: no operation is in this domain.
+    /// Pauses or resumes a domain; `false`: the domain has no operation.
     pub async fn pause_domain(&self, domain: &str, paused: bool) -> Result<bool> {
         Ok(self.store().domain_pause(domain, paused).await?)
     }
 
-    /// Lets the tasks of an operation wait, or run again. Running ones go on.
+    /// Pauses or resumes an operation. Running tasks go on.
     pub async fn pause_operation(
         &self,
         operation: &str,
@@ -28,14 +28,14 @@ impl Client {
     ) -> Result<()> {
         let store = self.store();
         let id = match self.paused_operation(operation, domain).await? {
-            // Perhaps one that no host offers at the moment, so that it is not resolved.
+            // A paused operation is found even if no host offers it at the moment.
             Some(id) if !paused => id,
             _ => store.operation_resolve(operation, domain, None).await?.id,
         };
         Ok(store.operation_pause(id, paused).await?)
     }
 
-    /// The one paused operation of this name, if there is just one.
+    /// The id of the paused operation with this name, if there is exactly one.
     async fn paused_operation(
         &self,
         name: &str,
@@ -51,7 +51,7 @@ impl Client {
         Ok(fitting.next().filter(|_| fitting.next().is_none()))
     }
 
-    /// What is paused.
+    /// Every paused domain and operation.
     pub async fn paused(&self) -> Result<Vec<Paused>> {
         let rows = self.store().paused_list().await?;
         Ok(rows
@@ -63,27 +63,28 @@ impl Client {
             .collect())
     }
 
-    /// Asks for the end of a worker after its task; its monitor sees to it.
+    /// Asks a worker to end after its task; its monitor carries it out.
     pub async fn shutdown_worker(&self, worker: WorkerId) -> Result<()> {
         Ok(self.store().worker_ask(worker, false).await?)
     }
 
-    /// Asks for the end of a worker at once; the task that it runs is aborted.
+    /// Asks to kill a worker; the task that it runs is aborted.
     pub async fn kill_worker(&self, worker: WorkerId) -> Result<()> {
         Ok(self.store().worker_ask(worker, true).await?)
     }
 
-    /// Removes the dead workers that ended before `age` ago; their tasks stay. Answers how many.
+    /// Deletes workers that died more than `age` ago; their tasks stay. Returns how many were deleted.
     pub async fn vacuum_workers(&self, domain: Option<&str>, age: Duration) -> Result<u64> {
         Ok(self.store().worker_vacuum(domain, age).await?)
     }
 
-    /// Removes the tasks that ended before `age` ago, with their logs and files; answers how many.
+    /// Deletes tasks that ended more than `age` ago, with their logs and files. Returns how many were
+    /// deleted.
     pub async fn vacuum_tasks(&self, domain: Option<&str>, age: Duration) -> Result<i64> {
         Ok(self.store().task_vacuum(domain, age, false).await?)
     }
 
-    /// Removes the tasks that wait and that nobody has claimed; answers how many.
+    /// Deletes queued tasks that no monitor has claimed. Returns how many were deleted.
     pub async fn vacuum_queued(&self, domain: Option<&str>) -> Result<i64> {
         Ok(self
             .store()

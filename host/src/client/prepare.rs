@@ -1,4 +1,5 @@
-//! Schedules: preparing an operation to be queued by a rule, looking ahead, taking it back.
+//! Schedules: storing, listing and deleting operations that are queued by a cron rule, and computing their
+//! next runs.
 
 use super::{
     Client,
@@ -17,8 +18,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{collections::BTreeSet, future::IntoFuture, pin::Pin};
 
-/// A schedule about to be written; `.await` writes it and answers its id. One that is identical in
-/// operation, host, rule, time zone and input is replaced.
+/// A schedule that is about to be stored; `.await` stores it and returns its id. An existing schedule with
+/// the same operation, host, rule, time zone, input and metadata is replaced, and keeps its id.
 ///
 /// ```no_run
 /// # async fn example(rework: rework::Client) -> Result<(), rework::client::ClientError> {
@@ -36,13 +37,13 @@ use std::{collections::BTreeSet, future::IntoFuture, pin::Pin};
 pub struct Prepare {
     client: Client,
     schedule: NewSchedule,
-    /// What could not be written as JSON, said when the schedule is written.
+    /// An error of an earlier call on this builder, returned by `.await`.
     fault: Option<ClientError>,
 }
 
 impl Client {
-    /// Begins to describe a schedule of the operation of this name. The rule is cron with seconds
-    /// first; without them (five fields) it means second 0.
+    /// Begins a schedule of the operation with this name. `rule` is a cron rule of six fields, seconds
+    /// first, or of five, which fires at second 0.
     pub fn prepare(&self, operation: impl Into<String>, rule: impl Into<String>) -> Prepare {
         Prepare {
             client: self.clone(),
@@ -59,17 +60,18 @@ impl Client {
         }
     }
 
-    /// Removes a schedule; the tasks that it queued stay. Answers how many there were.
+    /// Deletes a schedule; the tasks that it has queued stay. Returns how many schedules were deleted (0 or
+    /// 1).
     pub async fn unprepare(&self, schedule: ScheduleId) -> Result<u64> {
         Ok(self.store().sched_unprepare(schedule).await?)
     }
 
-    /// Lets a schedule wait, or run again; false: there is no such schedule.
+    /// Pauses or resumes a schedule; `false`: there is no such schedule.
     pub async fn pause_schedule(&self, schedule: ScheduleId, paused: bool) -> Result<bool> {
         Ok(self.store().sched_pause(schedule, paused).await?)
     }
 
-    /// Every schedule, of one domain or of all.
+    /// The schedules of one domain (`None`: of all).
     pub async fn schedules(&self, domain: Option<&str>) -> Result<Vec<ScheduleReport>> {
         let domains: Vec<String> = domain.map(str::to_owned).into_iter().collect();
         let mut reports = Vec::new();
@@ -80,7 +82,8 @@ impl Client {
         Ok(reports)
     }
 
-    /// What the schedules of a domain will queue within a time, in order: the first `limit` runs.
+    /// The next runs of the schedules of a domain, in order of time: those within a duration, and at most
+    /// `limit`.
     pub async fn scheduled_plan(
         &self,
         domain: &str,
@@ -88,7 +91,7 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<PlannedRun>> {
         let rows = self.store().sched_list(&[domain.to_owned()]).await?;
-        // The clock by which they fire.
+        // The clock by which the schedules fire.
         let now = rows.first().map_or_else(Utc::now, |row| row.now);
         let until = now
             .checked_add_signed(within)
@@ -101,7 +104,8 @@ impl Client {
                 Some((row, rule))
             })
             .collect();
-        // The next run of each; the earliest is taken and makes room for the one after it.
+        // The next run of each schedule. The earliest is taken out, and replaced by the following run of
+        // its schedule.
         let mut next: BTreeSet<(DateTime<Utc>, usize)> = schedules
             .iter()
             .enumerate()
@@ -126,7 +130,7 @@ impl Client {
 }
 
 impl Prepare {
-    /// The input, checked now and completed each time it fires: moments stay expressions.
+    /// The input. It is checked now, and completed each time the schedule fires: moments stay expressions.
     pub fn input(mut self, input: impl Serialize) -> Self {
         match to_json(&input) {
             Ok(input) => self.schedule.request.input = Some(input),
@@ -150,43 +154,43 @@ impl Prepare {
         self
     }
 
-    /// The domain, for a name that exists in several.
+    /// The domain of the operation, if operations in several domains have its name.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.schedule.request.domain = Some(domain.into());
         self
     }
 
-    /// Pins its tasks to a host.
+    /// Pins the schedule's tasks to a host.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.schedule.request.host = Some(host.into());
         self
     }
 
-    /// Notes for its tasks; an object.
+    /// Metadata of the schedule's tasks: a JSON object.
     pub fn metadata(mut self, metadata: Value) -> Self {
         self.schedule.request.metadata = Some(metadata);
         self
     }
 
-    /// The time zone of the rule and of the moments; UTC if nothing is said.
+    /// The time zone of the rule and of moments in the input; UTC by default.
     pub fn timezone(mut self, name: impl Into<String>) -> Self {
         self.schedule.timezone = name.into();
         self
     }
 
-    /// What becomes of runs that no monitor was there for; left out if nothing is said.
+    /// Whether runs that no monitor was there to queue are made up for; by default they are not.
     pub fn catch_up(mut self, policy: CatchUp) -> Self {
         self.schedule.catch_up = policy;
         self
     }
 
-    /// What in the rule may be taken for something else, a line each.
+    /// Remarks about parts of the rule that may be misunderstood, one line each.
     pub fn notes(&self) -> Vec<String> {
         let rule = Rule::parse(&self.schedule.rule, &self.schedule.timezone);
         rule.map_or_else(|_| Vec::new(), |rule| rule.notes().to_vec())
     }
 
-    /// It may fire every second.
+    /// Allows the rule to fire every second.
     pub fn every_second(mut self) -> Self {
         self.schedule.every_second = true;
         self
@@ -210,7 +214,8 @@ impl IntoFuture for Prepare {
     }
 }
 
-/// The first run after a time that has not been queued, as some were while a clock was wrong.
+/// The first run after `after` that has not been queued yet. While the database's clock was wrong, runs may
+/// have been queued ahead of time.
 fn next_run(row: &ScheduleRow, rule: &Rule, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let runs = std::iter::successors(rule.next_after(after), |last| rule.next_after(*last));
     let mut runs = runs.filter(|time| !row.fired_ahead.contains(time));
@@ -220,33 +225,33 @@ fn next_run(row: &ScheduleRow, rule: &Rule, after: DateTime<Utc>) -> Option<Date
 /// A schedule, as `list-scheduled` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScheduleReport {
-    /// The schedule.
+    /// The id of the schedule.
     pub id: i64,
-    /// The operation's name.
+    /// The name of the operation.
     pub operation: String,
-    /// The operation's domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// The host its tasks are pinned to.
+    /// The host that the schedule's tasks are pinned to.
     pub host: Option<String>,
-    /// Notes for its tasks.
+    /// The metadata of its tasks.
     pub metadata: Option<Value>,
-    /// The input as given; bytes and files by their size and hash.
+    /// The input as given; raw bytes and files are shown by size and hash.
     pub input: Option<Value>,
-    /// Cron.
+    /// The cron rule.
     pub rule: String,
-    /// The zone in which it is meant.
+    /// The name of the time zone that the rule is in.
     pub timezone: String,
-    /// `skip`, `one` or `all`.
+    /// Whether missed runs are made up for: `skip`, `one` or `all`.
     pub catch_up: String,
-    /// Whether it only waits.
+    /// Whether the schedule is paused.
     pub paused: bool,
-    /// When it fires next, unless it is paused.
+    /// When the schedule fires next; `None` if it is paused.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub next_run: Option<DateTime<Utc>>,
-    /// The time for which it fired last.
+    /// The time of its last run.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub last_run: Option<DateTime<Utc>>,
-    /// Why its operation would not accept the next input.
+    /// Why its operation would refuse the next input; `None` if it would not.
     pub error: Option<String>,
     /// Why its last run queued no task.
     pub last_error: Option<String>,
@@ -280,16 +285,16 @@ impl ScheduleReport {
     }
 }
 
-/// A task that a schedule will queue.
+/// A run of a schedule to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedRun {
-    /// When.
+    /// The time of the run.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub time: DateTime<Utc>,
-    /// The operation's name.
+    /// The name of the operation.
     pub operation: String,
-    /// The operation's domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// The schedule.
+    /// The id of the schedule.
     pub schedule: i64,
 }

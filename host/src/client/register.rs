@@ -1,5 +1,5 @@
-//! Registering a plugin: inspect it, copy it to the cache, let a child load it, and only then
-//! write. Any refusal on the way leaves the database as it was.
+//! Registers a plugin: inspects it, copies it to the cache, lets a child load it, and only then writes. An
+//! error before that leaves the database as it was.
 
 use super::{
     Client,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{difference::Change, plugin::title, word::printable_path},
+    model::{difference::Change, name::printable_path, plugin::title},
     plugin::{self, Examined, PluginError, TrustedKey},
     store::{PackedPlugin, Placement, StoreError},
 };
@@ -16,50 +16,50 @@ use std::{path::Path, time::Duration};
 /// How to register a plugin.
 #[derive(Debug, Clone, Default)]
 pub struct RegistrationOptions {
-    /// Only operations that declare this domain.
+    /// Register only the operations that declare this domain.
     pub domain: Option<String>,
-    /// Register under this domain instead.
+    /// Register the operations under this domain instead of the declared one.
     pub as_domain: Option<String>,
-    /// For this host instead of this one.
+    /// Register for this host instead of the caller's.
     pub host: Option<String>,
-    /// Take over operations that this host has from another plugin.
+    /// Take over operations that the host has from another plugin.
     pub replace: bool,
-    /// Check everything, write nothing.
+    /// Check everything and write nothing.
     pub dry_run: bool,
-    /// How long loading may take; [`plugin::PROBE_LIMIT`] if nothing is said.
+    /// How long loading the plugin may take; 10 seconds by default.
     pub probe_limit: Option<Duration>,
-    /// Variables of this process's environment that it is loaded with, by name.
+    /// The names of environment variables of this process that the plugin is loaded with.
     pub environment: Vec<String>,
-    /// Also store its bytes, for monitors of other hosts.
+    /// Also store the plugin's bytes in the database, for monitors of other hosts.
     pub publish: bool,
-    /// Refuse it unless it is signed with this key.
+    /// Refuse the plugin unless it is signed with this key.
     pub key: Option<TrustedKey>,
 }
 
-/// What was registered.
+/// What a registration did.
 #[derive(Debug, Clone)]
 pub struct Registration {
-    /// Operations that the host could not run before.
+    /// How many operations the host could not run before.
     pub new: usize,
-    /// Operations that it could.
+    /// How many operations the host could run already.
     pub known: usize,
-    /// Which version it is: `hello 0.2.0 (0123456789ab)`.
+    /// The registered version: `hello 0.2.0 (0123456789ab)`.
     pub version: String,
-    /// Those that its operations came from until now, in the same way.
+    /// The versions that the operations came from until now, in the same form.
     pub replaced: Vec<String>,
-    /// How it differs from the version before; nothing if there was none.
+    /// The differences to the version before; empty if there was none.
     pub changes: Vec<Change>,
-    /// Operations (domain, name) that the plugin no longer offers.
+    /// Operations, as (domain, name), that were retired because the plugin no longer offers them.
     pub retired: Vec<(String, String)>,
-    /// How many bytes of the database its own bytes take, if they were published.
+    /// How many bytes the plugin takes in the database, if it was published.
     pub published: Option<i64>,
-    /// What the author should know.
+    /// Warnings for the plugin's author.
     pub warnings: Vec<String>,
 }
 
 impl Client {
-    /// Registers the operations of a plugin file for this host once more under each of these domains;
-    /// for the bench.
+    /// Registers the operations of a plugin for this host under each of these domains in addition; for the
+    /// benchmark.
     pub(crate) async fn register_copies(&self, file: &Path, domains: &[String]) -> Result<()> {
         let refused = |error: PluginError| ClientError::Plugin(error.to_string());
         let cache = plugin::Cache::at(here::plugin_cache_dir());
@@ -138,7 +138,7 @@ impl Client {
         let placement = Placement {
             host: here::host_name(options.host.as_deref())?,
             path,
-            // A partial registration says nothing about the rest of the plugin.
+            // A registration of some operations says nothing about the others.
             whole: domain.is_none() && as_domain.is_none(),
             replace: options.replace,
             dry_run: options.dry_run,
@@ -171,7 +171,7 @@ impl Client {
     }
 }
 
-/// The bytes of the copy that was examined, for other hosts.
+/// The compressed bytes of the copy that was examined, for other hosts.
 fn packed(examined: &Examined) -> Result<PackedPlugin> {
     let bytes = std::fs::read(&examined.cached).map_err(|error| {
         ClientError::Plugin(format!(
@@ -182,7 +182,7 @@ fn packed(examined: &Examined) -> Result<PackedPlugin> {
     Ok(PackedPlugin::pack(&bytes, examined.signature.clone()))
 }
 
-/// Where the database says that the file is.
+/// The path of the file as it is stored in the database.
 fn stored_path(file: &Path) -> Result<String> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let unusable = |path: &Path, why: &str| {
@@ -203,7 +203,7 @@ fn stored_path(file: &Path) -> Result<String> {
 fn nothing_registered(error: StoreError) -> ClientError {
     match error {
         StoreError::Refused { message, .. } => ClientError::Plugin(message),
-        // The server has said no. A connection that breaks says nothing of what became of a commit.
+        // The server has refused. After a lost connection it is unknown whether a commit succeeded.
         StoreError::Query(_) if !error.is_disconnect() => ClientError::Plugin(error.to_string()),
         other => other.into(),
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{env, path::PathBuf};
 
-/// A database that was named and found, with what keeps it up if it is embedded.
+/// A database that a `DB` argument leads to. If it is an embedded one, this keeps its server running.
 #[derive(Debug)]
 pub struct Target {
     options: ConnectOptions,
@@ -16,13 +16,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds out what a `DB` argument means, and starts the server if it is an embedded one that
-    /// has been made.
+    /// Resolves a `DB` argument, and starts the server if it is an embedded one that has been created.
     pub fn resolve(database: &str) -> Result<Self> {
         Self::find(database, false)
     }
 
-    /// As [`Target::resolve`]; an embedded cluster is made if there is none.
+    /// Like [`Target::resolve`], but creates an embedded cluster if there is none.
     pub fn make(database: &str) -> Result<Self> {
         Self::find(database, true)
     }
@@ -58,12 +57,12 @@ impl Target {
         }
     }
 
-    /// How to connect.
+    /// How to connect to the database.
     pub fn options(&self) -> &ConnectOptions {
         &self.options
     }
 
-    /// The URL of a database of an embedded cluster; `None` for any other server.
+    /// The URL of another database of the embedded cluster; `None` for other servers.
     pub(crate) fn embedded_url(&self, database: &str) -> Option<String> {
         let (cluster, _) = self.embedded.as_ref()?;
         let url = cluster.url();
@@ -72,7 +71,7 @@ impl Target {
     }
 }
 
-/// The cluster that `embedded` or `embedded:/some/dir` names; `None` for anything else.
+/// The cluster that `embedded` or `embedded:/some/dir` names; `None` for other arguments.
 fn embedded_cluster(database: &str) -> Result<Option<Cluster>> {
     if database == "embedded" {
         return Ok(Some(Cluster::default_location()?));
@@ -93,13 +92,13 @@ fn embedded_cluster(database: &str) -> Result<Option<Cluster>> {
     Ok(Some(Cluster::at(path)))
 }
 
-/// The embedded cluster that a URL leads to, with its server running: it may have stopped since
-/// `rework embedded url` told the URL.
+/// The embedded cluster that a URL leads to, with its server running: the server may have stopped since
+/// `rework embedded url` printed the URL.
 fn running_again(url: &str) -> Option<(Cluster, Lease)> {
     let cluster = Cluster::of_url(url)?;
     match cluster.ensure_running() {
         Ok(lease) => Some((cluster, lease)),
-        // Perhaps it answers all the same; if not, connecting fails.
+        // The server may accept connections nevertheless; if not, connecting reports it.
         Err(error) => {
             tracing::debug!(
                 "the server in {} is not held up: {error}",
@@ -110,7 +109,7 @@ fn running_again(url: &str) -> Option<(Cluster, Lease)> {
     }
 }
 
-/// The first existing file of `$REWORKCFGPATH`, `./rework.cfg`, `~/rework.cfg`.
+/// The configuration file: the first that exists of `$REWORKCFGPATH`, `./rework.cfg` and `~/rework.cfg`.
 fn configuration_file() -> Option<PathBuf> {
     let named = env::var_os("REWORKCFGPATH").map(PathBuf::from);
     let home = here::home().map(|home| home.join("rework.cfg"));
@@ -120,7 +119,7 @@ fn configuration_file() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// What an alias stands for.
+/// The URL that an alias stands for.
 fn alias(name: &str) -> Result<String> {
     let hint = "DB is a postgres:// URL, an alias of section [dburi] in rework.cfg, \
                 `embedded` or `embedded:/some/dir`";
@@ -128,7 +127,7 @@ fn alias(name: &str) -> Result<String> {
         message,
         hint: Some(hint.to_owned()),
     };
-    // What looks like a URL or a connection string that went wrong may hold a password.
+    // An argument with these characters may be a mistyped URL or connection string that holds a password.
     let may_tell = !name.contains(['@', '=', ':']);
     let shown = if may_tell { name } else { "…" };
     if name.trim().is_empty() {
@@ -164,7 +163,7 @@ fn alias(name: &str) -> Result<String> {
     })
 }
 
-/// The `name = url` lines of section `[dburi]`.
+/// The lines `name = url` of the section `[dburi]`.
 fn dburi_entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut inside = false;
     text.lines().map(str::trim).filter_map(move |line| {

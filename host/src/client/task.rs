@@ -1,4 +1,4 @@
-//! One task: wait for it, read what it was given and what it made, end it.
+//! One task: waiting for it, reading its input and output, ending it.
 
 use super::{
     Client,
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
-/// A task in the database. Holds no connection; every method looks anew.
+/// A handle of a task in the database. It holds no connection; every method queries anew.
 #[derive(Clone, Debug)]
 pub struct Task {
     client: Client,
@@ -20,40 +20,40 @@ pub struct Task {
     is_new: bool,
 }
 
-/// An input or an output.
+/// An input or an output of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Payload {
     /// There is none.
     None,
-    /// JSON; a file in it is `{"bytes", "sha256"}`.
+    /// A JSON document; a file field is shown as `{"bytes", "sha256"}`.
     Fields(Value),
-    /// Bytes as given.
+    /// Raw bytes.
     Raw(Vec<u8>),
 }
 
-/// So many lines of its log tell how a task ended.
+/// How many log lines a report on a task contains.
 const LAST_LINES: i64 = 10;
 
-/// Everything known about one task.
+/// Everything that is known about one task.
 #[derive(Debug, Clone)]
 pub struct TaskReport {
-    /// Its row, as in the listing.
+    /// The task as the listing shows it.
     pub row: TaskRow,
     /// What the listing does not show.
     pub detail: TaskDetail,
-    /// What it was given.
+    /// The input of the task.
     pub input: Payload,
-    /// What it made.
+    /// The output of the task.
     pub output: Payload,
-    /// Its superseded attempts.
+    /// The earlier attempts, if the task was retried.
     pub attempts: Vec<AttemptRow>,
-    /// File contents of the input.
+    /// The files of the input.
     pub input_files: Vec<FileInfo>,
-    /// File contents of the output.
+    /// The files of the output.
     pub output_files: Vec<FileInfo>,
-    /// The last lines of its log, if it runs or did not end well.
+    /// The last lines of its log, if the task runs or did not end well.
     pub last_lines: Vec<String>,
-    /// What it waits for, while it is queued.
+    /// What a queued task waits for, in words.
     pub waits: Option<String>,
 }
 
@@ -68,18 +68,18 @@ impl Task {
         Self { client, id, is_new }
     }
 
-    /// Whether the call that gave this handle has queued the task. False: it was known by its key
-    /// ([`Schedule::key`](super::Schedule::key)), or looked up by its id.
+    /// Whether the call that returned this handle has queued the task. `false`: a task with its key existed
+    /// already ([`Schedule::key`](super::Schedule::key)), or the handle was made from an id.
     pub fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Its number.
+    /// The id of the task.
     pub fn id(&self) -> TaskId {
         self.id
     }
 
-    /// The state that it is in.
+    /// The state of the task.
     pub async fn state(&self) -> Result<TaskState> {
         let states = self.client.store().task_states(&[self.id]).await?;
         states
@@ -88,7 +88,7 @@ impl Task {
             .ok_or(ClientError::UnknownTask(self.id))
     }
 
-    /// `queued`, `running` or `done`, however it ended; [`Task::state`] tells more.
+    /// `queued`, `running` or `done`, however the task ended; [`Task::state`] is more precise.
     pub async fn status(&self) -> Result<&'static str> {
         Ok(match self.state().await? {
             TaskState::Queued => "queued",
@@ -97,17 +97,17 @@ impl Task {
         })
     }
 
-    /// Waits until it has ended, and answers how.
+    /// Waits until the task has ended, and returns its final state.
     pub async fn join(&self) -> Result<TaskState> {
         self.wait(false).await
     }
 
-    /// As [`Task::join`], but gives up after a while with an error that names task and state.
+    /// Like [`Task::join`], but gives up after `timeout` with an error that names the task and its state.
     pub async fn join_timeout(&self, timeout: Duration) -> Result<TaskState> {
         match tokio::time::timeout(timeout, self.join()).await {
             Ok(state) => state,
             Err(_) => match self.state().await? {
-                // In the last moment.
+                // The task ended just before the timeout.
                 state if state.is_terminal() => Ok(state),
                 state => Err(ClientError::Timeout {
                     task: self.id,
@@ -118,7 +118,7 @@ impl Task {
         }
     }
 
-    /// Waits until it has begun (or ended).
+    /// Waits until the task has begun, or ended.
     pub async fn join_running(&self) -> Result<TaskState> {
         self.wait(true).await
     }
@@ -136,13 +136,13 @@ impl Task {
         }
     }
 
-    /// Its row, as in the listing.
+    /// The task as the listing shows it.
     pub async fn row(&self) -> Result<TaskRow> {
         let row = self.client.store().task_row(self.id).await?;
         row.ok_or(ClientError::UnknownTask(self.id))
     }
 
-    /// The caller's notes; `{}` if there are none.
+    /// The metadata of the task; `{}` if it has none.
     pub async fn metadata(&self) -> Result<Value> {
         let row = self.row().await?;
         Ok(row
@@ -150,7 +150,8 @@ impl Task {
             .unwrap_or_else(|| Value::Object(serde_json::Map::new())))
     }
 
-    /// Why it did not end well: the cause, and the text of it. `None` if it did, or has not ended.
+    /// The cause and the message of a task that did not end well; `None` if it ended well, or has not
+    /// ended.
     pub async fn error(&self) -> Result<Option<String>> {
         let row = self.row().await?;
         Ok(row.cause.map(|cause| match row.error {
@@ -159,22 +160,22 @@ impl Task {
         }))
     }
 
-    /// Its input, as what it stands for; `None` if it has none.
+    /// The input, deserialized; `None` if the task has none.
     pub async fn input<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         self.typed("input", self.input_payload().await?)
     }
 
-    /// Its input as bytes; `None` if it has none.
+    /// The input as raw bytes; `None` if the task has none.
     pub async fn raw_input(&self) -> Result<Option<Vec<u8>>> {
         self.raw("input", self.input_payload().await?)
     }
 
-    /// What it has saved, as what it stands for; `None` if it has saved nothing (yet).
+    /// The output, deserialized; `None` if the task has saved none yet.
     pub async fn output<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         self.typed("output", self.output_payload().await?)
     }
 
-    /// What it has saved as bytes; `None` if it has saved nothing (yet).
+    /// The output as raw bytes; `None` if the task has saved none yet.
     pub async fn raw_output(&self) -> Result<Option<Vec<u8>>> {
         self.raw("output", self.output_payload().await?)
     }
@@ -205,14 +206,14 @@ impl Task {
         }
     }
 
-    /// Its input, whatever its encoding.
+    /// The input in its own encoding.
     pub async fn input_payload(&self) -> Result<Payload> {
         let row = self.client.store().task_input(self.id).await?;
         self.payload("input", row.ok_or(ClientError::UnknownTask(self.id))?)
             .await
     }
 
-    /// Its output, whatever its encoding.
+    /// The output in its own encoding.
     pub async fn output_payload(&self) -> Result<Payload> {
         let row = self.client.store().task_output(self.id).await?;
         self.payload(
@@ -267,32 +268,33 @@ impl Task {
         }
     }
 
-    /// Its lines after line `after` (0: from the first), at most a thousand.
+    /// At most a thousand log lines after the line with number `after`; 0: from the first line.
     pub async fn logs(&self, after: i64) -> Result<Vec<LogRow>> {
         let lines = self.client.log_lines(self.id, after, 1000).await?;
         if lines.is_empty() && after == 0 {
-            // Perhaps there is no such task; who has seen a line knows that there is.
+            // No lines may mean that the task does not exist; a caller who has seen a line knows that it
+            // does.
             self.state().await?;
         }
         Ok(lines)
     }
 
-    /// Asks for its end: a queued task is `aborted` at once, a running one is killed.
+    /// Asks to abort the task: a queued task is `aborted` at once, a running one is killed.
     pub async fn abort(&self, message: Option<&str>) -> Result<TaskState> {
         Ok(self.client.store().task_abort(self.id, message).await?)
     }
 
-    /// Queues it once more, under its id, whatever its end was; the number of the attempt to come.
+    /// Queues an ended task again, under its id. Returns the number of the attempt to come.
     pub async fn retry(&self) -> Result<i32> {
         Ok(self.client.store().task_retry(self.id).await?)
     }
 
-    /// Removes it, with its log and its files, unless it is running.
+    /// Deletes the task, with its log and its files, unless it is running.
     pub async fn delete(&self) -> Result<()> {
         Ok(self.client.store().task_delete(self.id).await?)
     }
 
-    /// Everything known about it.
+    /// Everything that is known about the task.
     pub async fn report(&self) -> Result<TaskReport> {
         let store = self.client.store();
         let unknown = || ClientError::UnknownTask(self.id);

@@ -1,5 +1,5 @@
-//! Schedules as a file, to keep or to move them: `export-scheduled` and `import-scheduled`.
-//! The format is described in `docs/schedules.md`.
+//! Schedules as a file, for backups and for moving them: `export-scheduled` and `import-scheduled`. The
+//! format is described in `docs/schedules.md`.
 
 use super::{
     Client,
@@ -16,19 +16,18 @@ use serde_json::Value;
 const FORMAT: &str = "rework schedules";
 const VERSION: u64 = 1;
 
-/// Schedules as a document.
+/// A document that holds schedules.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleFile {
-    /// `rework schedules`.
+    /// Always `rework schedules`.
     format: String,
-    /// 1.
+    /// The version of the format: 1.
     version: u64,
-    /// One after the other.
     schedules: Vec<Entry>,
 }
 
-/// One schedule in a file.
+/// One schedule of the document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -47,10 +46,10 @@ struct Entry {
     host: Option<String>,
     #[serde(default)]
     metadata: Option<Value>,
-    /// As it was given.
+    /// The input as it was given.
     #[serde(default)]
     input: Option<Value>,
-    /// Bytes, in base64, instead.
+    /// The input as base64, if it is raw bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     raw_input: Option<String>,
 }
@@ -64,23 +63,23 @@ fn skip() -> String {
 }
 
 impl ScheduleFile {
-    /// How many schedules it holds.
+    /// How many schedules the document holds.
     pub fn len(&self) -> usize {
         self.schedules.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the document holds no schedules.
     pub fn is_empty(&self) -> bool {
         self.schedules.is_empty()
     }
 
-    /// Reads a document.
+    /// Reads a document from its JSON text.
     ///
     /// # Errors
     ///
-    /// If it is none, or one of a later version.
+    /// If the text is not such a document, or its format is of a later version.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // The byte order mark that some editors write.
+        // Some editors write a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         check_numbers(text).map_err(|fault| format!("cannot be read: {fault}"))?;
         let document: Value = serde_json::from_str(text)
@@ -107,7 +106,7 @@ impl ScheduleFile {
 }
 
 impl Client {
-    /// Every schedule.
+    /// Every schedule of the installation.
     pub async fn export_schedules(&self) -> Result<ScheduleFile> {
         let rows = self.store().sched_list(&[]).await?;
         Ok(ScheduleFile {
@@ -117,8 +116,8 @@ impl Client {
         })
     }
 
-    /// Writes every schedule of a file, or none if one of them is refused; identical ones are
-    /// replaced. Answers how many.
+    /// Stores every schedule of a document, or none if one is refused; identical ones are replaced. Returns
+    /// how many were stored.
     pub async fn import_schedules(&self, file: ScheduleFile) -> Result<usize> {
         let count = file.schedules.len();
         let entries = file.schedules.into_iter().enumerate();

@@ -1,4 +1,4 @@
-//! Versions of plugins: which there are, and the way back to an earlier one.
+//! Versions of plugins: listing them, and returning to an earlier one.
 
 use super::{
     Client,
@@ -11,20 +11,20 @@ use crate::{
     store::{DropInRow, PluginRow, RollbackRow, VersionRow},
 };
 
-/// A hash may be given by its beginning, but not by less than this.
+/// How many digits of a hash identify a version at least.
 const SHORTEST_PREFIX: usize = 6;
 
-/// Where to roll back to, and where.
+/// Which version to return to, and on which hosts.
 #[derive(Debug, Clone, Default)]
 pub struct RollbackOptions {
-    /// The version, by its hash or the beginning of it; otherwise the one before.
+    /// The version, by its hash or the beginning of the hash; `None`: the version before the current one.
     pub to: Option<String>,
-    /// Only on this host; otherwise on each that has an earlier version.
+    /// The host; `None`: every host that has an earlier version.
     pub host: Option<String>,
 }
 
 impl Client {
-    /// Every version of a plugin that a domain of a host has had, and the files that are refused.
+    /// Every version in every domain of every host, and the files that hosts refuse.
     pub async fn plugins(&self) -> Result<Vec<PluginRow>> {
         let mut rows = self.store().plugin_list().await?;
         rows.extend(
@@ -55,9 +55,9 @@ impl Client {
         Ok(self.store().drop_in_refused().await?)
     }
 
-    /// Points a domain back to an earlier version of its plugins, at once: new tasks run on it,
-    /// running ones end on what they began with. The file is not needed, only its copy in the cache
-    /// of the host. A drop-in directory does not undo it: only a file that changes upgrades again.
+    /// Returns a domain at once to an earlier version of its plugins: new tasks run on that version,
+    /// running ones end on the version that they began with. The plugin's file is not needed, only its copy
+    /// in the host's cache. A drop-in directory does not undo the rollback until its file changes.
     pub async fn rollback(
         &self,
         domain: &str,
@@ -78,7 +78,7 @@ impl Client {
         let cache = Cache::at(here::plugin_cache_dir());
         let here = here::host_name(None)?;
         for (_, to) in &flips {
-            // Another host's cache cannot be looked into; its monitor says so if it lacks it.
+            // The cache of another host cannot be checked from here; its monitor reports a missing copy.
             if to.host == here && cache.find(&to.hash).is_none() {
                 return Err(ClientError::Rollback(format!(
                     "version {} ({}) of {} is not in {}, the cache of this user on this host: run it as \
@@ -111,11 +111,11 @@ impl Client {
     }
 }
 
-/// What is current now (if anything), and what shall be.
+/// The current version of a plugin, if there is one, and the version to return to.
 type Flip<'v> = (Option<&'v VersionRow>, &'v VersionRow);
 
-/// The current version of a plugin on a host: if there are several, because a registration took
-/// only part of one, the latest.
+/// The current version of a plugin on a host. If there are several, because only part of a version was
+/// registered, the latest.
 fn current<'v>(versions: &'v [VersionRow], host: &str, name: &str) -> Option<&'v VersionRow> {
     versions
         .iter()
@@ -123,7 +123,7 @@ fn current<'v>(versions: &'v [VersionRow], host: &str, name: &str) -> Option<&'v
         .max_by_key(|version| version.registered)
 }
 
-/// Each plugin of each host to the version before.
+/// For each plugin on each host, the step to the version before.
 fn backwards<'v>(versions: &'v [VersionRow], domain: &str) -> Result<Vec<Flip<'v>>> {
     let mut flips: Vec<Flip<'v>> = Vec::new();
     for now in versions.iter().filter(|version| {
@@ -152,7 +152,7 @@ fn backwards<'v>(versions: &'v [VersionRow], domain: &str) -> Result<Vec<Flip<'v
     Ok(flips)
 }
 
-/// Every host that has had this version to it.
+/// For every host that has had this version, the step to it.
 fn towards<'v>(versions: &'v [VersionRow], domain: &str, prefix: &str) -> Result<Vec<Flip<'v>>> {
     let failed = |message: String| Err(ClientError::Rollback(message));
     if prefix.len() < SHORTEST_PREFIX {

@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Client {
-    /// What a task that is queued waits for; `None`: it is not queued.
+    /// What a queued task waits for, in words; `None`: it is not queued.
     pub async fn task_waits(&self, task: TaskId) -> Result<Option<String>> {
         let Some(wait) = self.store().health_task(task).await? else {
             return Ok(None);
@@ -16,8 +16,9 @@ impl Client {
         Ok(Some(waits_for(&wait, &failing)))
     }
 
-    /// The host that a task waits for because it has no monitor, while another host has one; `None`: it
-    /// waits for no such host. Where no monitor lives at all, all tasks wait alike, and nothing is said.
+    /// The host without a living monitor that a task waits for, while another host has a monitor; `None`:
+    /// it waits for no such host. If no monitor is alive at all, all tasks wait alike, and the answer is
+    /// `None`.
     pub async fn waits_for_host(&self, task: TaskId) -> Result<Option<String>> {
         let Some(wait) = self.store().health_task(task).await? else {
             return Ok(None);
@@ -25,7 +26,7 @@ impl Client {
         self.unless_all_are_gone(&wait.domain, &wait.hosts).await
     }
 
-    /// The same for the tasks of a schedule.
+    /// The host that the tasks of a schedule would wait for; see [`Client::waits_for_host`].
     pub async fn schedule_waits_for_host(
         &self,
         schedule: crate::model::ScheduleId,
@@ -34,7 +35,7 @@ impl Client {
         let Some(row) = rows.into_iter().find(|row| row.id == schedule.0) else {
             return Ok(None);
         };
-        // It may have been refused since, which others tell.
+        // If the operation refuses the schedule's input by now, other messages report it.
         let Ok(hosts) = self.store().health_schedule(&row).await else {
             return Ok(None);
         };
@@ -50,20 +51,20 @@ impl Client {
         Ok(unserved(domain, hosts).filter(|_| is_any_alive))
     }
 
-    /// What is registered for a host.
+    /// The deployments of a host.
     pub async fn host_deployments(&self, host: &str) -> Result<Vec<Retired>> {
         Ok(self.store().host_deployments(host).await?)
     }
 
-    /// Retires all that is registered for a host; its tasks, logs and schedules stay.
+    /// Retires all deployments of a host; tasks, logs and schedules stay.
     pub async fn unregister_host(&self, host: &str, deployments: &[Retired]) -> Result<()> {
         self.unregister(deployments).await?;
         Ok(self.store().host_forget(host).await?)
     }
 }
 
-/// The hosts that could take tasks of a lane, if no monitor serves any of them, and why; `None`: one does,
-/// or there is no such host.
+/// The hosts that could run tasks of a lane and the reason why none does, if no monitor on them serves the
+/// domain; `None`: a monitor does, or there is no such host.
 pub(super) fn unserved(domain: &str, hosts: &[LaneHost]) -> Option<String> {
     if hosts.iter().any(|host| host.is_served) {
         return None;
@@ -92,7 +93,7 @@ pub(super) fn unserved(domain: &str, hosts: &[LaneHost]) -> Option<String> {
     (!words.is_empty()).then(|| words.join("; or for "))
 }
 
-/// What can be done about tasks that wait for hosts without a monitor.
+/// What the reader can do about tasks that wait for hosts without a monitor.
 pub(super) fn remedy(domain: &str, hosts: &[LaneHost]) -> String {
     let names: Vec<&str> = hosts.iter().map(|host| host.host.as_str()).collect();
     let gone: Vec<String> = hosts
@@ -110,8 +111,8 @@ pub(super) fn remedy(domain: &str, hosts: &[LaneHost]) -> String {
     format!("{start}; if it is gone for good: {}", gone.join(", "))
 }
 
-/// Why the workers that could run tasks of a lane do not start, if that is so on all of its hosts. Workers
-/// of another plugin of the domain are not concerned.
+/// Why the workers that could run tasks of a lane do not start, if that holds on all of its hosts. Workers
+/// of other plugins of the domain are not considered.
 pub(super) fn no_starts<'f>(
     domain: &str,
     hosts: &[LaneHost],

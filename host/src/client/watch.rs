@@ -1,6 +1,6 @@
-//! Waiting for tasks: one look-out for all that a client waits for, however many. It looks at once
-//! and a few times soon after; if the wait turns out to be long it listens, and looks again now and
-//! then, for what is not heard.
+//! Waiting for tasks: one asynchronous task of a client watches all that the client waits for. It queries
+//! at once and a few times soon after. If the wait is long it listens for notifications, and queries now
+//! and then in case one was lost.
 
 use crate::{
     model::{TaskId, task::TaskState},
@@ -13,37 +13,38 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The pause between two looks doubles from this
+/// The first pause between two queries for the states of the tasks; each following pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// to this while nobody tells us,
-const LONGEST_UNTOLD: Duration = Duration::from_millis(50);
-/// or to this when we are told.
-const LONGEST_TOLD: Duration = Duration::from_secs(1);
-/// A wait that is shorter than this is not worth a connection that listens.
+/// The longest pause while no notifications arrive, because the client does not listen yet or cannot.
+const LONGEST_POLLING: Duration = Duration::from_millis(50);
+/// The longest pause while the client listens: notifications are fast, the query makes sure that none was
+/// lost.
+const LONGEST_LISTENING: Duration = Duration::from_secs(1);
+/// A wait that lasts longer than this opens a connection that listens; shorter waits are not worth it.
 const LISTEN_AFTER: Duration = Duration::from_millis(100);
-/// Where listening is not to be had, it is tried again after this.
+/// The pause before the next try if the client cannot listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
-/// With nobody waiting, the look-out stays for the next one for so long.
+/// How long the watching task stays for the next waiter after the last one is gone.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// What a waiter is told: the state that it waited for, `None` if the task is gone.
+/// The answer to a waiter: the state that it waited for, or `None` if the task has been deleted.
 pub(super) type Answer = Result<Option<TaskState>, Arc<StoreError>>;
 
-/// A task that somebody waits for.
+/// A wait for one task.
 #[derive(Debug)]
 struct Waiter {
     task: TaskId,
-    /// Also content with a task that has only begun.
+    /// Whether the wait also ends when the task begins.
     running: bool,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Hands waiters to the one look-out of a client, which runs only while there are any.
+/// Passes waiters to the client's one watching task, which runs only while there are waiters.
 #[derive(Debug)]
 pub(super) struct Watch {
     store: Store,
     waiters: std::sync::Mutex<Option<mpsc::UnboundedSender<Waiter>>>,
-    /// Why the database does not answer, while it does not.
+    /// Why the database does not answer; `None` while it does.
     outage: Arc<watch::Sender<Option<String>>>,
 }
 
@@ -56,7 +57,7 @@ impl Watch {
         }
     }
 
-    /// Resolves when the task has ended, or, with `running`, has begun.
+    /// Waits until the task has ended or, with `running`, has begun.
     pub(super) async fn wait(&self, task: TaskId, running: bool) -> Answer {
         loop {
             let (answer, answered) = oneshot::channel();
@@ -65,15 +66,15 @@ impl Watch {
                 running,
                 answer,
             });
-            // It answers before it ends, unless the runtime that it ran in has gone; then ours has
-            // the next one.
+            // The watching task answers before it ends, unless the runtime that it ran in is gone. In that
+            // case this runtime starts the next one.
             if let Ok(answer) = answered.await {
                 return answer;
             }
         }
     }
 
-    /// Says why the database does not answer while somebody waits, and when it does again.
+    /// A channel that holds the reason while the database does not answer, and `None` otherwise.
     pub(super) fn outages(&self) -> watch::Receiver<Option<String>> {
         self.outage.subscribe()
     }
@@ -83,7 +84,7 @@ impl Watch {
         let waiter = match waiters.as_ref() {
             Some(sender) => match sender.send(waiter) {
                 Ok(()) => return,
-                // It has ended in the meantime.
+                // The watching task has ended in the meantime.
                 Err(refused) => refused.0,
             },
             None => waiter,
@@ -92,12 +93,12 @@ impl Watch {
         sender.send(waiter).expect("the receiver is still here");
         *waiters = Some(sender);
         let outage = Arc::clone(&self.outage);
-        tokio::spawn(LookOut::new(self.store.clone(), arrivals, outage).run());
+        tokio::spawn(Watcher::new(self.store.clone(), arrivals, outage).run());
     }
 }
 
-/// See the module.
-struct LookOut {
+/// The watching task: queries the states of all tasks that are waited for.
+struct Watcher {
     store: Store,
     arrivals: mpsc::UnboundedReceiver<Waiter>,
     waiting: Vec<Waiter>,
@@ -107,7 +108,7 @@ struct LookOut {
     outage: Arc<watch::Sender<Option<String>>>,
 }
 
-impl LookOut {
+impl Watcher {
     fn new(
         store: Store,
         arrivals: mpsc::UnboundedReceiver<Waiter>,
@@ -125,11 +126,11 @@ impl LookOut {
     }
 
     async fn run(mut self) {
-        while self.somebody_waits().await {
-            self.look(None).await;
+        while self.waits_for_another().await {
+            self.query(None).await;
             while !self.waiting.is_empty() {
-                self.attend_to_bell().await;
-                let told = tokio::select! {
+                self.keep_listening().await;
+                let notified = tokio::select! {
                     () = tokio::time::sleep(self.pause) => {
                         self.pause = (self.pause * 2).min(self.longest_pause());
                         None
@@ -138,31 +139,31 @@ impl LookOut {
                         self.welcome(waiter);
                         None
                     }
-                    told = heard(&mut self.bell) => told,
+                    notified = notifications(&mut self.bell) => notified,
                 };
-                self.look(told).await;
+                self.query(notified).await;
             }
         }
         if let Some(bell) = self.bell.take() {
-            // If it cannot be said, the row expires.
+            // If this fails, the row expires by itself.
             let _ = bell.close().await;
         }
     }
 
     fn longest_pause(&self) -> Duration {
         match self.bell {
-            Some(_) => LONGEST_TOLD,
-            None => LONGEST_UNTOLD,
+            Some(_) => LONGEST_LISTENING,
+            None => LONGEST_POLLING,
         }
     }
 
-    /// Waits a little for the next one; false: it is time to end.
-    async fn somebody_waits(&mut self) -> bool {
+    /// Waits a moment for the next waiter; `false`: there is none, and the watching task ends.
+    async fn waits_for_another(&mut self) -> bool {
         match tokio::time::timeout(LINGER, self.arrivals.recv()).await {
             Ok(Some(waiter)) => self.welcome(waiter),
             Ok(None) => return false,
             Err(_) => {
-                // Closed first, so that a waiter is either received here or refused there.
+                // Closed first, so that a waiter is either received here or refused by the channel.
                 self.arrivals.close();
                 while let Ok(waiter) = self.arrivals.try_recv() {
                     self.welcome(waiter);
@@ -181,15 +182,16 @@ impl LookOut {
         }
     }
 
-    /// Asks to be told once the wait is long, and says now and then that we are still here.
-    async fn attend_to_bell(&mut self) {
+    /// Begins to listen once a wait is long, and renews the row that asks for notifications.
+    async fn keep_listening(&mut self) {
         let listens = match &mut self.bell {
             Some(bell) => bell.renew().await,
             None if Instant::now() < self.listen_at => return,
             None => match self.store.bell().await {
                 Ok(bell) => {
                     self.bell = Some(bell);
-                    // What happened before we were heard is not told.
+                    // Notifications that were sent before the connection listened are lost, so query at
+                    // once.
                     self.pause = FIRST_PAUSE;
                     Ok(())
                 }
@@ -198,18 +200,21 @@ impl LookOut {
         };
         if listens.is_err() {
             self.bell = None;
-            self.pause = self.pause.min(LONGEST_UNTOLD);
+            self.pause = self.pause.min(LONGEST_POLLING);
             self.listen_at = Instant::now() + LISTEN_AGAIN;
         }
     }
 
-    /// Looks at these tasks, or at all that somebody waits for, and answers those whose wait is
-    /// over.
-    async fn look(&mut self, told: Option<Vec<TaskId>>) {
+    /// Queries the states of these tasks (`None`: of all that are waited for), and answers the waits that
+    /// are over.
+    async fn query(&mut self, notified: Option<Vec<TaskId>>) {
         self.waiting.retain(|waiter| !waiter.answer.is_closed());
-        let told: Option<HashSet<TaskId>> = told.map(|tasks| tasks.into_iter().collect());
-        let is_looked_at =
-            |waiter: &Waiter| told.as_ref().is_none_or(|told| told.contains(&waiter.task));
+        let notified: Option<HashSet<TaskId>> = notified.map(|tasks| tasks.into_iter().collect());
+        let is_looked_at = |waiter: &Waiter| {
+            notified
+                .as_ref()
+                .is_none_or(|notified| notified.contains(&waiter.task))
+        };
         let tasks: Vec<TaskId> = self
             .waiting
             .iter()
@@ -225,7 +230,7 @@ impl LookOut {
                     .send_if_modified(|outage| outage.take().is_some());
                 states.into_iter().collect()
             }
-            // The server is away for a moment; a wait survives that.
+            // The server is unreachable for a moment; the waits go on.
             Err(error) if error.is_disconnect() => {
                 let was_known = self.outage.borrow().is_some();
                 if !was_known {
@@ -249,17 +254,17 @@ impl LookOut {
         };
         for waiter in self.waiting.extract_if(.., over) {
             let state = states.get(&waiter.task).copied();
-            // Whoever does not wait any more is not told.
+            // A waiter that has given up needs no answer.
             let _ = waiter.answer.send(Ok(state));
         }
     }
 }
 
-/// The tasks that something has happened to; never, if nobody tells us.
-async fn heard(bell: &mut Option<Bell>) -> Option<Vec<TaskId>> {
+/// The tasks that a notification names; without a connection that listens this waits for ever.
+async fn notifications(bell: &mut Option<Bell>) -> Option<Vec<TaskId>> {
     match bell {
         Some(listening) => match listening.next().await {
-            Ok(told) => told,
+            Ok(notified) => notified,
             Err(_) => {
                 *bell = None;
                 None

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[serde(transparent)]
 struct Bytes(#[serde(with = "super::base64_bytes")] Vec<u8>);
 
-/// Writes them.
+/// Writes bytes as base64 text, `None` as null.
 pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, writer: S) -> Result<S::Ok, S::Error> {
     match bytes {
         Some(bytes) => super::base64_bytes::serialize(bytes, writer),
@@ -14,7 +14,7 @@ pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, writer: S) -> Result<S:
     }
 }
 
-/// Reads them.
+/// Reads base64 text, null as `None`.
 pub fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Vec<u8>>, D::Error> {
     Ok(Option::<Bytes>::deserialize(reader)?.map(|bytes| bytes.0))
 }

@@ -6,64 +6,64 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{fmt, time::Duration};
 
-/// What a version says of an operation, as far as whoever queues tasks can notice.
+/// What a version declares of an operation, as far as callers can notice it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Declared {
-    /// Specs of its inputs.
+    /// The declared inputs.
     pub inputs: Option<Value>,
-    /// Specs of its outputs.
+    /// The declared outputs.
     pub outputs: Option<Value>,
-    /// How long it may run.
+    /// The timeout of an attempt.
     pub timeout_ms: Option<i64>,
-    /// How often it may be tried.
+    /// How many attempts a task may take.
     pub max_attempts: i32,
     /// The pause before the second attempt.
     pub backoff_ms: Option<i64>,
-    /// How much memory it may use.
+    /// The memory limit of an attempt.
     pub memory_bytes: Option<i64>,
-    /// How much processor time it may use.
+    /// The limit on processor time of an attempt.
     pub cpu_ms: Option<i64>,
-    /// How many files it may have open.
+    /// The limit on open files of a worker that runs it.
     pub open_files: Option<i32>,
 }
 
-/// One consequence of a registration.
+/// One consequence of a registration for an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// The operation.
+    /// The name of the operation.
     pub operation: String,
-    /// Its domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// What becomes of it.
+    /// What changes.
     #[serde(flatten)]
     pub kind: ChangeKind,
 }
 
-/// See [`Change`].
+/// What a registration changes for an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum ChangeKind {
-    /// The version before did not have it.
+    /// The operation is new.
     Added,
-    /// It declares something else.
+    /// The operation's declaration changes.
     Changed {
-        /// What.
+        /// What differs, in a few words.
         what: String,
     },
-    /// Its new inputs do not accept what waits.
+    /// The new inputs would refuse tasks or schedules that wait.
     Refuses {
-        /// Queued tasks that it would refuse.
+        /// How many queued tasks the new inputs would refuse.
         tasks: i64,
-        /// How many were looked at, if there are more.
+        /// How many queued tasks were checked, if not all were.
         looked_at: Option<i64>,
-        /// Schedules whose tasks it would refuse.
+        /// How many schedules queue tasks that the new inputs would refuse.
         schedules: i64,
     },
-    /// The version no longer has it.
+    /// The plugin no longer offers the operation.
     Removed {
-        /// Tasks that wait for it.
+        /// How many tasks wait for the operation.
         tasks: i64,
-        /// Schedules of it.
+        /// How many schedules the operation has.
         schedules: i64,
     },
 }
@@ -116,7 +116,7 @@ fn schedules_in_words(count: i64) -> String {
     }
 }
 
-/// What differs between two versions of an operation, each in a few words.
+/// The differences between two versions of an operation, a few words each.
 pub fn between(before: &Declared, after: &Declared) -> Vec<String> {
     let mut differences = Vec::new();
     specs(
@@ -231,7 +231,7 @@ fn one_spec(what: &str, old: &Spec, new: &Spec, found: &mut Vec<String>) {
     }
 }
 
-/// A type as specs write it.
+/// A type as it is written in a declaration.
 fn word(kind: &impl Serialize) -> String {
     match serde_json::to_value(kind) {
         Ok(Value::String(word)) => word,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// A text that is no duration.
+/// The error for a text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration (examples: 30s, 3m, 1h30m, P1D)")]
 pub struct NotADuration(String);
 
-/// Reads a duration; whitespace between its parts is allowed, a bare number is not.
+/// Reads a duration. Whitespace between its parts is allowed; a number without a unit is not.
 pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     let fault = || NotADuration(text.to_owned());
     let trimmed = text.trim();
@@ -19,7 +19,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     Duration::try_from_secs_f64(seconds).map_err(|_| fault())
 }
 
-/// `1h30m`: numbers, each with a unit.
+/// Reads `1h30m`: numbers, each followed by a unit. Returns seconds.
 fn unit_seconds(text: &str) -> Option<f64> {
     sum_parts(text, |unit| {
         Some(match unit {
@@ -34,7 +34,8 @@ fn unit_seconds(text: &str) -> Option<f64> {
     })
 }
 
-/// What follows the `P` of ISO 8601; years and months have no fixed length and are refused.
+/// Reads the part of an ISO 8601 duration after its `P`. Years and months have no fixed length and are
+/// refused. Returns seconds.
 fn iso_seconds(text: &str) -> Option<f64> {
     let upper = text.to_ascii_uppercase();
     let (date, time) = match upper.split_once('T') {
@@ -77,7 +78,7 @@ fn sum_parts(text: &str, seconds_of: impl Fn(&str) -> Option<f64>) -> Option<f64
     total
 }
 
-/// A duration as `parse_duration` reads it: `1h30m`, `2.5s`, `0s`.
+/// Writes a duration in a form that `parse_duration` reads: `1h30m`, `2.5s`, `0s`.
 pub fn human(duration: Duration) -> String {
     let whole = duration.as_secs();
     let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);

@@ -1,28 +1,28 @@
-//! One of the six fields of a cron rule: which values it has, how what is written in it is read, and what
-//! to write instead where that is refused. Each hint is itself accepted, and means what was meant.
+//! One of the six fields of a cron rule: the values that it has, how its text is read, and hints about what
+//! to write instead of a text that is refused. Each hint is itself accepted, and means what was meant.
 
-/// Why a text is no rule.
+/// Why a text is not a cron rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It cannot be read.
+    /// The text does not follow the grammar.
     Syntax(String),
-    /// It can be read, and would mean something else than it seems to.
+    /// The rule is valid, but means something else than its author is likely to believe.
     Misleading(String),
 }
 
-/// One of the six fields.
+/// The properties of one of the six fields of a rule.
 pub(super) struct Field {
-    /// What messages call its values.
+    /// The plural of its values, for messages.
     name: &'static str,
     first: u32,
     last: u32,
-    /// How many values there are before they begin anew; a month has no fixed number of days.
+    /// After how many values the field starts over; `None` for days of the month, whose number varies.
     cycle: Option<u32>,
-    /// In what the values begin anew.
+    /// The unit in which the values start over: minutes in an hour.
     whole: &'static str,
-    /// Names of values, beginning with `first`.
+    /// The names of values, beginning with the name of `first`.
     names: &'static [&'static str],
-    /// A range or a step over all of the field, for messages.
+    /// A range or a step over the whole field, for messages.
     example: &'static str,
 }
 
@@ -82,8 +82,8 @@ const FIELDS: [Field; 6] = [
     },
 ];
 
-/// A field of a rule in the words of the parser: names are numbers, what is all of the field is `*`.
-/// `both`: the day of the week was given with a `+` before it.
+/// Translates a field of a rule for the parser `croner`: names become numbers, a list that covers the whole
+/// field becomes `*`. `both`: the day of the week was given with a `+` before it.
 pub(super) fn read_field(rule: &[&str], place: usize, both: bool) -> Result<String, Fault> {
     let field = &FIELDS[place];
     let word = rule[place];
@@ -104,7 +104,7 @@ pub(super) fn read_field(rule: &[&str], place: usize, both: bool) -> Result<Stri
         .map(|item| match item.strip_prefix("*/") {
             Some(step) => {
                 let step = field.step(item, step)?;
-                // Other rules stand for this one only if the step is all that this field says.
+                // A combination of rules can replace this one only if the field holds nothing but the step.
                 let others = (place == MINUTE && items.len() == 1)
                     .then(|| every_minutes(rule, step, both))
                     .flatten();
@@ -163,7 +163,7 @@ impl Field {
         }
     }
 
-    /// `L`, `LW`, `15W`, or a number.
+    /// Reads a day of the month: `L`, `LW`, `15W`, or a number.
     fn day(&self, item: &str) -> Result<String, Fault> {
         let upper = item.to_ascii_uppercase();
         if upper == "L" || upper == "LW" {
@@ -175,7 +175,7 @@ impl Field {
         }
     }
 
-    /// `5#2`, `5#L`, `5L`, or a day.
+    /// Reads a day of the week: `5#2`, `5#L`, `5L`, or a day.
     fn weekday(&self, item: &str) -> Result<String, Fault> {
         let syntax = |reason: &str| Fault::Syntax(format!("`{item}`: {reason}"));
         if item.eq_ignore_ascii_case("L") {
@@ -197,7 +197,7 @@ impl Field {
         }
     }
 
-    /// A value by its number or name.
+    /// Reads a value: a number or a name.
     fn value(&self, item: &str, text: &str) -> Result<u32, Fault> {
         let named = self
             .names
@@ -217,7 +217,7 @@ impl Field {
             })
     }
 
-    /// What stands behind the `/` of an item.
+    /// Reads the step, which follows the `/` of an item.
     fn step(&self, item: &str, text: &str) -> Result<u32, Fault> {
         number(text).filter(|step| *step > 0).ok_or_else(|| {
             let example = self.example;
@@ -227,11 +227,11 @@ impl Field {
         })
     }
 
-    /// The ends of a range that is walked with this step.
+    /// Reads the two ends of a range.
     fn range(&self, item: &str, first: &str, last: &str, step: u32) -> Result<(u32, u32), Fault> {
         let has_names = [first, last].iter().any(|text| number(text).is_none());
         let (first, mut last) = (self.value(item, first)?, self.value(item, last)?);
-        // Sunday ends a week as well as it begins one.
+        // Sunday is both the first and the last day of a week.
         if self.last == 7 && last == 0 && first > 0 {
             last = 7;
         }
@@ -247,10 +247,10 @@ impl Field {
         Ok((first, last))
     }
 
-    /// What a range means that goes over the end of the field, as a list. None: that depends on where
-    /// the field ends.
+    /// The values of a range that passes the end of the field, as a list. `None`: they depend on where the
+    /// field ends.
     fn wrapped(&self, first: u32, last: u32, step: u32, has_names: bool) -> Option<String> {
-        /// As many values are listed one by one; more are shown as ranges.
+        /// Up to this many values are listed one by one; more are shown as ranges.
         const LISTED: usize = 4;
         let shown = |value: u32| {
             let name = self.names.get((value - self.first) as usize);
@@ -259,7 +259,7 @@ impl Field {
                 None => value.to_string(),
             }
         };
-        // Sunday by its other number.
+        // Sunday as 7 instead of 0.
         let first = if first > self.top() {
             self.first
         } else {
@@ -292,14 +292,14 @@ impl Field {
         Some(parts.join(","))
     }
 
-    /// The last value, each counted once.
+    /// The largest distinct value: 6 for days of the week, where 7 is a second number of Sunday.
     fn top(&self) -> u32 {
         self.last
             .min(self.first + self.cycle.map_or(30, |cycle| cycle - 1))
     }
 
-    /// Refuses a step over all of the field that does not keep its distance from one whole to the next.
-    /// `others`: what says it otherwise.
+    /// Refuses a step over the whole field that does not divide it, since the last distance would be
+    /// shorter. `others`: rules that express what was meant, for the hint.
     fn check_step(&self, item: &str, step: u32, others: Option<String>) -> Result<(), Fault> {
         let length = self.cycle.unwrap_or(31);
         let meant: Vec<String> = (self.first..=self.top())
@@ -333,8 +333,8 @@ impl Field {
     }
 }
 
-/// The rules that fire every so many minutes where a rule asks for that, if a few of them do; the other
-/// fields are those of the rule.
+/// The rules that together fire every `step` minutes, if a few rules are enough. The other fields are those
+/// of `rule`.
 fn every_minutes(rule: &[&str], step: u32, both: bool) -> Option<String> {
     if !["*", "*/1"].contains(&rule[HOUR]) {
         return None;
@@ -385,7 +385,7 @@ fn short_list(values: &[String]) -> String {
     }
 }
 
-/// A number of at most four digits and nothing else.
+/// Reads a number of one to four digits.
 pub(super) fn number(text: &str) -> Option<u32> {
     let is_number = (1..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.parse().ok())?

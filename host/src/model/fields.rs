@@ -22,19 +22,19 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 
-/// Dates repeat after so many years: what has not come by then never comes.
+/// The calendar repeats after this many years: a date that has not come by then never comes.
 const CYCLE_YEARS: i32 = 400;
 
-/// What the fields of a rule say.
+/// The fields of a rule as sets of values.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
     cron: Cron,
     pub(super) seconds: Vec<u32>,
     pub(super) minutes: Vec<u32>,
     pub(super) hours: Vec<u32>,
-    /// Whether the hours or the minutes are `*` or a step over all of them.
+    /// Whether the hours or the minutes are `*`, or a step over the whole field.
     pub(super) is_interval: bool,
-    /// What a reader may take for something else.
+    /// Remarks about parts of the rule that may be misunderstood.
     pub(super) notes: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ impl Fields {
                 words[DAY]
             ));
         }
-        // Nearly everywhere clocks are changed at night, from an hour up to three.
+        // Nearly everywhere clocks are changed at night, between midnight and three.
         let is_by_night = |hours: &str| {
             let first = hours.split([',', '-']).filter_map(number).min();
             !hours.contains('*') && first.is_some_and(|first| first <= 3)
@@ -114,7 +114,7 @@ impl Fields {
         })
     }
 
-    /// Whether it fires on a day.
+    /// Whether the rule fires on a day.
     pub(super) fn is_day(&self, day: NaiveDate) -> bool {
         let weekday = match day.weekday() {
             chrono::Weekday::Mon => croner::Weekday::Monday,
@@ -132,12 +132,12 @@ impl Fields {
                 .unwrap_or(false)
     }
 
-    /// Whether it fires in a month.
+    /// Whether the rule fires in a month.
     pub(super) fn is_month(&self, month: u32) -> bool {
         self.cron.pattern.month_match(month).unwrap_or(false)
     }
 
-    /// The first day from this one on; none: it never comes.
+    /// The first day, from this one on, on which the rule fires; `None`: there is no such day.
     pub(super) fn day_from(&self, day: NaiveDate) -> Option<NaiveDate> {
         let last_year = day.year() + CYCLE_YEARS;
         let mut day = day;
@@ -153,7 +153,7 @@ impl Fields {
         None
     }
 
-    /// The last day up to this one.
+    /// The last day, up to this one, on which the rule fires.
     pub(super) fn day_until(&self, day: NaiveDate) -> Option<NaiveDate> {
         let first_year = day.year() - CYCLE_YEARS;
         let mut day = day;
@@ -169,7 +169,7 @@ impl Fields {
         None
     }
 
-    /// Every time of day at which it fires, in order.
+    /// Every time of day at which the rule fires, in order.
     pub(super) fn times(&self) -> impl Iterator<Item = NaiveTime> + '_ {
         self.hours.iter().flat_map(move |hour| {
             self.minutes.iter().flat_map(move |minute| {
@@ -179,7 +179,7 @@ impl Fields {
         })
     }
 
-    /// The first time of day from this one on.
+    /// The first time of day, from this one on, at which the rule fires.
     fn time_from(&self, time: NaiveTime) -> Option<NaiveTime> {
         let (at_hour, at_minute) = (time.hour(), time.minute());
         for hour in self.hours.iter().filter(|hour| **hour >= at_hour) {
@@ -197,7 +197,7 @@ impl Fields {
         None
     }
 
-    /// The last time of day up to this one.
+    /// The last time of day, up to this one, at which the rule fires.
     fn time_until(&self, time: NaiveTime) -> Option<NaiveTime> {
         let (at_hour, at_minute) = (time.hour(), time.minute());
         for hour in self.hours.iter().rev().filter(|hour| **hour <= at_hour) {
@@ -215,7 +215,7 @@ impl Fields {
         None
     }
 
-    /// The first time that a calendar and a clock show, from this whole second on.
+    /// The first date and time, from this whole second on, at which the rule fires.
     pub(super) fn from(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
         let today = self
             .is_day(wall.date())
@@ -229,7 +229,7 @@ impl Fields {
         }
     }
 
-    /// The last time that a calendar and a clock show, up to this whole second.
+    /// The last date and time, up to this whole second, at which the rule fires.
     pub(super) fn until(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
         let today = self
             .is_day(wall.date())

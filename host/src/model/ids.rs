@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A text is no number of a thing.
+/// The error for a text that is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must be a whole number")]
 pub struct NotAnId;
@@ -39,36 +39,37 @@ macro_rules! id {
 }
 
 id!(
-    /// A task, for ever.
+    /// The id of a task; ids are never used twice.
     TaskId(i64)
 );
 id!(
-    /// A schedule: an operation, and the rule by which it is queued.
+    /// The id of a schedule: an operation and a cron rule.
     ScheduleId(i64)
 );
 id!(
-    /// An operation: a name in a domain.
+    /// The id of an operation: a name in a domain.
     OperationId(i32)
 );
 id!(
-    /// A worker process, living or dead.
+    /// The id of a worker process, alive or dead.
     WorkerId(i64)
 );
 id!(
-    /// A monitor process; a restarted monitor is another one.
+    /// The id of a monitor process; a restarted monitor has a new id.
     MonitorId(i64)
 );
 id!(
-    /// A claim: which monitor took the task, in which of its cycles. Every write about a claimed
-    /// task names it.
+    /// The token of a claim: which monitor claimed the task, in which of its cycles. Every write about a
+    /// claimed task carries the token, and does nothing if the task has another one by now.
     Token(i64)
 );
 
 impl Token {
-    /// Monitors come and go by the thousand, cycles by the billion.
+    /// The bits of the cycle's number. An installation sees thousands of monitors, and a monitor runs
+    /// billions of cycles.
     const CYCLE_BITS: u32 = 36;
 
-    /// The token of what a monitor claims in one cycle.
+    /// The token of the claims that a monitor makes in one cycle.
     pub fn new(monitor: MonitorId, cycle: u64) -> Self {
         debug_assert!(cycle < 1 << Self::CYCLE_BITS);
         Self((monitor.0 << Self::CYCLE_BITS) | cycle as i64)

@@ -1,5 +1,5 @@
-//! The words of the system as plain types: no input or output happens here.
-//! Everybody reads them; the state machine of a task is the one function [`task::next_state`].
+//! The terms of the system as plain types, without input or output. Every module uses them. The state
+//! machine of a task is the one function [`task::next_state`].
 
 pub mod base64_bytes;
 pub mod base64_option;
@@ -11,12 +11,12 @@ pub mod ids;
 pub mod input;
 pub mod log;
 pub mod moment;
+pub mod name;
 pub mod number;
 pub mod plugin;
 pub mod rule;
 pub mod task;
 pub mod time;
-pub mod word;
 pub mod worker;
 
 pub use ids::{MonitorId, OperationId, ScheduleId, TaskId, Token, WorkerId};

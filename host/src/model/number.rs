@@ -1,12 +1,12 @@
-//! Numbers in JSON text that would not arrive as they were written: they are refused, never changed.
+//! Numbers in JSON text that cannot be kept as they are written are refused, never changed.
 //!
 //! A number is kept as a whole number of 64 bits, with or without a sign, or else as a double. Up to 17
 //! significant digits name a double; more are fine only if they are digits of that double.
 
-/// What 17 significant digits, and no fewer, can always tell apart.
+/// How many significant digits tell any double from its neighbours.
 const DIGITS: usize = 17;
 
-/// A number that cannot be kept as it is written.
+/// The error for a number that a double cannot hold as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the number {shown} {reason}; give it as a string, or round it")]
 pub struct NotKept {
@@ -14,7 +14,8 @@ pub struct NotKept {
     reason: &'static str,
 }
 
-/// Whether every number of a JSON text can be kept as it is written. What is no JSON is not looked at.
+/// Checks that a double can hold every number of a JSON text as it is written. A text that is not JSON is
+/// accepted: its reader refuses it.
 ///
 /// # Errors
 ///
@@ -23,7 +24,7 @@ pub fn check_numbers(json: &str) -> Result<(), NotKept> {
     Numbers { rest: json }.try_for_each(|(_, number)| check(number))
 }
 
-/// A JSON text in which some numbers are written in another way.
+/// Replaces some numbers of a JSON text, and leaves everything else as it is.
 pub fn replace_numbers<'r>(json: &str, replacement: impl Fn(&str) -> Option<&'r str>) -> String {
     let mut numbers = Numbers { rest: json };
     let mut replaced = String::with_capacity(json.len());
@@ -35,9 +36,9 @@ pub fn replace_numbers<'r>(json: &str, replacement: impl Fn(&str) -> Option<&'r 
     replaced
 }
 
-/// The numbers of a JSON text, each with what stands before it.
+/// Iterates over the numbers of a JSON text, each with the text before it.
 struct Numbers<'j> {
-    /// What has not been looked at, or holds no more numbers.
+    /// The rest of the text.
     rest: &'j str,
 }
 
@@ -62,7 +63,7 @@ impl<'j> Iterator for Numbers<'j> {
     }
 }
 
-/// What follows the closing quote of a string.
+/// The text after the closing quote of a string.
 fn after_string(text: &str) -> &str {
     let mut is_escaped = false;
     for (at, byte) in text.bytes().enumerate() {
@@ -107,7 +108,7 @@ fn check(number: &str) -> Result<(), NotKept> {
     if digits.len() <= DIGITS && double.is_normal() {
         return Ok(());
     }
-    // As many digits of the double as there are of the number.
+    // The double, written with as many digits as the number.
     let of_double = format!("{double:.*e}", digits.len() - 1);
     let (of_double, _) = of_double.split_once('e').unwrap_or((&of_double, ""));
     let of_double: String = of_double.chars().filter(char::is_ascii_digit).collect();

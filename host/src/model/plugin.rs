@@ -1,74 +1,71 @@
-//! A version of a plugin as it is registered: who built it how, and what it offers.
+//! A version of a plugin as it is registered: how it was built, and what it offers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A version of a plugin, as its note describes it.
+/// A version of a plugin, as the note in its file describes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewPlugin {
-    /// SHA-256 of the file.
+    /// SHA-256 of the file, in hexadecimal.
     pub hash: String,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The crate's version.
     pub version: String,
-    /// Version of the SDK it was built with.
+    /// The version of the SDK that the plugin was built with.
     pub sdk: String,
-    /// ABI version, `MAJOR.MINOR`.
+    /// The version of the ABI, as `MAJOR.MINOR`.
     pub abi: String,
-    /// The compiler.
+    /// The version of the compiler, as `rustc --version` prints it.
     pub rustc: String,
-    /// The target triple.
+    /// The target triple that the plugin was built for.
     pub target: String,
-    /// `unwind` or `abort`.
+    /// The panic strategy that the plugin was built with: `unwind` or `abort`.
     pub panic: String,
-    /// In bytes.
+    /// The size of the file in bytes.
     pub size: i64,
-    /// What it offers.
     pub operations: Vec<NewOperation>,
 }
 
 /// An operation that a version of a plugin offers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewOperation {
-    /// Its name.
     pub name: String,
-    /// The domain its author declared.
+    /// The domain that the plugin declares.
     pub declared_domain: String,
-    /// The domain to register it under.
+    /// The domain to register the operation under.
     pub domain: String,
-    /// Specs of its inputs, if it has any.
+    /// The declared inputs.
     pub inputs: Option<Value>,
-    /// Specs of its outputs, if it has any.
+    /// The declared outputs.
     pub outputs: Option<Value>,
-    /// How long it may run.
+    /// The timeout of an attempt.
     pub timeout_ms: Option<i64>,
-    /// How often it may be tried.
+    /// How many attempts a task may take.
     pub max_attempts: i32,
     /// The pause before the second attempt.
     pub backoff_ms: Option<i64>,
-    /// How much memory it may use.
+    /// The memory limit of an attempt.
     pub memory_bytes: Option<i64>,
-    /// How much processor time it may use.
+    /// The limit on processor time of an attempt.
     pub cpu_ms: Option<i64>,
-    /// How many files it may have open.
+    /// The limit on open files of a worker that runs it.
     pub open_files: Option<i32>,
-    /// What of its output is kept.
+    /// Which output of a task is stored: `all`, `logs`, `manual` or `none`.
     pub capture: String,
-    /// Lowest level of log records to keep.
+    /// The lowest level of log records that is stored.
     pub log_level: Option<String>,
-    /// Its doc comment.
+    /// The doc comment of the Rust function.
     pub description: String,
-    /// The module it is defined in.
+    /// The Rust module of the function.
     pub module: String,
-    /// Its source file.
+    /// The source file of the function.
     pub file: String,
-    /// Its line there.
+    /// The line of the function in its source file.
     pub line: i32,
 }
 
 impl NewPlugin {
-    /// What its author should know.
+    /// Warnings for the plugin's author. `named` is the plugin as messages call it.
     pub fn warnings(&self, named: &str) -> Vec<String> {
         build_warnings(&self.panic, &self.sdk)
             .into_iter()
@@ -76,13 +73,14 @@ impl NewPlugin {
             .collect()
     }
 
-    /// The start of its hash, enough to tell versions apart.
+    /// The first digits of the hash, enough to tell versions apart.
     pub fn short_hash(&self) -> &str {
         short_hash(&self.hash)
     }
 }
 
-/// What users of a plugin that was built like this should know, to be put behind its name.
+/// Warnings for users of a plugin that was built with this panic strategy and SDK, to be put after the
+/// plugin's name.
 pub fn build_warnings(panic: &str, sdk: &str) -> Vec<String> {
     let aborts = panic == "abort";
     let aborts =
@@ -90,13 +88,13 @@ pub fn build_warnings(panic: &str, sdk: &str) -> Vec<String> {
     aborts.into_iter().chain(doubles_warning(sdk)).collect()
 }
 
-/// The first SDK that reads every double as it is written.
+/// The first version of the SDK that reads every double exactly as it is written.
 const EXACT_DOUBLES_SINCE: [u64; 3] = [0, 1, 1];
 
-/// What is wrong with the numbers of a plugin that was built with this version of the SDK, to be put
-/// behind its name; it is part of the plugin, so the host can do nothing about it.
+/// The warning about inexact numbers of a plugin that was built with this version of the SDK, to be put
+/// after the plugin's name. The SDK is part of the plugin, so only a new build helps.
 pub fn doubles_warning(sdk: &str) -> Option<String> {
-    // Of a pre-release the version that it comes before.
+    // A pre-release counts as the version that it precedes.
     let (release, _) = sdk.split_once(['-', '+']).unwrap_or((sdk, ""));
     let numbers: Vec<u64> = release
         .split('.')
@@ -112,12 +110,12 @@ pub fn doubles_warning(sdk: &str) -> Option<String> {
     })
 }
 
-/// A version of a plugin, for people: `hello 0.1.0 (0123456789ab)`.
+/// A version of a plugin as messages name it: `hello 0.1.0 (0123456789ab)`.
 pub fn title(name: &str, version: &str, hash: &str) -> String {
     format!("{name} {version} ({})", short_hash(hash))
 }
 
-/// The start of a hash, enough for people to tell versions apart.
+/// The first digits of a hash, enough for people to tell versions apart.
 pub fn short_hash(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }

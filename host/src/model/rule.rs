@@ -24,41 +24,39 @@ pub struct Rule {
     zone: Zone,
 }
 
-/// Why a text is no rule.
+/// Why a text is not a cron rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// It cannot be read.
+    /// The text does not follow the grammar.
     #[error(
         "`{rule}` is not a cron rule: {reason} (five fields, or six with seconds first: `0 30 6 * * *`)"
     )]
     Syntax {
-        /// What was given.
         rule: String,
-        /// What is wrong with it.
+        /// What is wrong with the rule.
         reason: String,
     },
-    /// It can be read, and would mean something else than it seems to.
+    /// The rule is valid, but means something else than its author is likely to believe.
     #[error("`{rule}` would not mean what it seems to mean: {reason}")]
     Misleading {
-        /// What was given.
         rule: String,
-        /// What it would mean, and how to say what is meant.
+        /// What the rule would mean, and how to express what was probably meant.
         reason: String,
     },
-    /// No day ever fits.
+    /// The rule describes days that never come, such as 30 February.
     #[error("`{0}` never fires: no day fits it")]
     Never(String),
-    /// There is no such time zone.
+    /// There is no time zone of this name.
     #[error("`{0}` is not a time zone (examples: UTC, Europe/Paris)")]
     Zone(String),
 }
 
 impl Rule {
-    /// Reads a rule and the name of a time zone.
+    /// Reads a cron rule and the name of its time zone.
     ///
     /// # Errors
     ///
-    /// If one of them cannot be read, or the rule never fires.
+    /// If the rule or the name cannot be read, or the rule never fires.
     pub fn parse(rule: &str, zone: &str) -> Result<Self, RuleError> {
         let fields = Fields::read(rule).map_err(|fault| match fault {
             Fault::Syntax(reason) => RuleError::Syntax {
@@ -77,18 +75,19 @@ impl Rule {
         }
     }
 
-    /// What in the rule may be taken for something else, a line each.
+    /// Remarks about parts of the rule that may be misunderstood, one line each.
     pub fn notes(&self) -> &[String] {
         &self.fields.notes
     }
 
-    /// The first time after `time` at which it fires.
+    /// The first time after `time` at which the rule fires.
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let whole = time.with_nanosecond(0)?;
         if self.fields.is_interval {
             return self.interval_from(whole.checked_add_signed(TimeDelta::seconds(1))?);
         }
-        // A day before, for its last times may come after those of the next one has begun.
+        // Starts a day early: the last times of a day may come after the next day has begun, where clocks
+        // are put back over midnight.
         let mut day = self.zone.shows(time).date().pred_opt()?;
         loop {
             day = self.fields.day_from(day)?;
@@ -102,13 +101,14 @@ impl Rule {
         }
     }
 
-    /// The last time up to `time` at which it fires.
+    /// The last time up to `time` at which the rule fires.
     pub fn last_until(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let whole = time.with_nanosecond(0)?;
         if self.fields.is_interval {
             return self.interval_until(whole);
         }
-        // A day later, for clocks that are put back over midnight may have shown its times.
+        // Starts a day late: clocks that are put back over midnight may have shown times of the next day
+        // already.
         let mut day = self.zone.shows(time).date().succ_opt()?;
         loop {
             day = self.fields.day_until(day)?;
@@ -122,7 +122,7 @@ impl Rule {
         }
     }
 
-    /// Every time in `(after, until]` at which it fires.
+    /// All times in `(after, until]` at which the rule fires.
     pub fn between(
         &self,
         after: DateTime<Utc>,
@@ -132,31 +132,32 @@ impl Rule {
             .take_while(move |time| *time <= until)
     }
 
-    /// The zone in which it is meant.
+    /// The time zone of the rule.
     pub fn zone(&self) -> &Zone {
         &self.zone
     }
 
-    /// Whether the rules of its zone have been replaced since it was read.
+    /// Whether the data of its time zone have changed since the rule was read.
     pub fn is_outdated(&self) -> bool {
         Zone::find(self.zone.name()).is_some_and(|zone| zone != self.zone)
     }
 
-    /// Of an interval: the first instant from this whole second on whose clock fits.
+    /// For interval rules: the first instant, at or after this whole second, at which the rule fires.
     fn interval_from(&self, mut from: DateTime<Utc>) -> Option<DateTime<Utc>> {
         loop {
             let ahead = self.zone.offset(from);
             let wall = self.fields.from(from.with_timezone(&ahead).naive_local())?;
             let found = wall.checked_sub_offset(ahead)?.and_utc();
             match self.zone.change_after(from) {
-                // Clocks are changed before. No clock shows a time of more than a day later by then.
+                // The clocks change before the time that was found, so the search goes on after the change;
+                // it starts two days before the time that was found, since no change moves a clock further.
                 Some(change) if change <= found => from = change.max(found - TimeDelta::days(2)),
                 _ => return Some(found),
             }
         }
     }
 
-    /// Of an interval: the last instant up to this whole second whose clock fits.
+    /// For interval rules: the last instant, up to this whole second, at which the rule fires.
     fn interval_until(&self, mut until: DateTime<Utc>) -> Option<DateTime<Utc>> {
         loop {
             let ahead = self.zone.offset(until);
@@ -173,7 +174,7 @@ impl Rule {
         }
     }
 
-    /// Of fixed times: the first one of a day after an instant.
+    /// For rules of fixed times: the first time of a day after an instant.
     fn fixed_after(&self, day: NaiveDate, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if !self.fields.is_day(day) {
             return None;
@@ -189,7 +190,7 @@ impl Rule {
         }
     }
 
-    /// Of fixed times: the last one of a day up to a whole second.
+    /// For rules of fixed times: the last time of a day up to a whole second.
     fn fixed_until(&self, day: NaiveDate, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if !self.fields.is_day(day) {
             return None;
@@ -206,7 +207,7 @@ impl Rule {
         }
     }
 
-    /// When a day begins on which no clock is changed.
+    /// When a day begins on which no clock changes; `None` on other days.
     fn plain_day(&self, day: NaiveDate) -> Option<DateTime<Utc>> {
         let begins = |day: NaiveDate| match self.zone.when(day.and_time(NaiveTime::MIN)) {
             Shown::Once(time) => Some(time),
@@ -221,10 +222,10 @@ impl Rule {
         is_plain.then_some(midnight)
     }
 
-    /// Every instant at which fixed times of a day fire.
+    /// Every instant at which a rule of fixed times fires on a day.
     fn fixed_of(&self, day: NaiveDate) -> BTreeSet<DateTime<Utc>> {
         let shown = |time| self.zone.when(day.and_time(time));
-        // A day whose first moment is on another one is left out by the calendar.
+        // The calendar leaves this day out if its first moment lies on another day.
         if let Shown::Never(first) = shown(NaiveTime::MIN)
             && self.zone.shows(first).date() != day
         {
@@ -238,7 +239,8 @@ impl Rule {
                 Shown::Never(after) => skipped.push(after),
             }
         }
-        // In order, so that what one of them has taken, the next one finds taken.
+        // In order of time, so that a time that was moved takes a second which the following ones then
+        // avoid.
         let mut free = DateTime::<Utc>::MIN_UTC;
         for after in skipped {
             free = free.max(after);
@@ -249,7 +251,7 @@ impl Rule {
         instants
     }
 
-    /// Whether it fires every second for a minute or longer, which is hardly ever meant.
+    /// Whether the rule fires every second for a minute or longer, which is hardly ever intended.
     pub fn fires_every_second(&self) -> bool {
         self.fires_every_second_from(Utc::now())
     }
@@ -261,7 +263,7 @@ impl Rule {
             if second == 0 {
                 return Some(next);
             }
-            // We are in the middle of one; the next one it is.
+            // The search began in the middle of a minute, so the next minute decides.
             self.next_after(next + TimeDelta::seconds(59 - second))
         };
         let Some(first) = whole_minute() else {
@@ -275,25 +277,25 @@ impl Rule {
 ///
 /// # Errors
 ///
-/// If there is none of this name.
+/// If there is no time zone of this name.
 pub fn parse_zone(name: &str) -> Result<Zone, RuleError> {
     Zone::find(name).ok_or_else(|| RuleError::Zone(name.to_owned()))
 }
 
-/// What becomes of the runs that nobody was there for.
+/// What happens to runs that no monitor was there to queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
-    /// They are left out.
+    /// Missed runs are left out.
     #[default]
     Skip,
-    /// The last of them is made up for.
+    /// The last missed run is made up for.
     One,
-    /// All of them are made up for, one after the other.
+    /// All missed runs are made up for, one after the other.
     All,
 }
 
 impl CatchUp {
-    /// The word for it.
+    /// The keyword in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Skip => "skip",

@@ -1,29 +1,29 @@
-//! The states of a task and every way from one to another.
-//! The database repeats the rule as named `CHECK` constraints on `rework.task`.
+//! The states of a task, and every transition between them. The database repeats the rules as named `CHECK`
+//! constraints on `rework.task`.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// What people see of a task's life.
+/// The state of a task, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
-    /// It waits, or was handed to a worker that has not begun it.
+    /// The task waits, or was handed to a worker that has not begun it.
     Queued,
-    /// Its operation has begun.
+    /// A worker has begun the task.
     Running,
-    /// Somebody asked for its end; its worker is being killed.
+    /// Somebody asked to abort the task, and its worker is being killed.
     Aborting,
-    /// It was ended, or its process died; the cause says how.
+    /// The task was ended from outside, or its process died; the cause says how.
     Aborted,
-    /// Its operation returned an error, panicked or gave a bad output.
+    /// The operation returned an error, panicked, or saved an invalid output.
     Failed,
-    /// Its operation returned normally.
+    /// The operation returned normally.
     Done,
 }
 
 impl TaskState {
-    /// Every state, in the order of a life.
+    /// Every state, in the order of a task's life.
     pub const ALL: [Self; 6] = [
         Self::Queued,
         Self::Running,
@@ -33,7 +33,7 @@ impl TaskState {
         Self::Done,
     ];
 
-    /// The states in which nothing more will happen by itself.
+    /// The states in which a task has ended.
     pub const TERMINAL: [Self; 3] = [Self::Aborted, Self::Failed, Self::Done];
 
     /// Whether the task has ended.
@@ -41,7 +41,7 @@ impl TaskState {
         Self::TERMINAL.contains(&self)
     }
 
-    /// The word for it, as in every listing and in SQL.
+    /// The name of the state in listings and in SQL.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -70,12 +70,12 @@ impl FromStr for TaskState {
     }
 }
 
-/// A word that is no state of a task.
+/// The error for a text that is not a state.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a task state (queued, running, aborting, aborted, failed, done)")]
 pub struct UnknownState(String);
 
-/// Why a task did not end well; the keyword of the `cause` column.
+/// Why a task did not end well: the keyword of the column `cause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "&'static str", try_from = "String")]
 pub enum Cause {
@@ -83,30 +83,30 @@ pub enum Cause {
     Error,
     /// The operation panicked.
     Panic,
-    /// What it saved is not what it declared, or cannot be stored.
+    /// The output is not what the operation declares, or cannot be stored.
     BadOutput,
-    /// Somebody asked for its end.
+    /// Somebody asked to abort the task.
     Abort,
-    /// It ran longer than its operation's timeout.
+    /// The task ran longer than the operation's timeout.
     Timeout,
-    /// It used more memory than its operation may.
+    /// The task used more memory than the operation may.
     Memory,
-    /// It used more processor time than its operation may.
+    /// The task used more processor time than the operation may.
     Cpu,
-    /// Somebody killed the worker that ran it.
+    /// Somebody killed the worker.
     WorkerKilled,
-    /// Its monitor was told to end.
+    /// The monitor was told to end.
     MonitorExit,
-    /// Its monitor, or the host, was lost.
+    /// The monitor or its host was lost.
     MonitorLost,
-    /// A signal ended its worker process.
+    /// A signal ended the worker process.
     Crash,
-    /// The operation ended its own process.
+    /// The operation ended the worker process by itself.
     ProcessExit,
 }
 
 impl Cause {
-    /// Every cause.
+    /// Every cause, in the order of the declaration.
     pub const ALL: [Self; 12] = [
         Self::Error,
         Self::Panic,
@@ -122,7 +122,7 @@ impl Cause {
         Self::ProcessExit,
     ];
 
-    /// The keyword.
+    /// The keyword in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -140,7 +140,7 @@ impl Cause {
         }
     }
 
-    /// The outcome that goes with it: the operation's own failure, or an end from outside.
+    /// The outcome of a task with this cause: the operation's own failure, or an end from outside.
     pub fn outcome(self) -> Outcome {
         match self {
             Self::Error | Self::Panic | Self::BadOutput => Outcome::Failed,
@@ -156,8 +156,8 @@ impl Cause {
         }
     }
 
-    /// Whether another attempt may follow, if the operation allows several. What a person asked
-    /// for is not repeated behind their back.
+    /// Whether another attempt may follow, if the operation allows several. What a person asked for (an
+    /// abort) is never retried.
     pub fn is_retried(self) -> bool {
         !matches!(self, Self::Abort | Self::WorkerKilled)
     }
@@ -192,12 +192,12 @@ pub enum Outcome {
     Done,
     /// The operation failed.
     Failed,
-    /// It was ended from outside, or its process died.
+    /// The task was ended from outside, or its process died.
     Aborted,
 }
 
 impl Outcome {
-    /// The word in the `outcome` column.
+    /// The keyword in the column `outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -210,15 +210,15 @@ impl Outcome {
 /// What can happen to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskEvent {
-    /// A worker has begun it.
+    /// A worker has begun the task.
     Begin,
-    /// Its end was reported.
+    /// Its end was reported, with this outcome.
     End(Outcome),
-    /// It goes back to the queue: never begun, or to be tried again.
+    /// It returns to the queue: it never began, or is to be tried again.
     Requeue,
-    /// Somebody asked for its end: of a claimed task, its monitor.
+    /// Somebody asked to abort it.
     Abort {
-        /// Whether a monitor has it, begun or not.
+        /// Whether a monitor has claimed the task. If so, the monitor ends it.
         claimed: bool,
     },
 }
@@ -234,17 +234,18 @@ impl fmt::Display for TaskEvent {
     }
 }
 
-/// A transition that does not exist.
+/// The error for an event that cannot happen in a state.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a task that is {state} cannot {event}")]
 pub struct WrongState {
-    /// Where it is.
+    /// The state of the task.
     pub state: TaskState,
-    /// What was to happen.
+    /// The event.
     pub event: TaskEvent,
 }
 
-/// The state after an event, or why there is none. The whole state machine of a task.
+/// The state after an event, or an error if the event cannot happen. This is the whole state machine of a
+/// task.
 ///
 /// What carries it out is SQL, where the rows are locked: the cycle of a monitor (`store/cycle.rs`)
 /// and the functions `rework.task_abort` and `rework.task_retry`. `tests/states.rs` lets every event
@@ -254,18 +255,18 @@ pub fn next_state(state: TaskState, event: TaskEvent) -> Result<TaskState, Wrong
     match (state, event) {
         (Queued, TaskEvent::Begin) => Ok(Running),
         (Queued, TaskEvent::Abort { claimed: false }) => Ok(Aborted),
-        // A task can end in the cycle that would have written its beginning.
+        // A task can begin and end within one cycle, so that its beginning was never written.
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Done)) => Ok(Done),
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Failed)) => Ok(Failed),
         (Queued | Running | Aborting, TaskEvent::End(Outcome::Aborted)) => Ok(Aborted),
         (Queued | Running, TaskEvent::Requeue) => Ok(Queued),
         (Queued | Running | Aborting, TaskEvent::Abort { claimed: true }) => Ok(Aborting),
-        // Somebody has been told that it ends.
+        // Somebody has been told that the task ends, so it is not queued again.
         (Aborting, TaskEvent::Requeue) => Ok(Aborted),
-        // An operator's retry.
+        // Somebody retries an ended task.
         (Aborted | Failed | Done, TaskEvent::Requeue) => Ok(Queued),
         (Running | Aborting | Aborted | Failed | Done, TaskEvent::Begin)
-        // Nobody runs what no monitor has.
+        // A task that no monitor has claimed does not run.
         | (Running | Aborting, TaskEvent::Abort { claimed: false })
         | (Aborted | Failed | Done, TaskEvent::Abort { .. } | TaskEvent::End(_)) => {
             Err(WrongState { state, event })

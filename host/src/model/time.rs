@@ -3,19 +3,19 @@
 use chrono::{DateTime, Utc};
 use rework_plugin::spec::parse_datetime;
 
-/// RFC 3339 in UTC with up to six decimals and `Z`, as in every `--json`.
+/// A time as every `--json` prints it: RFC 3339 in UTC, with up to six decimals and `Z`.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     let micros = time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     let trimmed = micros.trim_end_matches('0').trim_end_matches('.');
     format!("{trimmed}Z")
 }
 
-/// `2018-11-28 16:08:27.123456UTC`, as in every listing.
+/// A time as every listing prints it: `2018-11-28 16:08:27.123456UTC`.
 pub fn human(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.6fUTC").to_string()
 }
 
-/// For `#[serde(serialize_with)]`.
+/// Writes a time as [`rfc3339`], for `#[serde(serialize_with)]`.
 pub fn serialize<S: serde::Serializer>(
     time: &DateTime<Utc>,
     serializer: S,
@@ -23,7 +23,7 @@ pub fn serialize<S: serde::Serializer>(
     serializer.serialize_str(&rfc3339(*time))
 }
 
-/// For `#[serde(serialize_with)]`; absent is null.
+/// Writes a time as [`rfc3339`], `None` as null, for `#[serde(serialize_with)]`.
 pub fn serialize_option<S: serde::Serializer>(
     time: &Option<DateTime<Utc>>,
     serializer: S,
@@ -34,12 +34,12 @@ pub fn serialize_option<S: serde::Serializer>(
     }
 }
 
-/// A text that is no time.
+/// The error for a text that is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a time (examples: 2026-05-01T09:00:00Z, 2026-05-01 09:00)")]
 pub struct NotATime(String);
 
-/// Reads a time; without an offset it is UTC.
+/// Reads a time; without an offset it is in UTC.
 pub fn parse(text: &str) -> Result<DateTime<Utc>, NotATime> {
     let text = text.trim();
     let without_zone = text.strip_suffix("UTC").unwrap_or(text);

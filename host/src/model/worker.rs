@@ -6,34 +6,32 @@ use std::fmt;
 /// The keyword of the `cause` column of a dead worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerCause {
-    /// Somebody asked it to end after its task.
+    /// Somebody asked the worker to end after its task.
     Shutdown,
-    /// Somebody killed it.
+    /// Somebody killed the worker.
     Killed,
-    /// There was nothing to do for it.
+    /// The worker had nothing to do for too long.
     Idle,
-    /// It had run as many tasks as it may.
+    /// The worker had run as many tasks as one worker may.
     MaxRuns,
-    /// It had grown beyond what it may keep.
+    /// The worker's memory had grown beyond the limit.
     MaxMem,
-    /// A task has left its process changed, and not all of that can be put back.
+    /// A task has changed the state of the process in a way that cannot be undone.
     Leftovers,
-    /// It was not ready in time.
+    /// The worker did not load its plugin in time.
     StartTimeout,
-    /// A worker of another plugin of its domain was needed in its place.
+    /// The pool needed the slot for a worker of another plugin of the domain.
     MadeRoom,
-    /// Another version of its plugin took over.
+    /// Another version of the plugin took over.
     Upgrade,
-    /// Its monitor was told to end.
+    /// The monitor was told to end.
     MonitorExit,
-    /// Its monitor was lost.
-    MonitorLost,
-    /// It died with its task, or of it.
+    /// The worker died during a task, with this cause.
     Task(Cause),
 }
 
 impl WorkerCause {
-    /// The keyword.
+    /// The keyword in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Shutdown => "shutdown",
@@ -45,17 +43,15 @@ impl WorkerCause {
             Self::StartTimeout => "start timeout",
             Self::Upgrade => "upgrade",
             Self::MonitorExit => "monitor exit",
-            Self::MonitorLost => "monitor lost",
             Self::Task(cause) => cause.as_str(),
         }
     }
 
-    /// What its death means for the task it had begun.
+    /// The cause with which a task ends if the worker dies from this cause while it runs the task.
     pub fn task_cause(self) -> Cause {
         match self {
             Self::Shutdown | Self::Killed => Cause::WorkerKilled,
             Self::MonitorExit => Cause::MonitorExit,
-            Self::MonitorLost => Cause::MonitorLost,
             Self::Idle
             | Self::MadeRoom
             | Self::MaxRuns

@@ -160,7 +160,10 @@ impl Housekeeping {
                 pause_after(count, next),
                 (count > 0).then_some(News::TasksReady),
             ),
-            Err(error) => (Periods::current().queue_look, Some(News::DatabaseFailed(error))),
+            Err(error) => (
+                Periods::current().queue_look,
+                Some(News::DatabaseFailed(error)),
+            ),
         };
         self.promotion.want(now + pause);
         news

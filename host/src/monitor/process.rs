@@ -9,6 +9,8 @@ use super::identity::Identity;
 use crate::{
     descendants::{self, Processes},
     plugin::{LOAD_ENVIRONMENT, load_environment},
+    proc::Stat,
+    wire::{PAGE_FD, SOCKET_FD},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -28,10 +30,6 @@ use std::{
 pub const WORKER: &str = "rework-worker";
 /// The name of an examiner's process.
 pub const EXAMINER: &str = "rework-examiner";
-/// Where a worker finds its socket.
-const SOCKET_FD: RawFd = 3;
-/// Where a worker finds its shared page.
-const PAGE_FD: RawFd = 4;
 /// How long the loop may wait for the killed to be gone; the next look for strays finds the rest.
 const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -312,12 +310,9 @@ fn proportional_share(pid: Pid) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Reads `/proc/PID/stat`; see proc_pid_stat(5).
+/// What one process uses; see proc_pid_stat(5).
 fn one_process(pid: Pid) -> Option<Figures> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; fields 3 and on follow the last one.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let stat = Stat::of(pid.as_raw()).ok()?;
     let unit = |name| {
         nix::unistd::sysconf(name)
             .ok()
@@ -327,8 +322,11 @@ fn one_process(pid: Pid) -> Option<Figures> {
     let ticks = unit(nix::unistd::SysconfVar::CLK_TCK)?;
     let page = unit(nix::unistd::SysconfVar::PAGE_SIZE)?;
     Some(Figures {
-        resident_bytes: field(24)? * page,
+        resident_bytes: stat.number(24)? * page,
         // User and system, of itself and of the children that it has collected.
-        cpu_seconds: (14..=17).filter_map(field).sum::<u64>() as f64 / ticks as f64,
+        cpu_seconds: (14..=17)
+            .filter_map(|field| stat.number(field))
+            .sum::<u64>() as f64
+            / ticks as f64,
     })
 }

@@ -12,7 +12,7 @@ use crate::{
         input::{has_nul, placeholder},
         task::{Cause, Outcome},
     },
-    store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark, to_jsonb_text},
+    store::{CatalogRow, Claimed, Ended, Fate, FileContent, Mark, RAW_IN_ROW, to_jsonb_text},
     wire::{Bytes, Finished, Limits, Payload},
 };
 use chrono::{DateTime, Utc};
@@ -67,9 +67,6 @@ impl Held {
         self.claimed.has_more && self.fetched.is_none()
     }
 }
-
-/// A raw output beyond this goes beside the task's row.
-const RAW_IN_ROW: usize = 64 * 1024;
 
 impl Held {
     /// The last word about this attempt: another one follows if its operation allows it.

@@ -1,11 +1,11 @@
-//! The private copies that are inspected and loaded, named by their content. Overwriting, cutting
-//! or deleting the original does no harm to who runs the copy.
+//! Private copies of plugins, named by the hash of their content. They are what is inspected and loaded, so
+//! overwriting, truncating or deleting the original does not affect workers.
 
 use super::{
     PluginError, companions, permissions, signature::signature_path, source::Source,
     stamp::FileStamp, tree::Tree,
 };
-use crate::model::{input::hexadecimal, word::printable_path};
+use crate::model::{input::hexadecimal, name::printable_path};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 use std::{
@@ -19,34 +19,34 @@ use std::{
 };
 use tempfile::{NamedTempFile, TempDir};
 
-/// A copy that is being made; whoever makes it holds a lock on it.
+/// The prefix of a copy that is being made; its maker holds a lock on it.
 const INCOMING: &str = ".incoming-";
-/// What did not come from a file, and is being examined.
+/// The prefix of bytes that did not come from a file, and are being examined.
 const STAGED: &str = ".staged-";
-/// Between the making of a file and its lock nobody takes longer than this.
+/// No process takes longer than this to lock a file that it has created, so an older unlocked copy is left
+/// over.
 const UNLOCKED: Duration = Duration::from_secs(10);
-/// No examination takes so long: it was left by a process that was killed.
+/// No examination takes this long, so an older staged file is left over from a killed process.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// A directory of plugins, each named by the SHA-256 of its content. Clones know what one of them
-/// has verified.
+/// A directory of plugins, each named by the SHA-256 of its content. Clones share what one of them has
+/// verified.
 #[derive(Debug, Clone)]
 pub struct Cache {
     directory: PathBuf,
-    /// The files whose content has been seen to be what their name says, as they were then.
+    /// The files whose content was verified against their name, with their stamps at that time.
     verified: Arc<Mutex<HashMap<String, Vec<FileStamp>>>>,
 }
 
 /// A plugin in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// SHA-256 of the content, hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub hash: String,
-    /// Where the copy is.
     pub path: PathBuf,
 }
 
-/// A copy that is in the cache's directory, but not yet in the cache: it goes away unless it is
+/// A copy in the cache's directory that is not in the cache yet. It is deleted when dropped, unless it is
 /// kept.
 #[derive(Debug)]
 pub struct Incoming {
@@ -54,14 +54,14 @@ pub struct Incoming {
     file: NamedTempFile,
     hash: String,
     named: PathBuf,
-    /// With the libraries that it brings along.
+    /// The plugin together with the libraries that it brings along.
     tree: Option<(TempDir, Tree)>,
-    /// Locked, so that the tree is not swept away.
+    /// A lock that keeps other processes from deleting the tree.
     _lock: Option<File>,
 }
 
 impl Cache {
-    /// A cache in this directory, which is made when it is needed.
+    /// A cache in this directory, which is created when it is needed.
     pub fn at(directory: PathBuf) -> Self {
         Self {
             directory,
@@ -69,13 +69,12 @@ impl Cache {
         }
     }
 
-    /// Where it is.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Writes bytes that did not come from a file, with their signature beside them, so that they
-    /// can be examined like one; [`Cache::unstage`] removes them.
+    /// Writes bytes that did not come from a file, and their signature, into files, so that they can be
+    /// examined like a plugin's file. [`Cache::unstage`] deletes them.
     pub fn stage(&self, bytes: &[u8], signature: Option<&str>) -> io::Result<PathBuf> {
         self.make()?;
         let mut file = self.new_file(STAGED)?;
@@ -86,13 +85,13 @@ impl Cache {
         Ok(file.keep()?.1)
     }
 
-    /// Removes what was staged.
+    /// Deletes a staged file and its signature.
     pub fn unstage(&self, staged: &Path) {
         let _ = fs::remove_file(signature_path(staged));
         let _ = fs::remove_file(staged);
     }
 
-    /// A file of ours alone, which becomes a copy, or goes away.
+    /// Creates a temporary file that only this user can read.
     fn new_file(&self, prefix: &str) -> io::Result<NamedTempFile> {
         tempfile::Builder::new()
             .prefix(prefix)
@@ -102,7 +101,7 @@ impl Cache {
     }
 
     fn make(&self) -> io::Result<()> {
-        // Others may live above it: an embedded cluster, whose server is another user's.
+        // The parent may be readable: an embedded cluster may lie in it, whose server runs as another user.
         if let Some(parent) = self.directory.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -112,9 +111,8 @@ impl Cache {
             .create(&self.directory)
     }
 
-    /// The copy of a content, if it is here and whole. A copy that is damaged is thrown away.
-    ///
-    /// The content is read once, and again only when the file has changed since.
+    /// The copy with this hash, if the cache has it and its content is right; a damaged copy is deleted.
+    /// The content is read once, and again only when the file has changed.
     pub fn find(&self, hash: &str) -> Option<PathBuf> {
         let path = self.place(hash);
         let mut file = File::open(&path).ok()?;
@@ -122,7 +120,8 @@ impl Cache {
         if self.verified().get(hash) == Some(&stamps) {
             return Some(path);
         }
-        // A directory of somebody else's is not believed either; who puts something there is told.
+        // A directory that others can write to is not trusted; an error is shown when a plugin is added to
+        // it.
         permissions::check_one(&self.directory).ok()?;
         let found = hash_while(&mut file, |_| Ok(())).ok()?;
         let is_whole = match self.tree(hash) {
@@ -139,13 +138,13 @@ impl Cache {
             return Some(path);
         }
         tracing::warn!(plugin.hash = %hash, "the cached copy {} was damaged", path.display());
-        // Whoever has mapped it keeps what he has.
+        // Processes that have mapped the file keep their mapping.
         let _ = fs::remove_file(&path);
         let _ = fs::remove_dir_all(self.tree_place(hash));
         None
     }
 
-    /// The libraries that a plugin in the cache has brought along.
+    /// The tree of libraries that a cached plugin has brought along.
     fn tree(&self, hash: &str) -> Option<Tree> {
         Tree::open(&self.tree_place(hash))
     }
@@ -154,7 +153,7 @@ impl Cache {
         self.directory.join(format!("{hash}.d"))
     }
 
-    /// What tells whether a copy, which is open as `file`, or one of its libraries has changed.
+    /// The stamps that show whether a copy, open as `file`, or one of its libraries has changed.
     fn stamps(&self, hash: &str, file: &File) -> io::Result<Vec<FileStamp>> {
         let mut stamps = vec![FileStamp::from(&file.metadata()?)];
         if let Some(tree) = self.tree(hash) {
@@ -163,9 +162,9 @@ impl Cache {
         Ok(stamps)
     }
 
-    /// Opens a copy that was found, if it is still the file that it was then: who loads it by this
-    /// descriptor loads that file, whatever is put in its place. Of a plugin that has brought libraries
-    /// along it opens the directory that the plugin is in, which leads to them.
+    /// Opens a copy that was found before, if it is still the same file. A worker that loads the plugin
+    /// through the descriptor loads this file, whatever replaces it. For a plugin with libraries, the
+    /// descriptor is of the directory of the plugin's tree.
     pub fn open(&self, hash: &str) -> io::Result<File> {
         let file = File::open(self.place(hash))?;
         if self.verified().get(hash) != Some(&self.stamps(hash, &file)?) {
@@ -177,20 +176,20 @@ impl Cache {
         }
     }
 
-    /// Whether a copy that was found is still the file that it was then.
+    /// Whether a copy that was found before is still the same file.
     pub fn is_unchanged(&self, hash: &str) -> bool {
         self.open(hash).is_ok()
     }
 
-    /// Opens a copy for a process of another user, who cannot reach the directory. That user opens
-    /// the descriptor once more, so the copy itself must be readable.
+    /// Opens a copy for a process of another user, who cannot enter the directory. That process opens the
+    /// descriptor once more, so the copy itself must be readable for it.
     pub fn open_for_others(path: &Path) -> io::Result<File> {
         let file = File::open(path)?;
         let_others_read(&file)?;
         Ok(file)
     }
 
-    /// Copies a file beside the cache, after checking that nobody else could have written it.
+    /// Copies a file into the cache's directory, after checking that no other user can have written it.
     pub fn receive(&self, file: &Path) -> Result<Incoming, PluginError> {
         let mut source = Source::open(file)?;
         let failed = |error: io::Error| cannot_copy(file, &self.directory, &error);
@@ -201,7 +200,7 @@ impl Cache {
         })?;
         self.sweep();
         let mut copy = self.new_file(INCOMING).map_err(failed)?;
-        // Where there are no locks, it is only swept away later.
+        // On a file system without locks the copy is merely deleted later.
         let _ = copy.as_file().lock();
         let hash = hash_while(source.file(), |bytes| copy.write_all(bytes)).map_err(failed)?;
         source.check_unchanged()?;
@@ -217,8 +216,8 @@ impl Cache {
         Ok(incoming)
     }
 
-    /// What to look beside for libraries: the file itself, or, of a copy in the cache, where that has
-    /// them.
+    /// The path beside which a plugin's libraries are found: the file itself or, for a copy in the cache,
+    /// the plugin in its tree.
     fn original(&self, file: &Path) -> PathBuf {
         let is_ours = file.parent() == Some(self.directory.as_path());
         let hash = file.file_stem().and_then(|stem| stem.to_str());
@@ -226,8 +225,8 @@ impl Cache {
         tree.map_or_else(|| file.to_owned(), |tree| tree.plugin())
     }
 
-    /// What lies on a file system that is mounted `noexec` cannot be loaded; the loader's words for
-    /// that would blame the plugin.
+    /// Refuses a file on a file system that is mounted `noexec`: the loader's message would blame the
+    /// plugin.
     fn check_exec(&self, file: &Path) -> Result<(), PluginError> {
         let flags = statvfs(&self.directory).map(|of| of.flags());
         if !flags.is_ok_and(|flags| flags.contains(FsFlags::ST_NOEXEC)) {
@@ -251,7 +250,7 @@ impl Cache {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes copies that nobody can be making any more.
+    /// Deletes left-over copies that no process is making any more.
     fn sweep(&self) {
         let entries = fs::read_dir(&self.directory)
             .into_iter()
@@ -278,12 +277,12 @@ impl Cache {
 }
 
 impl Incoming {
-    /// The file, for who reads it.
+    /// The path of the file, for reading it.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// What is to be loaded: the file, or the directory where it has its libraries.
+    /// The path to load: the file or, if it has libraries, the directory of its tree.
     pub fn loadable(&self) -> PathBuf {
         match &self.tree {
             Some((_, tree)) => tree.origin(),
@@ -291,12 +290,12 @@ impl Incoming {
         }
     }
 
-    /// The libraries that it brings along.
+    /// The libraries that the plugin brings along.
     pub fn libraries(&self) -> &[String] {
         self.tree.as_ref().map_or(&[], |(_, tree)| tree.libraries())
     }
 
-    /// Copies what lies beside the original and has to lie beside the copy.
+    /// Copies the libraries of the original into a tree with the copy.
     fn bring_along(&mut self, original: &Path) -> Result<(), PluginError> {
         let directory = &self.cache.directory;
         let failed = |error: io::Error| cannot_copy(&self.named, directory, &error);
@@ -320,12 +319,12 @@ impl Incoming {
         Ok(())
     }
 
-    /// SHA-256 of the content, hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// Puts it into the cache under its name.
+    /// Moves the copy into the cache under its hash.
     pub fn keep(self) -> Result<Cached, PluginError> {
         let Self {
             cache,
@@ -346,12 +345,12 @@ impl Incoming {
             .and_then(|()| file.as_file().sync_all())
             .map_err(failed)?;
         if let Some((fresh, _)) = tree {
-            // The plugin comes after its libraries: without it nobody looks for them.
+            // The plugin comes after its libraries: only a plugin that is found leads to its libraries.
             let place = cache.tree_place(&hash);
             let _ = fs::remove_dir_all(&place);
             fs::rename(fresh.keep(), &place).map_err(failed)?;
         }
-        // A rename: whoever looks sees all of it or nothing, also when two do this at once.
+        // A rename is atomic: another process sees the whole file or none, even if two do this at once.
         let kept = file.persist(&path).map_err(|error| failed(error.error))?;
         if let Ok(stamps) = cache.stamps(&hash, &kept) {
             cache.verified().insert(hash.clone(), stamps);
@@ -360,7 +359,7 @@ impl Incoming {
     }
 }
 
-/// Lets those read a copy who are handed it; the directory is closed to all others.
+/// Makes a copy readable for those who are handed its descriptor; the directory stays closed to others.
 fn let_others_read(file: &File) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o055 == 0o055 {
         return Ok(());
@@ -377,7 +376,7 @@ fn cannot_copy(file: &Path, directory: &Path, error: &io::Error) -> PluginError 
     )
 }
 
-/// What went wrong with a temporary file, without its name, which is another one each time.
+/// An error about a temporary file without the file's name, which differs each time.
 pub fn without_path(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" at path ")
@@ -386,7 +385,7 @@ pub fn without_path(error: &io::Error) -> String {
         .to_owned()
 }
 
-/// Reads a file to its end, and answers its SHA-256.
+/// Reads a file to its end and returns its SHA-256; `each` gets every part that was read.
 pub(super) fn hash_while(
     file: &mut File,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,

@@ -1,10 +1,11 @@
-//! The libraries that a plugin brings along: those that its run path finds relative to the plugin
-//! itself (`$ORIGIN`). What is loaded is a copy of the plugin, and the dynamic loader would look for
-//! them beside that; so they are copied too, to the same places relative to the copy.
+//! The libraries that a plugin brings along: those that its run path finds relative to the plugin itself
+//! (`$ORIGIN`). A copy of the plugin is loaded, and the dynamic loader searches relative to the copy, so
+//! the libraries are copied too, to the same relative places.
 //!
-//! The search is that of ld.so(8): the run path of an object (`DT_RUNPATH`) is for what it needs
-//! itself; an older one (`DT_RPATH`) also for what those need. Libraries that are found by an absolute
-//! path, by `LD_LIBRARY_PATH` or by ldconfig are found from anywhere, and stay where they are.
+//! The search is that of ld.so(8): the run path of an object (`DT_RUNPATH`) applies to the libraries that
+//! the object needs itself; the older kind (`DT_RPATH`) also to the libraries that those need. Libraries
+//! that are found by an absolute path, by `LD_LIBRARY_PATH` or by ldconfig are found for the copy too, and
+//! are not copied.
 
 use super::elf::{self, Dynamic};
 use std::{
@@ -13,19 +14,19 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// No plugin brings more.
+/// The most libraries that a plugin may bring.
 const MOST: usize = 500;
 
-/// What lies beside a plugin.
+/// The libraries that a plugin brings along.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Companions {
-    /// Where the plugin is in the tree that has to be copied.
+    /// The path of the plugin in the tree that is to be copied.
     pub(super) origin: PathBuf,
-    /// Each library: where it is now, and in the tree.
+    /// The path of each library now, and its path in the tree.
     pub(super) libraries: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Finds what a plugin (whose content is `data`) brings along; `None`: nothing.
+/// Finds the libraries that a plugin with the content `data` brings along; `None` if there are none.
 pub(super) fn find(plugin: &Path, data: &[u8]) -> Option<Companions> {
     let dynamic = elf::dynamic(data)?;
     let named = plugin
@@ -34,7 +35,8 @@ pub(super) fn find(plugin: &Path, data: &[u8]) -> Option<Companions> {
             true => Path::new("."),
             false => parent,
         });
-    // The loader takes the directory by which it was named; a link may lead to where the libraries are.
+    // The loader uses the directory by which the plugin was named; a link may lead to the real directory,
+    // where the libraries are.
     let named = fs::canonicalize(named?).ok();
     let real = fs::canonicalize(plugin).ok();
     let real = real.as_deref().and_then(Path::parent).map(Path::to_owned);
@@ -42,7 +44,7 @@ pub(super) fn find(plugin: &Path, data: &[u8]) -> Option<Companions> {
         let libraries = search(&origin, &dynamic);
         (origin, libraries)
     });
-    // Of two equals the first.
+    // If both find equally many, the first is taken.
     let (origin, libraries) = found.reduce(|best, other| {
         if other.1.len() > best.1.len() {
             other
@@ -56,12 +58,12 @@ pub(super) fn find(plugin: &Path, data: &[u8]) -> Option<Companions> {
     Some(in_a_tree(&origin, libraries))
 }
 
-/// An object that needs others.
+/// A plugin or library that needs others.
 struct Object {
     needed: Vec<String>,
-    /// Where its own needs are looked for.
+    /// The directories in which the libraries that it needs are searched.
     run_path: Vec<Entry>,
-    /// Where also those of what it needs are.
+    /// The directories that are also searched for the libraries of its libraries (DT_RPATH).
     inherited: Vec<Entry>,
 }
 
@@ -72,23 +74,23 @@ struct Entry {
     owner: Place,
 }
 
-/// Where an object is.
+/// The directory of a plugin or library.
 #[derive(Clone)]
 struct Place {
-    /// The directory, as the loader would name it.
+    /// The directory as the loader would name it.
     directory: PathBuf,
-    /// The directory in the tree; `None`: it is not copied.
+    /// The directory in the tree; `None`: libraries in it are not copied.
     copied: Option<PathBuf>,
 }
 
-/// The libraries of a plugin in `origin`: where they are, and where that is without links and `..`.
+/// The libraries of a plugin in `origin`: the path of each, and the same path without links and `..`.
 fn search(origin: &Path, plugin: &Dynamic) -> Vec<(PathBuf, PathBuf)> {
     let place = Place {
         directory: origin.to_owned(),
         copied: Some(origin.to_owned()),
     };
     let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
-    // The loader takes the first library of a name for all who need it.
+    // The loader uses the first library of a name for everything that needs the name.
     let mut names = HashSet::new();
     let mut open = VecDeque::from([object(plugin, place, &[])]);
     while let Some(object) = open.pop_front() {
@@ -127,7 +129,7 @@ fn object(dynamic: &Dynamic, place: Place, inherited: &[Entry]) -> Object {
         };
         text.split(':').map(entry).collect()
     };
-    // With a run path the older kind does not count, neither its own nor that of others.
+    // If DT_RUNPATH is present, DT_RPATH is ignored, both this object's and inherited ones.
     let (run_path, inherited) = match (&dynamic.run_path, &dynamic.old_run_path) {
         (Some(run_path), _) => (entries(run_path), inherited.to_vec()),
         (None, Some(old)) => {
@@ -137,7 +139,7 @@ fn object(dynamic: &Dynamic, place: Place, inherited: &[Entry]) -> Object {
         (None, None) => (inherited.to_vec(), inherited.to_vec()),
     };
     Object {
-        // A needed path may name the origin as well.
+        // A needed library given as a path may contain `$ORIGIN`.
         run_path: [run_path, entries("")].concat(),
         needed: dynamic.needed.clone(),
         inherited,
@@ -145,12 +147,13 @@ fn object(dynamic: &Dynamic, place: Place, inherited: &[Entry]) -> Object {
 }
 
 impl Entry {
-    /// A library in this directory: its file, and where that is.
+    /// Finds a library in this directory: its file, and the directory that the file is in.
     fn look_for(&self, name: &str) -> Option<(PathBuf, Place)> {
         let path = match (self.text.is_empty(), name.contains('/')) {
             (true, true) => name.to_owned(),
             (false, false) => format!("{}/{name}", self.text),
-            // A path is not looked for, and the working directory is nobody's.
+            // A name with a slash is a path and is not searched for; a relative path depends on the working
+            // directory, and is ignored.
             (false, true) | (true, false) => return None,
         };
         let file = with_origin(&path, &self.owner.directory)?;
@@ -169,10 +172,10 @@ impl Entry {
     }
 }
 
-/// A path with the directory in the place of `$ORIGIN`; `None`: it names something else too.
+/// Replaces `$ORIGIN` in a path by the directory; `None` if the path contains another variable.
 fn with_origin(path: &str, directory: &Path) -> Option<PathBuf> {
     let directory = directory.to_str()?;
-    // The directory's own name may hold anything.
+    // Checked before the directory is inserted, since its name may contain a `$`.
     let parts: Vec<&str> = path
         .split("${ORIGIN}")
         .flat_map(|part| part.split("$ORIGIN"))
@@ -183,7 +186,7 @@ fn with_origin(path: &str, directory: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(parts.join(directory)))
 }
 
-/// A path without `.` and `..`.
+/// Removes `.` and `..` from a path without reading links.
 fn without_detours(path: &Path) -> PathBuf {
     let mut straight = PathBuf::new();
     for component in path.components() {
@@ -198,7 +201,7 @@ fn without_detours(path: &Path) -> PathBuf {
     straight
 }
 
-/// The smallest tree that has the plugin and its libraries in their places.
+/// The smallest tree in which the plugin and its libraries keep their relative positions.
 fn in_a_tree(origin: &Path, libraries: Vec<(PathBuf, PathBuf)>) -> Companions {
     let mut root = origin;
     for (_, place) in &libraries {
@@ -220,7 +223,7 @@ fn in_a_tree(origin: &Path, libraries: Vec<(PathBuf, PathBuf)>) -> Companions {
     }
 }
 
-/// Why the loader has not found a library that a plugin needs, and what to do.
+/// Why the loader did not find a library that a plugin needs, and what to do about it.
 pub(super) fn not_found(library: &str, plugin: &Path) -> String {
     if library.contains('/') {
         return format!(

@@ -1,6 +1,6 @@
-//! What a file says about itself before anything of it runs: whether it is a shared library that
-//! this host can load, which glibc it needs, and its notes. [`mod@super::inspect`] asks, and knows what
-//! the notes mean.
+//! Reads the headers of a file before anything of it runs: whether it is a shared library that this host
+//! can load, which glibc it needs, and its notes. [`mod@super::inspect`] calls this, and interprets the
+//! notes.
 
 use object::{
     NativeEndian,
@@ -9,52 +9,52 @@ use object::{
 };
 use thiserror::Error;
 
-/// Why a file is not a shared library of this host; fragments to be put behind its name.
+/// Why a file is not a shared library for this host. Messages follow the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum ElfError {
-    /// Something else altogether.
+    /// The file is not an ELF file.
     #[error("is {what}, not a plugin (expected an ELF shared library, .so)")]
     Other {
-        /// What it looks like.
+        /// What the file looks like.
         what: &'static str,
     },
-    /// An executable.
+    /// The file is an executable.
     #[error(
         "is a program, not a plugin: set crate-type = [\"cdylib\"] under [lib] in its Cargo.toml"
     )]
     Program,
-    /// Its end is missing.
+    /// The end of the file is missing.
     #[error("is cut short: {size} bytes, its headers announce {announced} (an interrupted copy?)")]
     CutShort {
-        /// What is there.
+        /// The size of the file.
         size: u64,
-        /// What there should be.
+        /// The size that its headers announce.
         announced: u64,
     },
-    /// Another processor.
+    /// The library is for another processor.
     #[error("was built for {theirs}, but this host is {ours}")]
     Architecture {
-        /// The plugin's.
+        /// The processor of the library.
         theirs: String,
-        /// This host's.
+        /// The processor of this host.
         ours: &'static str,
     },
-    /// Its headers contradict themselves.
+    /// The headers contradict each other.
     #[error("is damaged: {reason}")]
     Damaged {
-        /// What is wrong.
+        /// What is wrong with the headers.
         reason: String,
     },
 }
 
-/// A shared library of this host.
+/// A shared library for this host.
 #[derive(Debug, Default)]
 pub(super) struct Library<'data> {
-    /// Type and content of each note of ours.
+    /// The type and content of each note with the owner that was asked for.
     pub(super) notes: Vec<Note<'data>>,
-    /// The newest version of glibc that it asks for.
+    /// The newest version of glibc whose symbols the library needs.
     pub(super) glibc: Option<(u32, u32)>,
-    /// Whether it exports the root module of a plugin; unknown without a table of sections.
+    /// Whether the library exports the root module of a plugin; `None` without a section table.
     pub(super) exports_root: Option<bool>,
 }
 
@@ -62,7 +62,7 @@ type Header = FileHeader64<NativeEndian>;
 
 const ENDIAN: NativeEndian = NativeEndian;
 
-/// Reads a file; `owner` is whose notes count.
+/// Reads a file and its notes of this owner.
 pub(super) fn read<'data>(data: &'data [u8], owner: &[u8]) -> Result<Library<'data>, ElfError> {
     is_elf(data)?;
     is_ours(data)?;
@@ -107,7 +107,7 @@ fn is_text(data: &[u8]) -> bool {
     let beginning = &data[..data.len().min(512)];
     let valid = match str::from_utf8(beginning) {
         Ok(_) => true,
-        // The end of the beginning may tear a character.
+        // The beginning of the file may end within a character.
         Err(error) => error.error_len().is_none(),
     };
     valid && !beginning.contains(&0)
@@ -125,7 +125,7 @@ const OURS: (Machine, &str) = if cfg!(target_arch = "x86_64") {
     (elf::EM_S390, "s390x")
 };
 
-/// The machine stands at the same place in every ELF file.
+/// Checks the processor, which is at the same position in every ELF file.
 fn is_ours(data: &[u8]) -> Result<(), ElfError> {
     let Some(header) = data.first_chunk::<20>() else {
         return Err(ElfError::CutShort {
@@ -160,7 +160,8 @@ fn is_ours(data: &[u8]) -> Result<(), ElfError> {
     Err(ElfError::Architecture { theirs, ours: name })
 }
 
-/// A mapping beyond the end of a file is SIGBUS, and the dynamic linker does not look.
+/// Checks that the file is complete: the dynamic linker does not, and accessing a mapping beyond the end of
+/// a file raises SIGBUS.
 fn is_whole(data: &[u8]) -> Result<(), ElfError> {
     let size = data.len() as u64;
     let check = |announced: u64| {
@@ -185,7 +186,7 @@ fn is_whole(data: &[u8]) -> Result<(), ElfError> {
         header.e_shnum(ENDIAN),
         header.e_shentsize(ENDIAN),
     );
-    // The table of sections is at the end of most files.
+    // The section table is at the end of most files.
     check(segments.max(sections))?;
     let headers = header.program_headers(ENDIAN, data).map_err(damaged)?;
     let end = headers
@@ -218,8 +219,8 @@ fn is_library(header: &Header, data: &[u8]) -> Result<(), ElfError> {
             });
         }
     }
-    // A position-independent program is a shared library that says it is none. (An interpreter
-    // alone does not tell: libc.so.6 has one.)
+    // A position-independent executable is a shared library with the flag DF_1_PIE. (An interpreter proves
+    // nothing: libc.so.6 has one.)
     for segment in header.program_headers(ENDIAN, data).map_err(damaged)? {
         let entries = segment.dynamic(ENDIAN, data).map_err(damaged)?;
         let program = entries.unwrap_or_default().iter().any(|entry| {
@@ -234,8 +235,8 @@ fn is_library(header: &Header, data: &[u8]) -> Result<(), ElfError> {
     Ok(())
 }
 
-/// From the segments, which survive `strip` and what is more thorough. If there is a section of
-/// them, too, it says the same: half of the notes would be half of a plugin.
+/// Reads the notes from the segments, which survive `strip` and stricter tools. If a section of notes
+/// exists too, it must agree: half of the notes would mean half of the operations.
 fn notes<'data>(
     header: &Header,
     data: &'data [u8],
@@ -274,12 +275,13 @@ fn notes<'data>(
     Ok(found)
 }
 
-/// Type and content.
+/// The type and the content of a note.
 type Note<'data> = (u32, &'data [u8]);
 
 const NOTE_SECTION: &[u8] = b".note.rework";
 
-/// Notes of others may be padded in ways of their own; then ours are in another segment.
+/// Reads the notes of one segment. Notes of others may be padded in another way; ours are then in another
+/// segment.
 fn ours<'data>(
     notes: object::read::Result<Option<NoteIterator<'data, Header>>>,
     owner: &[u8],
@@ -292,14 +294,14 @@ fn ours<'data>(
         .collect()
 }
 
-/// The newest `GLIBC_x.y` among the symbol versions that it needs. A file without them is not
-/// refused here: the dynamic linker has the last word.
+/// The newest `GLIBC_x.y` among the symbol versions that the file needs. A file without symbol versions is
+/// not refused here: the dynamic linker decides.
 fn glibc(header: &Header, data: &[u8]) -> Option<(u32, u32)> {
     let sections = header.sections(ENDIAN, data).ok()?;
     let (mut needs, strings) = sections.gnu_verneed(ENDIAN, data).ok()??;
     let strings = sections.strings(ENDIAN, data, strings).ok()?;
     let mut newest = None;
-    // A damaged table may lead round and round; nobody links that many libraries.
+    // A damaged table may lead in a circle; no library needs this many others.
     for _ in 0..MANY {
         let Ok(Some((_, mut versions))) = needs.next() else {
             break;
@@ -315,10 +317,10 @@ fn glibc(header: &Header, data: &[u8]) -> Option<(u32, u32)> {
     newest
 }
 
-/// Libraries, and versions of one of them, that a plugin may need.
+/// The most libraries, and versions of one library, that a plugin may need.
 const MANY: usize = 500;
 
-/// Whether a symbol can be found in it once it is loaded.
+/// Whether a symbol can be found in the library once it is loaded.
 fn exports(header: &Header, data: &[u8], wanted: &[u8]) -> Option<bool> {
     let sections = header.sections(ENDIAN, data).ok()?;
     let symbols = sections.symbols(ENDIAN, data, elf::SHT_DYNSYM).ok()?;
@@ -332,18 +334,17 @@ fn exports(header: &Header, data: &[u8], wanted: &[u8]) -> Option<bool> {
     Some(symbols.iter().any(is_wanted))
 }
 
-/// What the dynamic loader reads of a library before it looks for what that needs.
+/// What the dynamic loader reads of a library to find the libraries that it needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Dynamic {
-    /// The libraries that it needs.
     pub(super) needed: Vec<String>,
-    /// Where they are looked for (`DT_RUNPATH`).
+    /// The search path (`DT_RUNPATH`).
     pub(super) run_path: Option<String>,
-    /// The older kind of that (`DT_RPATH`).
+    /// The older kind of search path (`DT_RPATH`).
     pub(super) old_run_path: Option<String>,
 }
 
-/// Reads it from the segments, as the loader does; `None`: this is no library of this host.
+/// Reads it from the segments, as the loader does; `None` if the file is not a library for this host.
 pub(super) fn dynamic(data: &[u8]) -> Option<Dynamic> {
     is_ours(data).ok()?;
     let header = Header::parse(data).ok()?;
@@ -388,23 +389,23 @@ fn glibc_version(name: &[u8]) -> Option<(u32, u32)> {
     version(str::from_utf8(name).ok()?.strip_prefix("GLIBC_")?)
 }
 
-/// The glibc that this process runs with.
+/// The version of glibc that this process runs with.
 #[cfg(target_env = "gnu")]
 pub(super) fn host_glibc() -> Option<(u32, u32)> {
-    // SAFETY: takes nothing.
+    // SAFETY: the function takes no arguments.
     let text = unsafe { libc::gnu_get_libc_version() };
-    // SAFETY: the C library returns a static text.
+    // SAFETY: the C library returns a static string.
     let text = unsafe { std::ffi::CStr::from_ptr(text) };
     version(text.to_str().ok()?)
 }
 
-/// Not with glibc at all.
+/// This program does not run with glibc.
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn host_glibc() -> Option<(u32, u32)> {
     None
 }
 
-/// `2.36`, or `2.2.5`, as two numbers.
+/// Reads a version such as `2.36` or `2.2.5` as its first two numbers.
 pub(super) fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -1,31 +1,32 @@
-//! Why a plugin is refused, each in one line that names the file and what to do.
+//! Why a plugin is refused, on one line that names the file and what to do.
 
-use crate::model::word::printable_path;
+use crate::model::name::printable_path;
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
-/// What to do about a state directory that cannot be used.
+/// The hint for a state directory that cannot be used.
 const STATE_DIR_HINT: &str = "set REWORK_STATE_DIR to a directory that this user can write, on a file system that is not \
      mounted noexec";
 
-/// A plugin that cannot be used. Its text is complete: path, reason, remedy.
+/// A plugin that cannot be used. The message is complete: path, reason, remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginError {
-    /// The file, as the user named it.
+    /// The path of the file as the user gave it.
     pub path: PathBuf,
-    /// What is wrong with it, after its name; some reasons begin with a colon.
+    /// What is wrong with the file, to be put after its path; some reasons begin with a colon.
     pub reason: String,
-    /// Whether time may mend it: the file may still be arriving.
+    /// Whether the file may still be in the middle of being written, so that a later try may succeed.
     pub unfinished: bool,
-    /// What to do, where the reason does not say it.
+    /// What to do about it, if the reason does not say so.
     pub hint: Option<String>,
 }
 
 impl PluginError {
     pub(crate) fn new(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
-        // What a loader says may hold anything; an error is one line that a database can store.
+        // The loader's message may contain any bytes; this error must be one line that a database can
+        // store.
         let reason: String = reason.into().replace('\0', "");
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         Self {
@@ -36,7 +37,7 @@ impl PluginError {
         }
     }
 
-    /// The same of the file as its users call it.
+    /// The same error, about the file under the path `named`.
     pub(super) fn called(self, named: &Path) -> Self {
         Self {
             path: named.to_owned(),
@@ -44,7 +45,7 @@ impl PluginError {
         }
     }
 
-    /// As [`PluginError::new`], where the state directory is to blame and not the plugin.
+    /// Like [`PluginError::new`], for an error of the state directory, not of the plugin.
     pub(super) fn of_state_dir(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self {
             hint: Some(STATE_DIR_HINT.to_owned()),
@@ -52,7 +53,7 @@ impl PluginError {
         }
     }
 
-    /// As [`PluginError::new`], of a file that may still be arriving.
+    /// Like [`PluginError::new`], for a file that may still be in the middle of being written.
     pub(crate) fn unfinished(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self {
             unfinished: true,

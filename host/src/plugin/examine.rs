@@ -1,17 +1,16 @@
-//! All that happens before a plugin is believed: it is copied to the cache, its signature is
-//! checked, it is inspected, and a child of this process loads it.
+//! The checks before a plugin is trusted: it is copied to the cache, its signature is checked, it is
+//! inspected, and a child of this process loads it.
 //!
-//! A command does this itself. A monitor cannot wait, and must not have children that it does not
-//! know, so it starts an examiner ([`child`]): this binary again, which holds no credentials, does
-//! the same, and prints its verdict.
+//! A command does this itself. A monitor cannot wait, and must not have children that it does not know, so
+//! it starts an examiner ([`child`]): this program again, without credentials, which does the same and
+//! prints its verdict.
 
 use super::{
-    Cache, Confinement, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey,
+    Cache, Confinement, Incoming, Inspection, PROBE_LIMIT, PluginError, TrustedKey, being_written,
     inspect::inspect_copy,
     probe,
     signature::{signature_beside, signature_path},
     stamp::FileStamp,
-    whole,
 };
 use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
@@ -27,59 +26,58 @@ use std::{
 /// A plugin that can be used.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Examined {
-    /// What it says of itself.
+    /// What the notes of the plugin say.
     pub inspection: Inspection,
-    /// Where the cache holds it.
+    /// The path of the copy in the cache.
     pub cached: PathBuf,
-    /// The signature that came with it.
+    /// The signature beside the file.
     pub signature: Option<String>,
 }
 
-/// What a file has to be, besides good.
+/// What a plugin has to fulfil beside being usable.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Demands<'a> {
-    /// Signed with this key.
+    /// The key that the plugin has to be signed with.
     pub key: Option<&'a TrustedKey>,
-    /// The content with this hash.
+    /// The hash that the plugin has to have.
     pub hash: Option<&'a str>,
 }
 
-/// What an examiner is to look at.
+/// The request to an examiner (a child process of the monitor).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Examination {
-    /// The file.
+    /// The path of the file.
     pub file: PathBuf,
-    /// How its users call it.
+    /// The path by which messages name the file.
     pub named: PathBuf,
-    /// Where the cache is.
+    /// The directory of the cache.
     pub cache: PathBuf,
-    /// The key that it has to be signed with.
+    /// The key that the plugin has to be signed with.
     pub key: Option<String>,
-    /// The hash that it was registered with.
+    /// The hash that the plugin was registered with.
     pub hash: Option<String>,
-    /// What the probe has to do without.
+    /// How the probe is confined.
     pub confinement: Confinement,
 }
 
-/// What an examiner found.
+/// The answer of an examiner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It can be used.
+    /// The plugin can be used.
     Good(Box<Examined>),
-    /// Somebody is writing it.
+    /// A process has the file open for writing.
     Unfinished,
-    /// It cannot be used.
+    /// The plugin cannot be used.
     Refused {
-        /// Its path, and why.
+        /// The path and the reason.
         reason: String,
-        /// Whether it may still be arriving.
+        /// Whether the file may still be in the middle of being written.
         unfinished: bool,
     },
 }
 
-/// Examines a file that the user knows as `named`, and keeps a copy of it in the cache; a refusal
-/// says why, and leaves neither a copy nor a process behind. Loading it may take until `limit`, and
-/// is confined.
+/// Examines a file, which messages call `named`, and keeps a copy of it in the cache. If the file is
+/// refused, neither a copy nor a process is left. A confined child loads the file, within `limit`.
 pub fn examine(
     file: &Path,
     named: &Path,
@@ -91,7 +89,7 @@ pub fn examine(
     let (copy, inspection, signature) = look(file, named, cache, demands, limit, confinement)?;
     let cached = copy.keep().map_err(|error| error.called(named))?.path;
     if let Some(signature) = &signature {
-        // Beside the copy as it was beside the file: a monitor with a key asks for it.
+        // Stored beside the copy as it is beside the file, because a monitor with a key checks the copy.
         fs::write(signature_path(&cached), signature).map_err(|error| {
             PluginError::new(named, format!("could not be copied to the cache: {error}"))
         })?;
@@ -103,7 +101,7 @@ pub fn examine(
     })
 }
 
-/// Examines a file, and keeps nothing of it.
+/// Examines a file and keeps nothing of it.
 pub fn check(
     file: &Path,
     cache: &Cache,
@@ -115,7 +113,7 @@ pub fn check(
     Ok(inspection)
 }
 
-/// A copy of the file, what it says of itself, and the signature that lies beside it.
+/// Makes a copy of the file and reads its notes, and the signature beside the file.
 fn look(
     file: &Path,
     named: &Path,
@@ -138,7 +136,7 @@ fn look(
         )
     })?;
     if let Some(key) = demands.key {
-        // Of the copy: that is what will be loaded.
+        // The copy is read, because the copy will be loaded.
         let content = fs::read(copy.path())
             .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))?;
         key.check(&content, signature.as_deref(), named)?;
@@ -158,7 +156,7 @@ fn look(
     Ok((copy, inspection, signature))
 }
 
-/// In the environment of an examiner; its value is the environment that plugins are loaded in.
+/// The environment variable of an examiner that holds the environment to load plugins with.
 pub const LOAD_ENVIRONMENT: &str = "REWORK_LOAD_ENVIRONMENT";
 
 /// The value of [`LOAD_ENVIRONMENT`].
@@ -170,9 +168,9 @@ pub fn load_environment(environment: &[(String, String)]) -> String {
     serde_json::to_string(&environment).expect("it is plain data")
 }
 
-/// The examiner's side: prints a [`Verdict`].
+/// The examiner: handles one request and prints a [`Verdict`].
 pub fn child(request: &str) -> ExitCode {
-    // Nobody waits for a verdict whose monitor has died, and nobody would end us.
+    // If the monitor dies, nothing waits for the verdict, and nothing else would end this process.
     let _ = prctl::set_pdeathsig(Some(Signal::SIGKILL));
     let Ok(mut request) = serde_json::from_str::<Examination>(request) else {
         return ExitCode::FAILURE;
@@ -185,7 +183,7 @@ pub fn child(request: &str) -> ExitCode {
     }
     let verdict = verdict(&request);
     let text = serde_json::to_vec(&verdict).expect("a verdict is plain data");
-    // If nobody listens any more, nobody needs it.
+    // A closed stdout means that the monitor is gone.
     match std::io::stdout().write_all(&text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -193,13 +191,13 @@ pub fn child(request: &str) -> ExitCode {
 }
 
 fn verdict(request: &Examination) -> Verdict {
-    whole::ignore_lease_breaks();
+    being_written::ignore_lease_breaks();
     let stamp = || {
         let metadata = fs::metadata(&request.file).ok()?;
         Some(FileStamp::from(&metadata))
     };
     let before = stamp();
-    if whole::is_being_written(&request.file) {
+    if being_written::is_being_written(&request.file) {
         return Verdict::Unfinished;
     }
     let refused = |error: PluginError| Verdict::Refused {
@@ -225,7 +223,7 @@ fn verdict(request: &Examination) -> Verdict {
         PROBE_LIMIT,
         &request.confinement,
     );
-    // Whatever was found, it was not of one file.
+    // The file has changed while it was examined, so the result is of no single version.
     if stamp() != before {
         return Verdict::Unfinished;
     }

@@ -1,5 +1,5 @@
-//! What a plugin is, found out without running a byte of it: a whole shared library for this host,
-//! with notes that make sense, an ABI that this host speaks and a C library that it has.
+//! Reads a plugin without running any of it: whether it is a complete shared library for this host, with
+//! consistent notes, an ABI that this host supports, and a C library that the host has.
 
 use super::{PluginError, elf, note, tree::plugin_in};
 use crate::model::input::sha256;
@@ -10,44 +10,39 @@ use std::{fs, path::Path};
 
 pub use note::{OperationNote, PluginNote};
 
-/// What is known of a plugin that has not been loaded.
+/// What is known of a plugin without loading it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {
-    /// SHA-256 of the content, hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub hash: String,
-    /// In bytes.
+    /// The size of the file in bytes.
     pub size: u64,
-    /// How it was built.
+    /// The plugin's own note: how it was built.
     #[serde(flatten)]
     pub note: PluginNote,
-    /// The oldest glibc that it runs with, if it needs one: `MAJOR.MINOR`.
+    /// The oldest version of glibc that the plugin runs with, as `MAJOR.MINOR`; `None` if it needs none.
     pub glibc: Option<String>,
-    /// The libraries that it brings along, where they are relative to each other.
+    /// The libraries that the plugin brings along, as paths relative to each other.
     #[serde(default)]
     pub libraries: Vec<String>,
-    /// What it offers, by domain and name.
+    /// The operations of the plugin, by domain and name.
     pub operations: Vec<OperationNote>,
 }
 
 impl Inspection {
-    /// What its users should know, to be put behind its name.
+    /// Warnings for the plugin's users, to be put after its name.
     pub fn warnings(&self) -> Vec<String> {
         build_warnings(&self.note.panic, &self.note.sdk)
     }
 }
 
-/// Reads a plugin (`file`) that the user knows as `named`.
-pub fn inspect(file: &Path, named: &Path) -> Result<Inspection, PluginError> {
-    inspect_content(&read(file, named)?, named)
-}
-
-/// Reads the content of a plugin that the user knows as `named`. Whatever the bytes are, this
-/// answers soon, and never crashes.
+/// Reads the content of a plugin, which messages call `named`. It returns quickly and does not crash,
+/// whatever the bytes are.
 pub fn inspect_content(data: &[u8], named: &Path) -> Result<Inspection, PluginError> {
     describe(data, || sha256(data), named)
 }
 
-/// Reads a copy whose hash is known, or does not matter.
+/// Reads a copy whose hash is already known, or not needed.
 pub(super) fn inspect_copy(
     file: &Path,
     hash: &str,
@@ -57,7 +52,7 @@ pub(super) fn inspect_copy(
     describe(&data, || hash.to_owned(), named)
 }
 
-/// Not mapped: whoever cuts a mapped file short kills its readers.
+/// Read, not mapped: if a mapped file is truncated, its readers are killed by SIGBUS.
 fn read(file: &Path, named: &Path) -> Result<Vec<u8>, PluginError> {
     fs::read(plugin_in(file))
         .map_err(|error| PluginError::new(named, format!("cannot be read: {error}")))
@@ -75,7 +70,7 @@ fn describe(
     described(&library, data.len() as u64, hash).map_err(|reason| PluginError::new(named, reason))
 }
 
-/// What is wrong is told in a fragment to be put behind the plugin's name.
+/// Reads the notes. Errors are to be put after the plugin's name.
 fn described(
     library: &elf::Library<'_>,
     size: u64,
@@ -93,7 +88,7 @@ fn described(
         );
     }
     note::check(&operations).map_err(|fault| match is_later(&note.abi) {
-        // It uses words that we do not know yet.
+        // A newer SDK may use values that this program does not know yet.
         true => format!("needs rework ≥ {}: {fault}", note.abi),
         false => fault,
     })?;
@@ -112,7 +107,7 @@ fn described(
     })
 }
 
-/// A plugin of a later minor is welcome, unless it says that it cannot do without it.
+/// Accepts a plugin built for a later minor version, unless an operation says that it needs that version.
 fn check_minor(operations: &[OperationNote]) -> Result<(), String> {
     let demanding = operations
         .iter()
@@ -128,7 +123,7 @@ fn check_minor(operations: &[OperationNote]) -> Result<(), String> {
     }
 }
 
-/// Whether this is a later minor of our plugin ABI.
+/// Whether this is a later minor version of the plugin ABI.
 fn is_later(abi: &str) -> bool {
     let minor = abi
         .split_once('.')
@@ -136,7 +131,7 @@ fn is_later(abi: &str) -> bool {
     minor.is_some_and(|minor| minor > ABI_MINOR)
 }
 
-/// A library that needs a newer C library fails to load with words that nobody understands.
+/// Refuses a library that needs a newer glibc: the loader's message about that is hard to understand.
 fn check_glibc(library: &elf::Library<'_>) -> Result<(), String> {
     match (library.glibc, elf::host_glibc()) {
         (Some(needs), Some(has)) if needs > has => Err(format!(

@@ -1,5 +1,4 @@
-//! Running one operation: the functions that a plugin may call while it does, and what they say
-//! about the task at hand.
+//! Calls an operation, and provides the functions that the plugin may call while it runs.
 
 use super::{Loaded, PluginError};
 use abi_stable::{
@@ -9,58 +8,57 @@ use abi_stable::{
 use rework_plugin::abi::{Context, Host, HostRef, Payload, RUN_DONE};
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-/// A scope of captured output that an operation opened.
+/// A scope in which an operation captures output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Captured {
-    /// Lowest level of log records.
+    /// The lowest level of log records that is stored.
     pub level: u8,
-    /// Whether printed lines count.
+    /// Whether printed lines are stored.
     pub stdio: bool,
 }
 
-/// What is lent to a running operation.
+/// The data that is lent to a running operation.
 #[derive(Debug, Default)]
 pub struct TaskData {
-    /// Who the task is, as the JSON that `abi::Host::task` describes.
+    /// The task as the JSON that `abi::Host::task` describes.
     pub task: String,
-    /// Encoding tag of the input.
+    /// The encoding of the input: a tag of `abi`.
     pub encoding: u8,
-    /// The input.
     pub input: Vec<u8>,
-    /// The contents of its file fields.
+    /// The contents of the input's file fields.
     pub files: HashMap<String, Vec<u8>>,
 }
 
-/// The worker's side of a running task. Called from any thread of the operation, also from one
-/// that it left behind after it has ended.
+/// The worker's side of a running task. Any thread of the operation may call it, including threads that go
+/// on after the operation has ended.
 pub trait TaskContext: Sync {
-    /// What is lent to the task. The context keeps it until the operation has returned.
+    /// The data that is lent to the task. The context keeps it until the operation has returned.
     fn data(&self) -> Arc<TaskData>;
     /// Replaces the output.
     fn save_output(&self, encoding: u8, bytes: &[u8]);
     /// Adds the content of a file field of the output.
     fn save_output_file(&self, field: &str, bytes: &[u8]);
-    /// A log record.
+    /// Writes a log record.
     fn log(&self, level: u8, target: &str, message: &str);
-    /// How far the task is.
+    /// Reports the progress of the task.
     fn progress(&self, fraction: f64, message: &str);
     /// Whether the task should end by itself.
     fn cancelled(&self) -> bool;
-    /// Queues another task, with this raw input if there is one.
+    /// Queues another task, with this raw input if given.
     fn schedule(&self, request: &str, raw_input: Option<&[u8]>) -> Result<i64, String>;
-    /// Begins (0) or ends a scope of capture; answers its number.
+    /// Begins (0) or ends a scope of capture. Returns the number of the scope.
     fn capture(&self, scope: u32, captured: Captured) -> u32;
-    /// A panic has begun.
+    /// Reports that a panic has begun.
     fn panicking(&self, failure: &str);
-    /// Why the operation fails.
+    /// Reports why the operation fails.
     fn fail(&self, failure: &str);
 }
 
-/// What a [`Context`] points to.
+/// The object that a [`Context`] points to.
 struct Erased(&'static dyn TaskContext);
 
-/// Runs an operation of a loaded plugin on this thread; true if it returned normally, otherwise
-/// the context was told why.
+/// Runs an operation of a loaded plugin on this thread. Returns `true` if it returned normally; otherwise
+/// the context has been given the reason.
 pub fn invoke(
     plugin: &Loaded,
     domain: &str,
@@ -73,14 +71,14 @@ pub fn invoke(
             format!("has no operation `{operation}`"),
         )
     })?;
-    // Leaked on purpose, once per worker and context: a thread that an operation left behind may
+    // Leaked on purpose, once for each worker and context: a thread that an operation has left behind may
     // use it until the process ends.
     let erased = leaked(context);
     let ended = entry.0.run()(HOST.0, Context(std::ptr::from_ref(erased).cast()));
     Ok(ended == RUN_DONE)
 }
 
-/// One leaked wrapper per context, however many tasks run.
+/// A leaked wrapper, one for each context however many tasks run.
 fn leaked(context: &'static dyn TaskContext) -> &'static Erased {
     use std::sync::Mutex;
     static KNOWN: Mutex<Vec<(usize, &'static Erased)>> = Mutex::new(Vec::new());
@@ -97,13 +95,13 @@ fn leaked(context: &'static dyn TaskContext) -> &'static Erased {
 }
 
 fn context(context: Context) -> &'static dyn TaskContext {
-    // SAFETY: every context that this host gives out points to an `Erased` that is never freed,
-    // and a plugin passes it back as it got it.
+    // SAFETY: every context that the host gives out points to an `Erased` that is never freed, and the
+    // plugin returns the pointer unchanged.
     let erased = unsafe { &*context.0.cast::<Erased>() };
     erased.0
 }
 
-/// Shareable between threads: it holds only function pointers.
+/// The table of host functions. It is `Sync` because it holds only function pointers.
 struct HostTable(HostRef);
 // SAFETY: see the type.
 unsafe impl Sync for HostTable {}
@@ -125,7 +123,7 @@ static TABLE: &WithMetadata<Host> = &WithMetadata::new(Host {
 });
 static HOST: HostTable = HostTable(HostRef(TABLE.static_as_prefix()));
 
-/// Lends bytes of the task at hand for as long as it runs.
+/// Lends bytes to the running task until it ends.
 fn lend(bytes: &[u8]) -> &'static [u8] {
     // SAFETY: the bytes belong to the `TaskData` of the running task, which the context keeps, at
     // the same place, until the operation has returned; `abi.rs` promises the plugin no more.

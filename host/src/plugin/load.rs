@@ -1,5 +1,5 @@
-//! The only `dlopen`: opens a cached copy for good and finds its operations. Nothing is ever
-//! closed, for a library that has run cannot be unloaded safely.
+//! The only `dlopen`: loads a cached copy and finds its operations. Libraries are never closed, because a
+//! library that has run cannot be unloaded safely.
 
 use super::{PluginError, companions::not_found, tree::plugin_in};
 use abi_stable::library::{
@@ -9,13 +9,13 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rework_plugin::abi::{ABI_MAJOR, ABI_MINOR, OperationRef, PluginRef};
 use std::{collections::HashMap, path::Path};
 
-/// The symbol of a plugin's root module.
+/// The symbol that a plugin exports its root module under.
 pub(super) const ROOT_SYMBOL: &str = ROOT_MODULE_LOADER_NAME;
-/// What is said of a plugin without one.
+/// The error for a library that does not export it.
 pub(super) const NO_ROOT: &str =
     "exports no root module: call rework_plugin::export!() at its crate root";
 
-/// A plugin in this process.
+/// A plugin that is loaded into this process.
 #[derive(Debug)]
 pub struct Loaded {
     operations: HashMap<(String, String), OperationEntry>,
@@ -32,14 +32,14 @@ impl std::fmt::Debug for OperationEntry {
 }
 
 impl Loaded {
-    /// The operation of a name in a domain, as its author declared them.
+    /// The operation with this declared name in this declared domain.
     pub(super) fn operation(&self, domain: &str, name: &str) -> Option<OperationEntry> {
         self.operations
             .get(&(domain.to_owned(), name.to_owned()))
             .copied()
     }
 
-    /// Every (domain, name) in the plugin's registry.
+    /// The (domain, name) of every operation in the plugin's registry.
     pub fn names(&self) -> Vec<(String, String)> {
         let mut names: Vec<_> = self.operations.keys().cloned().collect();
         names.sort();
@@ -47,8 +47,8 @@ impl Loaded {
     }
 }
 
-/// Loads a cached copy (`file`) of a plugin that the user knows as `named`. Runs its constructors,
-/// so this happens only in workers and probes.
+/// Loads a cached copy (`file`) of a plugin, which messages call `named`. It runs the plugin's
+/// constructors, so only workers and probes may call it.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that loads foreign code"
@@ -57,8 +57,8 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     let refused = |reason: String| PluginError::new(named, reason);
     let file = &plugin_in(file);
     let process = std::process::id();
-    // SAFETY: loading runs the library's constructors. The caller is a process that exists to run
-    // this code, and the file is a private copy that nobody else can write.
+    // SAFETY: loading runs the library's constructors. The calling process exists to run this code, and the
+    // file is a private copy that no other user can write.
     let library = unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| refused(format!("cannot be loaded: {}", loader_words(&error, file))))?;
     end_if_forked(process, named);
@@ -68,7 +68,7 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
         unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
             .map_err(|_| refused(NO_ROOT.to_owned()))?;
     let header = *symbol;
-    // Never closed: its code may be on the stack, and its statics in use, until the process ends.
+    // Never unloaded: its code may be on the stack, and its statics in use, until the process ends.
     std::mem::forget(library);
     let header = header.upgrade().map_err(|error| refused(short(&error)))?;
     let version = header.version_strings().version.to_string();
@@ -98,10 +98,10 @@ pub fn load(file: &Path, named: &Path) -> Result<Loaded, PluginError> {
     Ok(Loaded { operations })
 }
 
-/// Ends a process that a constructor has forked, and that has returned from it: it would go on as a
-/// second worker, or a second probe, with the descriptors of the first.
+/// Ends a process that a constructor has forked and that has returned from the constructor: otherwise it
+/// would go on as a second worker or probe with the descriptors of the first.
 fn end_if_forked(process: u32, named: &Path) {
-    /// `EX_SOFTWARE` of sysexits(3): a fault of the program.
+    /// The exit code of such a process: `EX_SOFTWARE` of sysexits(3).
     const RETURNED: libc::c_int = 70;
     let this = std::process::id();
     if this != process {
@@ -114,7 +114,8 @@ fn end_if_forked(process: u32, named: &Path) {
     }
 }
 
-/// What the dynamic loader says, without the path of our copy; libloading keeps it in the source.
+/// The dynamic loader's message without the path of the copy; libloading keeps the message in the error's
+/// source.
 fn loader_words(error: &libloading::Error, file: &Path) -> String {
     let mut words =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -131,7 +132,7 @@ fn loader_words(error: &libloading::Error, file: &Path) -> String {
     }
 }
 
-/// abi_stable explains a layout in tens of kilobytes; one line of it is enough.
+/// The first line of abi_stable's message, which describes a layout in tens of kilobytes.
 fn short(error: &LibraryError) -> String {
     let why = match error {
         LibraryError::AbiInstability(_) => "its layout of the root module differs".to_owned(),

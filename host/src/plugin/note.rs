@@ -1,9 +1,9 @@
-//! The notes of a plugin: JSON that its build has put into the file, so that a host can read what it
-//! offers without running a byte of it. The SDK writes them (`plugin-sdk/src/note.rs`).
+//! The notes of a plugin: JSON that its build has put into the file, so that a host can read what the
+//! plugin offers without running any of it. The SDK writes them (`plugin-sdk/src/note.rs`).
 
 use crate::model::{
     input::has_nul,
-    word::{NotAWord, too_long, word},
+    name::{InvalidName, parse_name, too_long},
 };
 use rework_plugin::{
     abi::ABI_MAJOR,
@@ -12,87 +12,86 @@ use rework_plugin::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Whose notes count.
+/// The owner of rework's ELF notes.
 pub(super) const OWNER: &[u8] = b"REWORK";
 const PLUGIN: u32 = 1;
 const OPERATION: u32 = 2;
 
-/// How a plugin was built.
+/// The note of a plugin: how it was built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginNote {
-    /// Version of the SDK.
+    /// The version of the SDK.
     pub sdk: String,
-    /// `MAJOR.MINOR`.
+    /// The version of the ABI, as `MAJOR.MINOR`.
     pub abi: String,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     #[serde(rename = "crate")]
     pub name: String,
-    /// The crate's version.
+    /// The version of the plugin's crate.
     pub version: String,
-    /// The compiler.
+    /// The version of the compiler.
     pub rustc: String,
     /// The target triple.
     pub target: String,
-    /// `debug` or `release`.
+    /// The cargo profile: `debug` or `release`.
     #[serde(default)]
     pub profile: String,
-    /// `unwind` or `abort`.
+    /// The panic strategy: `unwind` or `abort`.
     pub panic: String,
 }
 
-/// What a plugin says of one operation.
+/// The note of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationNote {
-    /// Its name.
     pub name: String,
-    /// The domain its author declared.
+    /// The domain that the plugin declares.
     pub domain: String,
-    /// How long it may run.
+    /// The timeout of an attempt.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
-    /// How often it may be tried.
+    /// How many attempts a task may take.
     #[serde(default = "once")]
     pub max_attempts: u32,
     /// The pause before the second attempt.
     #[serde(default)]
     pub backoff_ms: Option<u64>,
-    /// How much memory it may use.
+    /// The memory limit of an attempt.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// How much processor time it may use.
+    /// The limit on processor time of an attempt.
     #[serde(default)]
     pub cpu_ms: Option<u64>,
-    /// How many files it may have open.
+    /// The limit on open files of a worker that runs it.
     #[serde(default)]
     pub open_files: Option<u32>,
-    /// `all`, `logs`, `manual` or `none`.
+    /// Which output of a task is stored: `all`, `logs`, `manual` or `none`.
     #[serde(default = "all")]
     pub capture: String,
-    /// Lowest level of log records to keep.
+    /// The lowest level of log records that is stored.
     #[serde(default)]
     pub level: Option<String>,
-    /// Specs; null: none.
+    /// The declared inputs.
     #[serde(default)]
     pub inputs: Option<Value>,
-    /// Specs; null: none.
+    /// The declared outputs.
     #[serde(default)]
     pub outputs: Option<Value>,
-    /// Its doc comment.
+    /// The doc comment of the Rust function.
     #[serde(default)]
     pub description: String,
-    /// Whether it is an `async fn`.
+    /// Whether the operation is an `async fn`.
     #[serde(default, rename = "async")]
     pub is_async: bool,
-    /// Its module.
+    /// The Rust module of the function.
     #[serde(default)]
     pub module: String,
-    /// Its source file.
+    /// The source file of the function.
     #[serde(default)]
     pub file: String,
-    /// Its line there.
+    /// The line of the function in its source file.
     #[serde(default)]
     pub line: u32,
-    /// The ABI minor that a host needs for it.
+    /// The minor version of the ABI that a host needs to run the operation.
     #[serde(default)]
     pub requires_minor: u32,
 }
@@ -105,8 +104,8 @@ fn all() -> String {
     "all".to_owned()
 }
 
-/// The note of the plugin, if it has one, and those of its operations, by domain and name. What
-/// does not fit is told in a fragment to be put behind the plugin's name.
+/// The note of the plugin, if it has one, and the notes of its operations, by domain and name. Errors are
+/// to be put after the plugin's name.
 pub(super) fn read(notes: &[(u32, &[u8])]) -> Result<Option<Notes>, String> {
     let of = |wanted: u32| {
         notes
@@ -124,19 +123,19 @@ pub(super) fn read(notes: &[(u32, &[u8])]) -> Result<Option<Notes>, String> {
         );
     }
     let plugin = parse(plugin)?;
-    // Another major may say everything else in other words.
+    // Another major version may use another format.
     check_major(&plugin)?;
     let plugin: PluginNote = typed(plugin)?;
-    // Kinds of a newer SDK are passed over: what they mean is not needed to run the rest.
+    // Unknown kinds of notes, of a newer SDK, are ignored: the operations can be run without them.
     let mut operations = of(OPERATION)
         .map(|text| typed::<OperationNote>(parse(text)?))
         .collect::<Result<Vec<_>, _>>()?;
-    // The linker's order means nothing.
+    // Sorted, because the order of notes is the linker's.
     operations.sort_by(|a, b| (&a.domain, &a.name).cmp(&(&b.domain, &b.name)));
     Ok(Some((plugin, operations)))
 }
 
-/// A plugin's note and those of its operations.
+/// The note of a plugin and the notes of its operations.
 pub(super) type Notes = (PluginNote, Vec<OperationNote>);
 
 fn damaged(why: impl std::fmt::Display) -> String {
@@ -144,7 +143,7 @@ fn damaged(why: impl std::fmt::Display) -> String {
 }
 
 fn parse(text: &[u8]) -> Result<Value, String> {
-    // Padding is not part of a note's length, yet other linkers may count it.
+    // Padding is not part of a note's length, but some linkers count it.
     let end = text.iter().rposition(|byte| *byte != 0);
     let text = &text[..end.map_or(0, |last| last + 1)];
     let note: Value = serde_json::from_slice(text).map_err(damaged)?;
@@ -161,8 +160,8 @@ fn typed<T: DeserializeOwned>(note: Value) -> Result<T, String> {
 }
 
 fn check_major(plugin: &Value) -> Result<(), String> {
-    let word = |key: &str| plugin[key].as_str().unwrap_or("?");
-    let (abi, sdk) = (word("abi"), word("sdk"));
+    let text = |key: &str| plugin[key].as_str().unwrap_or("?");
+    let (abi, sdk) = (text("abi"), text("sdk"));
     let major = abi.split('.').next().and_then(|major| major.parse().ok());
     if major == Some(ABI_MAJOR) {
         return Ok(());
@@ -173,9 +172,9 @@ fn check_major(plugin: &Value) -> Result<(), String> {
     ))
 }
 
-/// Whether what the operations say of themselves makes sense.
+/// Checks the operations' notes for contradictions.
 pub(super) fn check(operations: &[OperationNote]) -> Result<(), String> {
-    // They are sorted.
+    // They are sorted, so duplicates are neighbours.
     let twice = operations
         .windows(2)
         .find(|pair| (&pair[0].domain, &pair[0].name) == (&pair[1].domain, &pair[1].name));
@@ -193,10 +192,12 @@ pub(super) fn check(operations: &[OperationNote]) -> Result<(), String> {
 
 fn check_one(operation: &OperationNote) -> Result<(), String> {
     for (what, name) in [("name", &operation.name), ("domain", &operation.domain)] {
-        match word(name) {
+        match parse_name(name) {
             Ok(_) => {}
-            Err(NotAWord::Long(length)) => return Err(format!("its {what} {}", too_long(length))),
-            Err(NotAWord::Words) => {
+            Err(InvalidName::TooLong(length)) => {
+                return Err(format!("its {what} {}", too_long(length)));
+            }
+            Err(InvalidName::NotOneWord) => {
                 return Err(format!("its {what} must be one word, not {name:?}"));
             }
         }

@@ -1,5 +1,5 @@
-//! Who else could change a plugin: its file, and the directories above it. Registration asks, as
-//! sshd does about keys, before it believes a file.
+//! Which other users could change a plugin: its file, and the directories above it. They are checked before
+//! a file is trusted, as sshd does for keys.
 
 use std::{
     fs::{self, Metadata},
@@ -10,47 +10,47 @@ use std::{
 use nix::unistd::{Gid, Group, Uid, User};
 use thiserror::Error;
 
-/// A file that others can change.
+/// Why a file may have been written by another user.
 #[derive(Debug, Error)]
 pub(super) enum PermissionError {
-    /// Anybody can write.
+    /// Every user can write the file or directory.
     #[error(
         ": refused: other users can write {} (mode {mode:o}); run: chmod go-w {}",
         what(*directory, path),
         path.display()
     )]
     World {
-        /// What they can write.
+        /// The path that can be written.
         path: PathBuf,
         /// Whether it is a directory.
         directory: bool,
-        /// Its permissions.
+        /// The permissions.
         mode: u32,
     },
-    /// A group can write that has other members.
+    /// A group with other members can write the file or directory.
     #[error(
         ": refused: the group {group} can write {} (mode {mode:o}); run: chmod g-w {}",
         what(*directory, path),
         path.display()
     )]
     Group {
-        /// What they can write.
+        /// The path that can be written.
         path: PathBuf,
         /// Whether it is a directory.
         directory: bool,
-        /// Its permissions.
+        /// The permissions.
         mode: u32,
         /// The group, by name if it has one.
         group: String,
     },
-    /// It belongs to somebody else.
+    /// The file or directory belongs to another user.
     #[error(": refused: {} belongs to user {owner}", what(*directory, path))]
     Owner {
-        /// What belongs to them.
+        /// The path.
         path: PathBuf,
         /// Whether it is a directory.
         directory: bool,
-        /// The owner, by name if they have one.
+        /// The owner, by name if there is one.
         owner: String,
     },
 }
@@ -63,9 +63,8 @@ fn what(directory: bool, path: &Path) -> String {
     }
 }
 
-/// Checks a file and every directory above it; `path` must be absolute and without symbolic links.
-///
-/// What cannot be asked about is left to whoever opens the file.
+/// Checks a file and every directory above it. `path` must be absolute and without symbolic links. A path
+/// that cannot be read is accepted here: opening the file reports the error.
 pub(super) fn check(path: &Path) -> Result<(), PermissionError> {
     for path in path.ancestors() {
         if let Ok(metadata) = fs::symlink_metadata(path) {
@@ -75,7 +74,7 @@ pub(super) fn check(path: &Path) -> Result<(), PermissionError> {
     Ok(())
 }
 
-/// Checks one directory alone.
+/// Checks one directory, without those above it.
 pub(super) fn check_one(directory: &Path) -> Result<(), PermissionError> {
     match fs::symlink_metadata(directory) {
         Ok(metadata) => one(directory, &metadata),
@@ -88,7 +87,7 @@ fn one(path: &Path, metadata: &Metadata) -> Result<(), PermissionError> {
     let directory = metadata.is_dir();
     let path = || path.to_owned();
     let owner = Uid::from_raw(metadata.uid());
-    // Root may take a file from any user's directory: whoever runs the command says so.
+    // Root may use a file of any user: whoever runs the command as root has decided so.
     if !Uid::effective().is_root() && !owner.is_root() && owner != Uid::effective() {
         let owner = user_name(owner).unwrap_or_else(|| owner.to_string());
         return Err(PermissionError::Owner {
@@ -121,14 +120,14 @@ fn one(path: &Path, metadata: &Metadata) -> Result<(), PermissionError> {
     Ok(())
 }
 
-/// Whether nobody but the owner (and root) is in a group: root's own, or the one that many systems
-/// make for each user, with a umask of 002 to go with it.
+/// Whether the group has no members but the owner and root: it is root's own group, or the group of the
+/// same name that many systems create for each user, together with a umask of 002.
 fn is_private(group: Gid, owner: Uid) -> bool {
     if group.as_raw() == 0 {
         return true;
     }
     let Some(owner) = user_name(owner) else {
-        // Nobody to compare with, as in a container without a user database.
+        // The user database has no entry to compare with, as in some containers.
         return group.as_raw() == owner.as_raw();
     };
     match Group::from_gid(group) {

@@ -1,12 +1,12 @@
-//! What happens when a plugin is loaded, found out in a child, so that what its constructors do,
-//! crash, exit, hang or fork, they do there.
+//! Loads a plugin in a child process as a trial: if its constructors crash, exit, hang or fork, they do so
+//! there.
 //!
 //! ```text
 //! who asks (probe) ── the child (supervise) ── its child (load_only)
 //!                     ours, a subreaper         the plugin
 //! ```
 //!
-//! The child in the middle runs nothing foreign: it waits, up to the limit, and kills whatever the
+//! The supervising child runs no foreign code: it waits, up to the limit, and kills everything that the
 //! plugin has left before it answers.
 
 use super::PluginError;
@@ -24,43 +24,43 @@ use std::{
     time::Duration,
 };
 
-/// The name of both processes of a probe.
+/// The process name (`argv[0]`) of both processes of a probe.
 pub const PROBE: &str = "rework-probe";
 
-/// Loading takes milliseconds; a constructor that takes longer than this hangs.
+/// How long a probe may load a plugin by default. Loading takes milliseconds; a constructor that takes
+/// longer than this hangs.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the child in the middle may take beyond the limit, to end what the plugin has left.
+/// How long the supervising process may take, after the limit, to end what the plugin has left behind.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What the child answers when the plugin was loaded; otherwise the reason follows `REFUSED`.
+/// The answer of the probe when the plugin was loaded; otherwise the reason follows `REFUSED`.
 pub(super) const LOADED: &[u8] = b"loaded";
 pub(super) const REFUSED: &[u8] = b"refused ";
-/// In the environment of a child; its value is the [`Confinement`].
+/// The environment variable of a probe's processes that holds the [`Confinement`].
 pub(super) const PROBING: &str = "REWORK_PROBE";
 
-/// What is taken from whoever loads plugins, and what is given to them: a monitor does with its probes
-/// as with its workers.
+/// How the process that loads a plugin is confined. A monitor confines its probes like its workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// The user and the group to load as, if not our own.
+    /// The ids of the user and group to load as, if they are not the caller's.
     pub user: Option<(u32, u32)>,
-    /// Without TCP.
+    /// Whether TCP is denied.
     pub no_network: bool,
-    /// The environment to load in.
+    /// The environment to load with.
     #[serde(default)]
     pub environment: Vec<(String, OsString)>,
 }
 
-/// These variables of our own environment, where they are set: what a plugin is loaded with that
-/// `--env` names.
+/// The variables of this process's environment with these names, as far as they are set: `--env` names
+/// them, and the plugin is loaded with them.
 pub fn environment_of(names: &[String]) -> Vec<(String, OsString)> {
     let named = |name: &String| Some((name.clone(), std::env::var_os(name)?));
     names.iter().filter_map(named).collect()
 }
 
 impl Confinement {
-    /// That of the probe that this process belongs to; without knowing it nothing is loaded.
+    /// The confinement of the probe that this process belongs to. Without it nothing is loaded.
     pub(super) fn of_this_probe() -> io::Result<Self> {
         let text = std::env::var(PROBING).map_err(io::Error::other)?;
         Ok(serde_json::from_str(&text)?)
@@ -71,8 +71,8 @@ impl Confinement {
     }
 }
 
-/// Lets a child load a copy (`file`) of a plugin that the user knows as `named`; refuses it if the
-/// child cannot, or not within the limit.
+/// Lets a child process load a copy (`file`) of a plugin, which messages call `named`. Returns an error if
+/// the child cannot load it within the limit.
 #[expect(
     clippy::disallowed_methods,
     reason = "a probe is one of the three kinds of child"
@@ -84,7 +84,8 @@ pub fn probe(
     confinement: &Confinement,
 ) -> Result<(), PluginError> {
     let unable = |why: &str| PluginError::new(named, format!("could not be probed: {why}"));
-    // A program that embeds this library and registers at its start would start itself for ever.
+    // A program that embeds this library and registers plugins when it starts would otherwise start itself
+    // without end.
     if std::env::var_os(PROBING).is_some() {
         return Err(unable(
             "this program is not rework: use `rework register-operations`",
@@ -105,8 +106,8 @@ pub fn probe(
         .map_err(|error| unable(&error.to_string()))?;
     let answer = answer_within(&mut child, limit + GRACE);
     if answer.is_none() {
-        // The plugin keeps the one in the middle from answering; that is still there to collect what
-        // is killed.
+        // The plugin keeps the supervising process from answering; that process still reaps what is killed
+        // here.
         descendants::kill_all(Pid::from_raw(child.id().cast_signed()), GRACE);
         let _ = child.kill();
     }
@@ -124,20 +125,20 @@ pub fn probe(
     }
 }
 
-/// All that a child says until it closes its stdout; `None` if the time is up.
+/// Everything that a child writes until it closes its stdout; `None` if the time is up.
 fn answer_within(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
     let mut stdout = child.stdout.take()?;
     let (say, said) = mpsc::channel();
     thread::spawn(move || {
         let mut answer = Vec::new();
         let _ = stdout.read_to_end(&mut answer);
-        // Nobody may wait any more.
+        // Fails if the receiver has given up waiting.
         let _ = say.send(answer);
     });
     said.recv_timeout(limit).ok()
 }
 
-/// The reason to refuse what does not come to an end.
+/// The error for a plugin that is not loaded within the limit.
 pub(super) fn not_finished(limit: Duration) -> String {
     format!("did not finish loading in {} s", limit.as_secs_f64())
 }

@@ -1,5 +1,5 @@
-//! The two children of a probe: one that loads the plugin, and above it one that waits, judges how
-//! that ended, and leaves no process behind.
+//! The two processes of a probe: one loads the plugin; the other, above it, waits, judges how the first one
+//! ended, and leaves no process behind.
 
 use super::{
     Cache,
@@ -35,16 +35,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where the verdict goes: out of the way of code that closes what it did not open.
+/// The descriptor for the verdict, with a high number so that code which closes unknown descriptors leaves
+/// it alone.
 const VERDICT_FD: i32 = 200;
-/// So much of the end of what a plugin prints while it is loaded may explain its end.
-const LAST_WORDS: usize = 4096;
-/// No plugin needs so much memory to be loaded.
+/// How many bytes of the end of a plugin's output are read to explain why its process ended.
+const OUTPUT_TAIL: usize = 4096;
+/// The memory limit of the loading process, in bytes; no plugin needs this much to be loaded.
 const MEMORY: u64 = 4 << 30;
-/// Killing what it has left behind may take so long.
+/// How long killing what the plugin has left behind may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// The child in the middle: lets another one load the plugin, and answers what became of it.
+/// The supervising process: lets a child load the plugin, and answers how that ended.
 pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
     let limit = Duration::from_millis(limit_ms.parse().unwrap_or(10_000));
     let judged =
@@ -56,7 +57,7 @@ pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
             .write_all(REFUSED)
             .and_then(|()| stdout.write_all(reason.as_bytes())),
     };
-    // Nobody is left to tell.
+    // A closed stdout means that the parent is gone.
     let _ = written.and_then(|()| stdout.flush());
     ExitCode::SUCCESS
 }
@@ -66,7 +67,7 @@ pub fn supervise(limit_ms: &str, file: &Path) -> ExitCode {
     reason = "a probe is one of the three kinds of child"
 )]
 fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
-    // Whatever the plugin forks comes to us when its parent is gone.
+    // A process that the plugin forks becomes a child of this one when its parent is gone.
     prctl::set_child_subreaper(true)?;
     let confinement = Confinement::of_this_probe()?;
     let mut command = Command::new("/proc/self/exe");
@@ -81,7 +82,7 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
         .process_group(0);
     match confinement.user {
         None => command.arg(file).stdin(Stdio::null()),
-        // Who cannot reach the copy is handed it.
+        // A user who cannot enter the cache gets the copy as a descriptor.
         Some((user, group)) => command
             .arg("/proc/self/fd/0")
             .stdin(Cache::open_for_others(file)?)
@@ -91,27 +92,26 @@ fn judge(file: &Path, limit: Duration) -> io::Result<Result<(), String>> {
     let mut child = command.spawn()?;
     let verdict = child.stdout.take().expect("it is piped");
     let printed = child.stderr.take().expect("it is piped");
-    // Read all the time: a plugin that prints a lot must not wait for us.
+    // Read without pause: a plugin that prints a lot must not block on a full pipe.
     let (say, words) = mpsc::channel();
     thread::spawn(move || say.send(last_line(printed)));
     let group = Pid::from_raw(child.id().cast_signed());
     let has_ended = wait(group, limit)?;
-    // All that stayed in its group at once, however fast it forks; the group is there until it is
-    // collected.
+    // Kills everything that has stayed in the child's process group at once, however fast it forks. The
+    // group exists until the child is reaped.
     let _ = killpg(group, Signal::SIGKILL);
     let status = child.wait()?;
     leave_nothing();
     if !has_ended {
         return Ok(Err(not_finished(limit)));
     }
-    // Nobody has the other ends any more, unless it could not be killed: then what is there now
-    // has to do.
+    // The other ends are closed now, unless a process could not be killed; then what has arrived has to do.
     let said = what_is_there(verdict);
     let words = words.recv_timeout(PATIENCE).unwrap_or_default();
     Ok(verdict_of(status, &said, &words))
 }
 
-/// Ends what the plugin has forked and what has left its group, and collects it.
+/// Kills processes of the plugin that have left the group, and reaps them.
 fn leave_nothing() {
     descendants::kill_all(Pid::this(), PATIENCE);
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -121,8 +121,7 @@ fn leave_nothing() {
     }
 }
 
-/// Waits until a child has ended, and does not collect it; false if the time is up, or if nobody
-/// wants to know any more.
+/// Waits until a child has ended, without reaping it; `false` if the time is up, or if the parent is gone.
 fn wait(child: Pid, limit: Duration) -> nix::Result<bool> {
     let asker = Pid::parent();
     let deadline = Instant::now() + limit;
@@ -138,11 +137,11 @@ fn wait(child: Pid, limit: Duration) -> nix::Result<bool> {
     }
 }
 
-/// What has been written to a pipe, whether or not somebody still could write more.
+/// What has been written to a pipe so far, whether or not a process could still write more.
 fn what_is_there(pipe: ChildStdout) -> Vec<u8> {
     let mut said = Vec::new();
     if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() {
-        // An error ends it where the end of the pipe would have.
+        // An error ends the reading like the end of the pipe.
         let _ = pipe.take(64 * 1024).read_to_end(&mut said);
     }
     said
@@ -173,13 +172,13 @@ fn verdict_of(status: ExitStatus, said: &[u8], words: &str) -> Result<(), String
     }
 }
 
-/// The last line that explains something.
+/// The last line of the output that is not empty.
 fn last_line(mut printed: impl Read) -> String {
     let mut end = VecDeque::new();
-    let mut buffer = [0; LAST_WORDS];
+    let mut buffer = [0; OUTPUT_TAIL];
     while let Ok(count @ 1..) = printed.read(&mut buffer) {
         end.extend(&buffer[..count]);
-        let surplus = end.len().saturating_sub(LAST_WORDS);
+        let surplus = end.len().saturating_sub(OUTPUT_TAIL);
         end.drain(..surplus);
     }
     let end = Vec::from(end);
@@ -191,8 +190,8 @@ fn last_line(mut printed: impl Read) -> String {
     line.unwrap_or_default().chars().take(200).collect()
 }
 
-/// The child at the end: loads the plugin, says what came of it, and is gone at once, for what a
-/// plugin does at its end is not asked here.
+/// The loading process: loads the plugin, writes the verdict, and ends at once, without running the
+/// plugin's exit handlers.
 pub fn load_only<E: Display>(file: &Path, give_up_network: fn() -> Result<(), E>) -> ExitCode {
     let verdict = match prepare() {
         Ok(verdict) => verdict,
@@ -214,11 +213,12 @@ pub fn load_only<E: Display>(file: &Path, give_up_network: fn() -> Result<(), E>
         Err(reason) => [REFUSED, reason.as_bytes()].concat(),
     };
     let written = (&verdict).write_all(&answer);
-    // SAFETY: ends the process without running anything else; nothing of ours waits to be done.
+    // SAFETY: ends the process without running anything else; nothing of this process is left to be done.
     unsafe { libc::_exit(i32::from(written.is_err())) }
 }
 
-/// Moves the verdict out of the way of what the plugin prints, and makes this process like a worker.
+/// Moves the verdict's descriptor away from what the plugin prints, and gives this process the attributes
+/// of a worker.
 fn prepare() -> nix::Result<File> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_no_new_privs()?;
@@ -232,11 +232,11 @@ fn prepare() -> nix::Result<File> {
     setrlimit(Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))?;
     let verdict = fcntl(io::stdout(), FcntlArg::F_DUPFD_CLOEXEC(VERDICT_FD))?;
     dup2_stdout(io::stderr())?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process.
     Ok(unsafe { File::from_raw_fd(verdict) })
 }
 
-/// Loads a plugin and compares what it offers with what its notes announce.
+/// Loads a plugin and compares its registry with its notes.
 fn examine(file: &Path) -> Result<(), String> {
     let announced = inspect_copy(file, "", file).map_err(|error| error.reason)?;
     let loaded = load(file, file).map_err(|error| error.reason)?.names();
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_words_are_the_ones_that_explain() {
+    fn the_last_line_explains_the_end() {
         let flood = format!("{}\nthe reason\n\nnote: run with…\n", "x".repeat(10_000));
         assert_eq!(last_line(flood.as_bytes()), "the reason");
         assert_eq!(last_line(&b""[..]), "");

@@ -1,5 +1,5 @@
-//! Signatures in the format of minisign: `X.so.minisig` beside `X.so`, made by whoever holds the
-//! secret half of a key that this installation trusts.
+//! Signatures in minisign's format: `X.so.minisig` beside `X.so`, made with the secret half of a key that
+//! this installation trusts.
 
 use super::PluginError;
 use minisign_verify::{PublicKey, Signature};
@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A public key that plugins have to be signed with.
+/// A minisign public key that plugins have to be signed with.
 #[derive(Clone)]
 pub struct TrustedKey {
-    /// As in the last line of its file.
+    /// The key as in the last line of its file.
     base64: String,
     key: PublicKey,
 }
@@ -25,7 +25,7 @@ impl std::fmt::Debug for TrustedKey {
 }
 
 impl TrustedKey {
-    /// Reads a key: the path of a public key file of minisign, or the key itself.
+    /// Reads a key: the path of a minisign public key file, or the key itself.
     pub fn read(text: &str) -> Result<Self, String> {
         let base64 = match read_small(Path::new(text)) {
             Ok(content) => content.lines().last().unwrap_or_default().trim().to_owned(),
@@ -40,12 +40,12 @@ impl TrustedKey {
         Ok(Self { base64, key })
     }
 
-    /// The key itself, for a child's arguments: it is public.
+    /// The key as text, which may appear in a child's arguments because it is public.
     pub fn as_str(&self) -> &str {
         &self.base64
     }
 
-    /// Checks the signature of a content that the user knows as `named`.
+    /// Checks the signature of a content, which messages call `named`.
     pub fn check(
         &self,
         content: &[u8],
@@ -74,7 +74,7 @@ impl TrustedKey {
                     named,
                     format!("is signed by another key than the one that is trusted here; {REMEDY}"),
                 ),
-                // The signature of the version before, perhaps, and the other one is on its way.
+                // The signature may be that of the version before, and the new one not written yet.
                 _ => PluginError::unfinished(
                     named,
                     format!("was changed after it was signed, or its signature was; {REMEDY}"),
@@ -83,13 +83,14 @@ impl TrustedKey {
     }
 }
 
-/// What to do about a signature.
+/// The hint about a missing or wrong signature.
 const REMEDY: &str = "`minisign -Sm` signs it";
 
-/// A signature or a key has some hundred bytes; a trusted comment makes it a little longer.
+/// The largest signature or key file in bytes: they have some hundred bytes, and a trusted comment adds a
+/// few.
 const LARGEST: u64 = 64 * 1024;
 
-/// Where the signature of a file is.
+/// The path of a file's signature.
 pub fn signature_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".minisig");
@@ -105,9 +106,9 @@ pub fn signature_beside(file: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// The text of a file that has to be a short one.
+/// The text of a small file.
 fn read_small(path: &Path) -> io::Result<String> {
-    // A FIFO would block here.
+    // Opening a FIFO would block.
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)

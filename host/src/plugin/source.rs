@@ -1,4 +1,5 @@
-//! The file that somebody names as a plugin: opened once, so that what is checked is what is read.
+//! A file that is to be used as a plugin. It is opened once, so that the file that is checked is the file
+//! that is read.
 
 use super::{PluginError, permissions};
 use std::{
@@ -8,7 +9,7 @@ use std::{
     path::Path,
 };
 
-/// A file that can only be changed by its owner, and may be a plugin.
+/// A file that may be a plugin and that only its owner can change.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     named: &'a Path,
@@ -17,16 +18,16 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Opens it, unless it is no file, or nobody knows who wrote it.
+    /// Opens the file, unless it is not a regular file, or other users can have written it.
     pub(super) fn open(named: &'a Path) -> Result<Self, PluginError> {
         let unreadable = |error: io::Error| match error.kind() {
-            // It may be in the middle of being replaced.
+            // The file may be in the middle of being replaced.
             io::ErrorKind::NotFound => PluginError::unfinished(named, ": no such file"),
             _ => PluginError::new(named, format!("cannot be read: {error}")),
         };
-        // Before opening: that alone makes some devices do things.
+        // Checked before opening, because opening some devices has effects.
         check_kind(named, &fs::metadata(named).map_err(unreadable)?)?;
-        // What has become a FIFO meanwhile would block.
+        // Does not block if the path has become a FIFO meanwhile.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -43,12 +44,12 @@ impl<'a> Source<'a> {
         Ok(source)
     }
 
-    /// Its content, from where the last reader stopped.
+    /// The open file, at the position where the last reader stopped.
     pub(super) fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
-    /// Whether what was read is one version of it.
+    /// Checks that the file has not changed since it was opened.
     pub(super) fn check_unchanged(&self) -> Result<(), PluginError> {
         let now = self.file.metadata();
         let written =
@@ -62,8 +63,8 @@ impl<'a> Source<'a> {
         ))
     }
 
-    /// As sshd does with keys: file and directories belong to root or us, and nobody else may write
-    /// them.
+    /// Checks permissions as sshd does for keys: file and directories belong to root or this user, and
+    /// nobody else can write them.
     fn check_permissions(&self) -> Result<(), PluginError> {
         let real = fs::canonicalize(self.named)
             .map_err(|error| PluginError::new(self.named, format!("cannot be read: {error}")))?;
@@ -82,7 +83,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// A gigabyte: what is larger is something else, and is not copied to find out.
+/// The largest plugin: one gigabyte.
 const LARGEST: u64 = 1 << 30;
 
 fn check_kind(named: &Path, metadata: &Metadata) -> Result<(), PluginError> {

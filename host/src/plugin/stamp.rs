@@ -1,17 +1,17 @@
-//! Whether a file is still the one that was looked at.
+//! Detects whether a file has changed since it was read.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt};
 
-/// What changes whenever a file is written to or replaced, or somebody else may do so; see
+/// The attributes of a file that change whenever it is written, replaced, or given to somebody else; see
 /// inode(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
-    /// When the content changed last, in seconds and nanoseconds.
+    /// The time of the last change of the content, in seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// When that, the owner or the permissions did; unlike the other nobody can set it.
+    /// The time of the last change of content, owner or permissions. Unlike `modified` it cannot be set.
     changed: (i64, i64),
 }
 

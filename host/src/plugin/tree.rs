@@ -1,5 +1,5 @@
-//! A plugin with the libraries that it brings along, as the cache keeps them: each in its place
-//! relative to the plugin, so that the run path of each leads to the others.
+//! A plugin with the libraries that it brings along, as the cache stores them: each at its place relative
+//! to the plugin, so that the run paths lead to the copies.
 //!
 //! ```text
 //! <hash>.so             the plugin, as any other
@@ -8,13 +8,13 @@
 //!   tree/…              the plugin (PLUGIN) and its libraries
 //! ```
 //!
-//! The hash is that of the list of files with the hashes of their contents: another version of one of
-//! the libraries is another version of the plugin.
+//! The hash is that of the list of files with the hashes of their contents, so another version of a library
+//! is another version of the plugin.
 
 use super::{
     PluginError, cache::hash_while, companions::Companions, source::Source, stamp::FileStamp,
 };
-use crate::model::{input::sha256, word::printable_path};
+use crate::model::{input::sha256, name::printable_path};
 use std::{
     fs::{self, DirBuilder, File},
     io,
@@ -22,14 +22,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the plugin is called among its libraries: they know only each other's names.
+/// The file name of the plugin in its tree. Its libraries do not refer to it by name.
 const PLUGIN: &str = ".rework-plugin.so";
-/// The list of the files.
+/// The file that lists the files of the tree.
 const FILES: &str = "files";
-/// Below this they are.
+/// The directory that holds them.
 const TREE: &str = "tree";
 
-/// The file to load: the plugin itself, or, of a directory of a tree, the plugin in it.
+/// The file to load: `copy` itself or, if it is the directory of a tree, the plugin in it.
 pub(super) fn plugin_in(copy: &Path) -> PathBuf {
     if copy.is_dir() {
         copy.join(PLUGIN)
@@ -38,21 +38,21 @@ pub(super) fn plugin_in(copy: &Path) -> PathBuf {
     }
 }
 
-/// Whether a file that is mapped into a worker came with a plugin, and is not the plugin itself.
+/// Whether a file that is mapped into a worker is a library that came with a plugin.
 pub fn is_companion(path: &str) -> bool {
     path.contains(&format!(".d/{TREE}/")) && !path.ends_with(PLUGIN)
 }
 
-/// A tree on the disk.
+/// A plugin with its libraries, on disk.
 #[derive(Debug)]
 pub(super) struct Tree {
     directory: PathBuf,
-    /// Relative to the tree; the plugin first.
+    /// Paths relative to the tree; the plugin is the first.
     files: Vec<String>,
 }
 
 impl Tree {
-    /// Makes one in an empty directory, of the copy of a plugin that the user knows as `named`.
+    /// Creates a tree in an empty directory, from the copy of a plugin, which messages call `named`.
     pub(super) fn make(
         directory: &Path,
         copy: &Path,
@@ -109,7 +109,7 @@ impl Tree {
             })?;
         let path = self.directory.join(TREE).join(place);
         let parent = path.parent().expect("it is below the tree");
-        // Its workers may be another user's, who is handed the plugin's directory.
+        // Workers may run as another user, and get a descriptor of the plugin's directory.
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -134,18 +134,18 @@ impl Tree {
         })
     }
 
-    /// The libraries, by their places in the tree.
+    /// The paths of the libraries in the tree.
     pub(super) fn libraries(&self) -> &[String] {
         &self.files[1..]
     }
 
-    /// The directory that the plugin is in.
+    /// The directory of the plugin.
     pub(super) fn origin(&self) -> PathBuf {
         let plugin = self.paths().next().expect("the plugin is the first");
         plugin.parent().expect("it is in a directory").to_owned()
     }
 
-    /// The plugin itself.
+    /// The path of the plugin.
     pub(super) fn plugin(&self) -> PathBuf {
         self.origin().join(PLUGIN)
     }
@@ -156,13 +156,13 @@ impl Tree {
             .map(|file| self.directory.join(TREE).join(file))
     }
 
-    /// What tells whether one of its files has changed.
+    /// The stamps of all files, which show whether one has changed.
     pub(super) fn stamps(&self) -> io::Result<Vec<FileStamp>> {
         let stamp = |path: PathBuf| Ok(FileStamp::from(&fs::symlink_metadata(path)?));
         self.paths().map(stamp).collect()
     }
 
-    /// The hash of all that is in it, and of the plugin alone.
+    /// The hash of everything in the tree, and the hash of the plugin alone.
     pub(super) fn hashes(&self) -> io::Result<(String, String)> {
         let mut list = String::new();
         let mut plugin = String::new();

@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where packages put their versions.
+/// Directories in which packages install PostgreSQL by version.
 const VERSIONED: [&str; 3] = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
-/// Where others put the only one.
+/// Directories of installations without a version.
 const PLAIN: [&str; 2] = ["/usr/local/pgsql/bin", "/usr/lib64/pgsql/bin"];
 
 /// A directory with the server's programs.
@@ -18,7 +18,7 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// `REWORK_PG_BIN`, or the newest one found.
+    /// The directory `REWORK_PG_BIN`, or the one of the newest version found.
     pub(super) fn find() -> Result<Self, Error> {
         if let Some(named) = env::var_os("REWORK_PG_BIN").filter(|named| !named.is_empty()) {
             let directory = PathBuf::from(named);
@@ -49,7 +49,7 @@ impl Binaries {
             })
     }
 
-    /// The path of one of its programs.
+    /// The path of one of the programs.
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -66,7 +66,7 @@ fn versioned() -> impl Iterator<Item = (u32, PathBuf)> {
         })
 }
 
-/// The layout of the RPM packages: `/usr/pgsql-16/bin`.
+/// The directories of the RPM packages: `/usr/pgsql-16/bin`.
 fn pgdg() -> impl Iterator<Item = (u32, PathBuf)> {
     fs::read_dir("/usr")
         .into_iter()
@@ -85,7 +85,7 @@ fn is_complete(directory: &Path) -> bool {
         .all(|name| directory.join(name).is_file())
 }
 
-/// The directory that a link to `initdb` leads to.
+/// The real directory of `initdb`, with links resolved.
 fn real(directory: &Path) -> Option<PathBuf> {
     let initdb = fs::canonicalize(directory.join("initdb")).ok()?;
     let directory = initdb.parent()?.to_owned();

@@ -1,5 +1,5 @@
-//! One cluster in one directory: made on first use, started when it is not running, and held up
-//! by whoever holds a [`Lease`].
+//! One cluster in one directory: created on first use, started when it is not running, and kept running
+//! while a [`Lease`] of it exists.
 //!
 //! ```text
 //! DIR/            0755, of the server's user; the socket is here
@@ -14,10 +14,10 @@ use super::{
     Error, Status,
     binaries::Binaries,
     keeper,
-    program::{has_failed, last_words, run},
+    program::{has_failed, logged_reason, run},
     user::ServerUser,
 };
-use crate::here;
+use crate::{here, proc::Stat};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -34,21 +34,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Names the socket. Said wherever it matters: clients and server would take it from `PGPORT`.
+/// The port, which only names the socket. It is always given, because clients and server would otherwise
+/// take it from `PGPORT`.
 const PORT: &str = "5432";
-/// The longest path of a Unix socket.
+/// The longest path of a Unix socket in bytes (Linux).
 const SOCKET_LIMIT: usize = 107;
-/// A server that has no process after this, and has said nothing, does not start.
+/// A server that after this time has no process and has logged no reason does not start.
 const NO_PROCESS_LIMIT: Duration = Duration::from_secs(10);
-/// The file that says that the server stays up without users.
+/// The file that marks a server that stays up without users.
 const KEPT: &str = "kept";
-/// The directory that a cluster is made in before it gets its name.
+/// The directory in which a cluster is created before it gets its name.
 const UNFINISHED: &str = "data.new";
-/// The file whose lock says that somebody uses the server.
+/// The file that every user of the server holds a shared lock on.
 pub(super) const USERS_LOCK: &str = "users.lock";
-/// A server that does not take connections after this is given up.
+/// How long a server may take to accept connections.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long the remains of a killed server may be in the way of the next one.
+/// How long the remains of a killed server may prevent a new start.
 const PATIENCE: Duration = Duration::from_secs(15);
 const SETTINGS: &str = "
 # Written by rework when it made this cluster; yours to change.
@@ -68,7 +69,7 @@ pub struct Cluster {
     directory: PathBuf,
 }
 
-/// Keeps the server up while it lives.
+/// Keeps the server running while it exists.
 #[derive(Debug)]
 pub struct Lease {
     _users: Flock<File>,
@@ -80,7 +81,7 @@ impl Cluster {
         Self { directory }
     }
 
-    /// The user's own: `/var/lib/rework/postgres` as root, else below the user's data directory.
+    /// The user's own cluster: in `/var/lib/rework/postgres` as root, else below the user's data directory.
     pub fn default_location() -> Result<Self, Error> {
         if nix::unistd::geteuid().is_root() {
             return Ok(Self::at("/var/lib/rework/postgres".into()));
@@ -95,12 +96,12 @@ impl Cluster {
         Ok(Self::at(data.join("rework/postgres")))
     }
 
-    /// Where it is.
+    /// The directory of the cluster.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Whether it has been made.
+    /// Whether the cluster has been created.
     pub fn exists(&self) -> bool {
         self.data().join("PG_VERSION").exists()
     }
@@ -113,7 +114,7 @@ impl Cluster {
         self.directory.join(format!(".s.PGSQL.{PORT}"))
     }
 
-    /// Where clients find it; psql and every driver understand this.
+    /// The URL of the cluster, which psql and every driver understand.
     pub fn url(&self) -> String {
         let mut host = String::new();
         for byte in self.directory.to_string_lossy().bytes() {
@@ -127,17 +128,17 @@ impl Cluster {
         format!("postgresql://postgres@{host}:{PORT}/postgres")
     }
 
-    /// The cluster whose URL this is, if there is one: an alias may hold what [`Cluster::url`] has
-    /// told.
+    /// The cluster that a URL leads to, if it is an embedded one: an alias of the configuration may contain
+    /// the result of [`Cluster::url`].
     pub fn of_url(url: &str) -> Option<Self> {
         let directory = socket_directory(url)?;
         let cluster = Self::at(std::path::absolute(directory).ok()?);
-        // Any other server has its socket beside neither of them.
+        // Other servers have no such files beside their socket.
         let is_ours = cluster.exists() && cluster.directory.join(USERS_LOCK).is_file();
         is_ours.then_some(cluster)
     }
 
-    /// Keeps the server up when nobody uses it, until [`Cluster::stop`].
+    /// Keeps the server running without users until [`Cluster::stop`].
     pub fn keep(&self) -> Result<(), Error> {
         let path = self.directory.join(KEPT);
         let made = OpenOptions::new()
@@ -152,12 +153,12 @@ impl Cluster {
         }
     }
 
-    /// Whether its server stays up when nobody uses it.
+    /// Whether the server stays up without users.
     pub fn is_kept(&self) -> bool {
         self.directory.join(KEPT).symlink_metadata().is_ok()
     }
 
-    /// How long its server stays up otherwise.
+    /// How long the server stays up without users otherwise.
     pub fn linger(&self) -> Duration {
         keeper::linger()
     }
@@ -172,8 +173,8 @@ impl Cluster {
         }
     }
 
-    /// Makes the cluster if there is none, starts it if it is not running, and holds it up. Safe
-    /// when many do it at once, and after a crash at any moment.
+    /// Creates the cluster if there is none, starts the server if it is not running, and keeps it running.
+    /// Safe if many processes do it at once, and after a crash at any moment.
     pub fn ensure_running(&self) -> Result<Lease, Error> {
         let socket = self.socket();
         let length = socket.as_os_str().len();
@@ -186,8 +187,8 @@ impl Cluster {
         }
         let user = ServerUser::find()?;
         self.make_directory(&user)?;
-        // Shared first: a keeper that is about to stop the server lets go of the start lock, and
-        // we start it again; one that comes later sees us.
+        // The shared lock comes first: a keeper that is about to stop the server then releases the start
+        // lock, and this process starts the server again; a keeper that comes later sees the lock.
         let users = self.lock(USERS_LOCK, FlockArg::LockShared)?;
         if !self.answers() {
             let _start = self.lock("start.lock", FlockArg::LockExclusive)?;
@@ -225,16 +226,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the directory would be below, or instead of, and is none itself.
+    /// A file at the path of the directory, or at one of its parents.
     fn file_in_the_way(&self) -> Option<PathBuf> {
         let existing = self.directory.ancestors().find(|path| path.exists())?;
         (!existing.is_dir()).then(|| existing.to_owned())
     }
 
-    /// Whether there are things in the directory that belong to no cluster. The first thing that a cluster
-    /// has is a lock, made under another name beside it.
+    /// Whether the directory contains files that belong to no cluster. The first file of a cluster is a
+    /// lock, which is created under another name beside it.
     fn is_occupied(&self) -> std::io::Result<bool> {
-        // A cluster whose making was cut off is one, too.
+        // A directory in which the creation of a cluster was interrupted counts as a cluster.
         if self.directory.join(USERS_LOCK).exists() || self.directory.join(UNFINISHED).exists() {
             return Ok(false);
         }
@@ -257,9 +258,9 @@ impl Cluster {
         })
     }
 
-    /// A file that every user of the cluster can lock. The directory belongs to the server's user,
-    /// who could put a link there that leads elsewhere: none is followed, and permissions are given
-    /// only to a file that is still nowhere.
+    /// Creates or opens a file that every user of the cluster can lock. The directory belongs to the
+    /// server's user, who could put a symbolic link there: links are not followed, and permissions are set
+    /// only on a file that has no name yet.
     fn lock_file(&self, path: &Path) -> io::Result<File> {
         loop {
             let opened = OpenOptions::new()
@@ -278,32 +279,32 @@ impl Cluster {
             fresh.as_file().set_permissions(everybody)?;
             match fresh.persist_noclobber(path) {
                 Ok(file) => return Ok(file),
-                // Somebody else was faster.
+                // Another process has created it meanwhile.
                 Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error.error),
             }
         }
     }
 
-    /// Whether the server takes connections: its pid file says so, and somebody listens at its socket.
-    /// Its process may be in another process namespace, where its number means nothing to us.
+    /// Whether the server accepts connections: its pid file says so, and its socket is listened on. Its
+    /// process may be in another process namespace, where its id means nothing here.
     pub(super) fn answers(&self) -> bool {
         self.pid_file().is_some_and(|(_, ready)| ready) && self.listens()
     }
 
-    /// Whether somebody listens at the socket: a server that starts, serves or stops. That of a server
-    /// that has died refuses connections.
+    /// Whether a process listens on the socket: a server that starts, serves or stops. The socket of a dead
+    /// server refuses connections.
     fn listens(&self) -> bool {
         std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
     }
 
-    /// Whether a server of another process namespace is there. The programs of Postgres would look for
-    /// its number in ours, take it for dead and start a second server over the same files.
+    /// Whether a server of another process namespace runs. PostgreSQL's programs would search for its
+    /// process id in this namespace, take the server for dead, and start a second one on the same files.
     fn is_elsewhere(&self) -> bool {
         self.listens() && self.pid().is_none()
     }
 
-    /// The process and whether it is ready, as `postmaster.pid` says.
+    /// The process id, and whether the server is ready, according to `postmaster.pid`.
     fn pid_file(&self) -> Option<(i32, bool)> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
@@ -315,21 +316,23 @@ impl Cluster {
         ))
     }
 
-    /// The server's process, if it runs. After a crash of the machine the number in the file may be
-    /// somebody else's.
+    /// The process id of the server, if it runs. After a crash of the machine, the id in the file may
+    /// belong to another process.
     pub(super) fn pid(&self) -> Option<i32> {
         self.pid_file()
             .map(|(pid, _)| pid)
             .filter(|pid| is_alive(*pid) && self.is_server(*pid))
     }
 
-    /// A server works in its data directory, which nobody else has reason to.
+    /// Whether a process is the server: its working directory is the data directory, which no other process
+    /// has a reason to be in.
     fn is_server(&self, pid: i32) -> bool {
         let identity = |path: &Path| fs::metadata(path).map(|of| (of.dev(), of.ino()));
         let place = identity(Path::new(&format!("/proc/{pid}/cwd")));
         match (place, identity(&self.data())) {
             (Ok(place), Ok(data)) => place == data,
-            // Another user's: the name has to do, and we may not signal it anyway.
+            // The process of another user cannot be inspected further, so its name has to do; signals to it
+            // would fail anyway.
             (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
                 fs::read_to_string(format!("/proc/{pid}/comm"))
                     .is_ok_and(|name| name.trim() == "postgres")
@@ -338,7 +341,7 @@ impl Cluster {
         }
     }
 
-    /// `initdb` into a directory beside, then a rename: a crash leaves nothing half made.
+    /// Runs `initdb` in a temporary directory, which is then renamed: a crash leaves no half-made cluster.
     #[expect(
         clippy::disallowed_methods,
         reason = "this module runs the server's programs"
@@ -372,7 +375,8 @@ impl Cluster {
             .flatten();
         let caller = caller.map_or_else(|| user.user.name.clone(), |caller| caller.name);
         write("pg_hba.conf", "local all all peer map=rework\n", How::Anew)?;
-        // Whoever made it, and whoever runs it, may log in as its superuser; nobody else.
+        // Whoever created the cluster, and the user that runs it, may log in as its superuser; nobody else
+        // may.
         let map = format!(
             "rework {caller} postgres\nrework {} postgres\n",
             user.user.name
@@ -382,8 +386,8 @@ impl Cluster {
         fs::rename(&fresh, self.data()).map_err(Error::system("put the new cluster in its place"))
     }
 
-    /// Starts server and keeper through a process that ends at once, so that neither is a child of
-    /// ours, nor ever comes back to us.
+    /// Starts the server and the keeper through a process that ends at once, so that neither is a child of
+    /// this process.
     #[expect(
         clippy::disallowed_methods,
         reason = "this module runs the server's programs"
@@ -407,7 +411,7 @@ impl Cluster {
             run("pg_ctl", user, &mut pg_ctl)?;
             let Err(words) = self.wait_until_ready(began + START_LIMIT, &log, said) else {
                 if let Err(error) = keeper::start(&self.directory, user) {
-                    // The server is there, and that is what was asked for.
+                    // The server runs, which is what was asked for; without a keeper it only stays up.
                     let place = self.directory.display();
                     tracing::warn!(
                         "nobody will stop the server in {place} when it is idle: {error}"
@@ -415,8 +419,8 @@ impl Cluster {
                 }
                 return Ok(());
             };
-            // A server that was killed is in the way until its parent has collected it, and its
-            // backends until they have noticed.
+            // A killed server prevents a new start until its parent has reaped it and its backends have
+            // noticed.
             let in_the_way = words.contains("postmaster.pid") || words.contains("shared memory");
             if !in_the_way || began.elapsed() > PATIENCE {
                 return Err(Error::Program {
@@ -428,9 +432,9 @@ impl Cluster {
         }
     }
 
-    /// Waits for a server of another process namespace that starts or stops: whether it takes connections, or
-    /// is gone. Nobody but the keeper of that namespace stops a server while this process holds the start
-    /// lock.
+    /// Waits for a server of another process namespace that starts or stops. Returns whether it accepts
+    /// connections; `false`: it is gone. While this process holds the start lock, only the keeper of that
+    /// namespace stops the server.
     fn wait_for_elsewhere(&self, deadline: Instant) -> Result<bool, Error> {
         while self.is_elsewhere() {
             if self.answers() {
@@ -444,19 +448,19 @@ impl Cluster {
         Ok(false)
     }
 
-    /// Waits for the server to take connections, or for what it says (after the first `said` bytes
-    /// of its log) when it does not.
+    /// Waits until the server accepts connections. Otherwise returns what it has logged after the first
+    /// `said` bytes of its log.
     fn wait_until_ready(&self, deadline: Instant, log: &Path, said: u64) -> Result<(), String> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(2);
         while !self.answers() {
-            // On a machine that is busy it takes a while until there is a process at all; one that has
-            // ended says why before.
+            // On a busy machine it takes a while until the process exists; a server that has ended has
+            // logged the reason before.
             let has_ended = self.pid().is_none()
                 && (began.elapsed() > NO_PROCESS_LIMIT
                     || pause > Duration::from_millis(40) && has_failed(log, said));
             if has_ended || Instant::now() > deadline {
-                return Err(last_words(log, said));
+                return Err(logged_reason(log, said));
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
@@ -464,9 +468,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server; false if it was not running.
+    /// Stops the server; `false` if it was not running.
     pub fn stop(&self) -> Result<bool, Error> {
-        // Nothing is made in a directory that has no cluster.
+        // No files are created in a directory that has no cluster.
         if !self.directory.join(USERS_LOCK).exists() {
             return Ok(false);
         }
@@ -480,16 +484,17 @@ impl Cluster {
         Ok(stopped)
     }
 
-    /// As [`Cluster::stop`], by somebody who holds the start lock.
+    /// Like [`Cluster::stop`], for a caller that holds the start lock.
     pub(super) fn stop_locked(&self) -> Result<bool, Error> {
         use nix::sys::signal::Signal::{SIGINT, SIGQUIT};
         let Some(pid) = self.pid() else {
             return Ok(false);
         };
-        // Fast, and, if that takes too long, at once; see "Shutting Down the Server".
+        // A fast shutdown and, if that takes too long, an immediate one; see "Shutting Down the Server" in
+        // PostgreSQL's manual.
         for (signal, limit) in [(SIGINT, 20), (SIGQUIT, 10)] {
             match kill(Pid::from_raw(pid), signal) {
-                // It was faster.
+                // ESRCH: the server has ended meanwhile.
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(error) => {
                     return Err(Error::System {
@@ -512,7 +517,7 @@ impl Cluster {
         })
     }
 
-    /// What is known of it, without touching it.
+    /// The state of the cluster, without changing anything.
     pub fn status(&self) -> Result<Status, Error> {
         Ok(Status {
             directory: self.directory.clone(),
@@ -527,7 +532,7 @@ impl Cluster {
     }
 }
 
-/// The directory that a URL names as its one host.
+/// The directory that a URL names as its only host.
 fn socket_directory(url: &str) -> Option<PathBuf> {
     let (_, rest) = url.split_once("://")?;
     let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -541,7 +546,7 @@ fn socket_directory(url: &str) -> Option<PathBuf> {
     host.starts_with('/').then(|| PathBuf::from(host))
 }
 
-/// A part of a URL without its escapes.
+/// A part of a URL with its escapes decoded.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -559,17 +564,17 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// How a file is written.
+/// How to write a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// Instead of what is in it.
+    /// Replace its content.
     Anew,
-    /// After what is in it.
+    /// Append to its content.
     Behind,
 }
 
-/// Writes into a file that initdb has made. Whoever runs the server could have put a link there by
-/// now: it is written only if it is theirs, as if they wrote it themselves.
+/// Writes a file that initdb has created. The server's user could have put a symbolic link there by now:
+/// the file is written only if it belongs to that user, as if that user wrote it.
 fn write_owned(path: &Path, text: &str, how: How, owner: &ServerUser) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .append(true)
@@ -585,19 +590,15 @@ fn write_owned(path: &Path, text: &str, how: How, owner: &ServerUser) -> io::Res
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
-/// What overrides the settings, as `pg_ctl` hands it to a shell.
+/// The settings on the command line, quoted for the shell that `pg_ctl` starts.
 fn server_options(directory: &Path) -> String {
     let quoted = directory.to_string_lossy().replace('\'', r"'\''");
     format!("-p {PORT} -k '{quoted}'")
 }
 
-/// Whether a process runs; one that has ended and was not collected yet does not.
+/// Whether a process runs; a zombie does not.
 fn is_alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.trim_start().chars().next());
-    state.is_some_and(|state| state != 'Z' && state != 'X')
+    Stat::of(pid).is_ok_and(|stat| stat.is_alive())
 }
 
 #[cfg(test)]

@@ -1,90 +1,85 @@
-//! Why there is no embedded server, and what to do.
+//! Why an embedded cluster cannot be used, and what to do about it.
 
 use std::{io, path::PathBuf};
 
-/// See the module.
+/// Why an embedded cluster cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No usable PostgreSQL on this machine.
+    /// No usable PostgreSQL is installed on this machine.
     #[error("PostgreSQL is not installed: no initdb in {}", looked.join(", "))]
     NotInstalled {
-        /// Where it was looked for.
+        /// The directories that were searched.
         looked: Vec<String>,
     },
-    /// The socket's path would be longer than the system allows.
+    /// The path of the socket would be longer than the system allows.
     #[error("{} is too long for a socket: {length} bytes, the limit is {limit}", path.display())]
     PathTooLong {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// Of the path.
+        /// The length of the path in bytes.
         length: usize,
-        /// Of the system.
+        /// The longest allowed path in bytes.
         limit: usize,
     },
-    /// Somebody keeps other things there: making a cluster would give the directory to the server's user.
+    /// The directory contains other files; creating a cluster would give the directory to the server's
+    /// user.
     #[error("{} is not empty and holds no embedded cluster", .0.display())]
     Occupied(PathBuf),
-    /// A file is where a directory has to be.
+    /// There is a file where a directory is needed.
     #[error("{} is not a directory, and an embedded cluster needs one", .0.display())]
     NoDirectory(PathBuf),
-    /// Nobody has said where, and the user has no home.
+    /// No directory is configured, and the user has no home.
     #[error(
         "there is no place for an embedded cluster: neither XDG_DATA_HOME nor HOME is set, and the \
          system knows no home of this user"
     )]
     Homeless,
-    /// The server belongs to another process namespace.
+    /// The server runs in another process namespace.
     #[error(
         "the server in {} runs in another process namespace, and its process cannot be seen from here",
         .0.display()
     )]
     Elsewhere(PathBuf),
-    /// The server's user cannot reach its directory.
+    /// The server's user cannot enter a directory on the path of the cluster.
     #[error("user `{user}`, who runs the server, cannot enter {}", path.display())]
     Unreachable {
-        /// Who runs the server.
+        /// The server's user.
         user: String,
-        /// The directory that is closed to them.
+        /// The directory that this user cannot enter.
         path: PathBuf,
     },
-    /// There is no unprivileged user.
+    /// No unprivileged user exists that could run the server.
     #[error("the server cannot run as root, and there is neither a user `postgres` nor `nobody`")]
     NoUser,
-    /// The caller has no name, and PostgreSQL runs for nobody without one.
+    /// The user id has no name, and PostgreSQL does not run without one.
     #[error(
         "user id {0} has no name on this host, and PostgreSQL does not run without one: \
          no embedded server"
     )]
     Nameless(u32),
-    /// The directory cannot be made; whatever the system says of it (`/proc`: "No such file or directory"),
-    /// another one would do.
+    /// The directory cannot be created. Whatever the reason (below `/proc` it is "No such file or
+    /// directory"), another directory may work.
     #[error("could not make the directory {}: {source}", path.display())]
-    MakeDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The system could not do it.
+    MakeDirectory { path: PathBuf, source: io::Error },
+    /// A system call failed.
     #[error("could not {doing}: {source}")]
     System {
         /// What was attempted.
         doing: String,
-        /// Why it failed.
         source: io::Error,
     },
-    /// One of the server's programs failed.
+    /// One of PostgreSQL's programs failed.
     #[error("{program} failed: {words}")]
     Program {
-        /// Which one.
+        /// The name of the program.
         program: &'static str,
-        /// Its last meaningful line.
+        /// The last meaningful line of its output.
         words: String,
     },
 }
 
 impl Error {
-    /// What the reader can do about it.
+    /// What the reader can do about the error.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotInstalled { .. } => Some(
@@ -130,7 +125,7 @@ fn writable() -> String {
     "name a directory that can be written: embedded:/some/dir, or XDG_DATA_HOME".to_owned()
 }
 
-/// Whether another directory would do.
+/// Whether another directory may work.
 fn cannot_write(error: &io::Error) -> bool {
     use io::ErrorKind::{
         InvalidFilename, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,

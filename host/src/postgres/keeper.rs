@@ -1,10 +1,11 @@
-//! The keeper: a small process that stops the server a little after its last user has gone.
-//! Users of ours hold a lock; other clients (psql) are seen as backends of the server.
+//! The keeper: a small process that stops the server a little after its last user has gone. Users of this
+//! program hold a lock; other clients (psql) are recognised by the server's processes.
 
 use super::{Cluster, Error, cluster::USERS_LOCK, program::as_user, user::ServerUser};
 use crate::{
     descendants::Processes,
     periods::{self, Periods},
+    proc::command_line,
 };
 use nix::{
     fcntl::FlockArg,
@@ -22,24 +23,24 @@ use std::{
     time::Duration,
 };
 
-/// How long the server stays up without users.
+/// How long the server stays up without users, by default.
 const LINGER: Duration = Duration::from_secs(10);
 /// Says otherwise, in seconds.
 const LINGER_SECONDS: &str = "REWORK_EMBEDDED_LINGER";
-/// Tells the process that starts the keeper from the keeper.
+/// The environment variable that distinguishes the process which starts the keeper from the keeper.
 const DETACH: &str = "REWORK_EMBEDDED_DETACH";
 
-/// Whether this program understands `embedded-keeper`.
+/// Whether this program understands the command `embedded-keeper`.
 static IS_REWORK: AtomicBool = AtomicBool::new(false);
 
-/// Says that this program is the `rework` binary, which can run itself as a keeper. In any other
-/// program a server that it started stays up until somebody stops it: nobody may execute a
-/// stranger's program with arguments that it does not know.
+/// Declares that this program is the `rework` binary, which can run itself as a keeper. In another program
+/// that embeds this library, a server that it started stays up until somebody stops it: the program must
+/// not be executed with arguments that it does not know.
 pub fn allow_keeper() {
     IS_REWORK.store(true, Relaxed);
 }
 
-/// Starts a keeper that is nobody's child: the process that starts it ends at once.
+/// Starts a keeper as a process without parent: the process that starts it ends at once.
 pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     if !IS_REWORK.load(Relaxed) {
         return Ok(());
@@ -64,7 +65,8 @@ pub(super) fn start(directory: &Path, user: &ServerUser) -> Result<(), Error> {
     })
 }
 
-/// This program as a keeper, by the magic link that survives its replacement.
+/// The command that runs this program as a keeper, through `/proc/self/exe`, which survives a replacement
+/// of the file.
 #[expect(
     clippy::disallowed_methods,
     reason = "this module runs the server's programs"
@@ -77,7 +79,7 @@ fn this_program(directory: &Path) -> Command {
         .arg(directory)
         .current_dir("/")
         .env_clear()
-        // For a test binary, which has to know for whom this is.
+        // Tells a test binary that is started as a keeper what it is started for.
         .env("REWORK_EMBEDDED_KEEPER", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -90,8 +92,8 @@ fn this_program(directory: &Path) -> Command {
     command
 }
 
-/// Starts the lasting keeper and ends, so that it is nobody's child. What it complains is in the
-/// server's log.
+/// Starts the keeper that stays, and ends, so that the keeper has no parent. Its errors go to the server's
+/// log.
 fn detach(directory: &Path) -> ExitCode {
     let log = OpenOptions::new()
         .create(true)
@@ -112,7 +114,7 @@ fn complain(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The keeper's whole life: waits until nobody uses the server, lingers, stops it.
+/// The keeper: waits until nobody uses the server, then [`linger`], then stops the server.
 pub fn keeper(directory: &Path) -> ExitCode {
     if env::var_os(DETACH).is_some() {
         return detach(directory);
@@ -132,12 +134,12 @@ pub(super) fn linger() -> Duration {
 }
 
 fn keep(cluster: &Cluster) -> Result<(), Error> {
-    // Or it would be called `exe`.
+    // Otherwise the process would be listed as `exe`.
     let _ = nix::sys::prctl::set_name(c"rework-keeper");
     let linger = linger();
-    // One at a time; the next one waits, for this one may be about to end.
+    // One keeper runs at a time; the next one waits, since this one may be about to end.
     let mut only = cluster.lock("keeper.lock", FlockArg::LockExclusive)?;
-    // For `stop`, which ends us too.
+    // The process id, for `stop`, which ends the keeper too.
     let _ = only
         .set_len(0)
         .and_then(|()| write!(only, "{}", std::process::id()));
@@ -145,7 +147,7 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
         if cluster.pid().is_none() {
             return Ok(());
         }
-        // Blocks without any cost until the last user has gone.
+        // Blocks until the last user is gone; waiting costs nothing.
         drop(cluster.lock(USERS_LOCK, FlockArg::LockExclusive)?);
         std::thread::sleep(linger);
         if cluster.pid().is_none() {
@@ -156,7 +158,7 @@ fn keep(cluster: &Cluster) -> Result<(), Error> {
             continue;
         }
         let _start = cluster.lock("start.lock", FlockArg::LockExclusive)?;
-        // Whoever comes now waits for the start lock, or is seen here.
+        // A user who comes now waits for the start lock, or is noticed here.
         let Ok(_unused) = cluster.lock(USERS_LOCK, FlockArg::LockExclusiveNonblock) else {
             continue;
         };
@@ -174,21 +176,17 @@ pub(super) fn dismiss(directory: &Path) {
         .ok()
         .and_then(|text| text.trim().parse::<i32>().ok());
     let Some(pid) = pid else { return };
-    // The number may be somebody else's by now.
-    let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if String::from_utf8_lossy(&title).contains("embedded-keeper") {
+    // The process id may belong to another process by now.
+    if command_line(pid).contains("embedded-keeper") {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
 
-/// Whether somebody is connected who holds no lock: the server gives each client a process whose
-/// title names user, database and place.
+/// Whether a client is connected that holds no lock. The server has a process for each client, whose title
+/// names user, database and address.
 fn has_clients(server: i32) -> bool {
     Processes::look()
         .children_of(Pid::from_raw(server))
         .iter()
-        .any(|child| {
-            let title = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&title).contains("[local]")
-        })
+        .any(|child| command_line(child.as_raw()).contains("[local]"))
 }

@@ -1,4 +1,4 @@
-//! The programs of PostgreSQL: run as the server's user, and what they say when they fail.
+//! Runs the programs of PostgreSQL as the server's user, and reads the reason when they fail.
 
 use super::{Error, user::ServerUser};
 use std::{
@@ -8,8 +8,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Becomes the server's user in a child that is about to be executed. The standard library drops
-/// root's other groups when it changes the user.
+/// Makes a command run as the server's user. The standard library drops root's supplementary groups when it
+/// changes the user.
 pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
     if user.is_other {
         command
@@ -18,11 +18,11 @@ pub(super) fn as_user(command: &mut Command, user: &ServerUser) {
     }
 }
 
-/// What the server's programs get of our environment. The rest is for clients (`PGPORT`,
-/// `PGOPTIONS`), or nobody else's business (`REWORK_DB`).
+/// The environment variables that the server's programs inherit. The others are meant for clients
+/// (`PGPORT`, `PGOPTIONS`) or are secret (`REWORK_DB`).
 const INHERITED: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TZ"];
 
-/// Runs one of the server's programs to its end, from a directory that its user can enter.
+/// Runs one of the server's programs to its end, in a directory that the server's user can enter.
 pub(super) fn run(
     program: &'static str,
     user: &ServerUser,
@@ -63,22 +63,22 @@ pub(super) fn run(
     Err(Error::Program { program, words })
 }
 
-/// What a server has said after the first `said` bytes of its log.
-fn said_since(log: &Path, said: u64) -> String {
+/// What the server has logged after the first `said` bytes of its log.
+fn logged_since(log: &Path, said: u64) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = text.get(usize::try_from(said).unwrap_or(0)..);
     String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
 }
 
-/// Whether a server has said, after the first `said` bytes of its log, that it cannot go on.
+/// Whether the server has logged, after the first `said` bytes of its log, that it cannot start.
 pub(super) fn has_failed(log: &Path, said: u64) -> bool {
-    let text = said_since(log, said);
+    let text = logged_since(log, said);
     text.contains("FATAL") || text.contains("PANIC")
 }
 
-/// The line of the server's log, after its first `said` bytes, that says why.
-pub(super) fn last_words(log: &Path, said: u64) -> String {
-    let text = said_since(log, said);
+/// The line of the server's log, after its first `said` bytes, that gives the reason.
+pub(super) fn logged_reason(log: &Path, said: u64) -> String {
+    let text = logged_since(log, said);
     let lines = || {
         text.lines()
             .rev()

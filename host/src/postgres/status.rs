@@ -1,22 +1,21 @@
-//! What is known of a cluster without touching it.
+//! The state of a cluster, read without changing anything.
 
 use std::{fmt, path::PathBuf};
 
-/// What is known of a cluster.
+/// The state of a cluster.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// Its directory.
     pub directory: PathBuf,
-    /// Its server's process, if it runs.
+    /// The process id of the server; `None`: it does not run, or its process cannot be seen.
     pub pid: Option<i32>,
-    /// Its major version, if it has been made.
+    /// The major version of PostgreSQL that the cluster was created with; `None`: it has not been created.
     pub version: Option<String>,
-    /// Where clients find it.
+    /// The URL for clients.
     pub url: String,
-    /// Whether its server takes connections; it may do so while its process cannot be seen, for that is
-    /// in another process namespace (another container).
+    /// Whether the server accepts connections. That is possible while its process cannot be seen, if it
+    /// runs in another process namespace (another container).
     pub answers: bool,
-    /// Whether its server stays up without users.
+    /// Whether the server stays up without users.
     pub kept: bool,
 }
 

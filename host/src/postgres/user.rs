@@ -1,20 +1,20 @@
-//! Who runs the server: the caller, or, since Postgres refuses to run as root, an unprivileged
+//! The user that runs the server: the caller or, since Postgres refuses to run as root, an unprivileged
 //! user.
 
 use super::Error;
 use nix::unistd::{Uid, User, geteuid};
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-/// The user that server processes run as.
+/// The user that runs the server.
 #[derive(Debug, Clone)]
 pub(super) struct ServerUser {
     pub(super) user: User,
-    /// Whether the caller is somebody else (root).
+    /// Whether the server's user is not the caller, as when the caller is root.
     pub(super) is_other: bool,
 }
 
 impl ServerUser {
-    /// Finds out.
+    /// Determines the user: the caller or, if that is root, an unprivileged user.
     pub(super) fn find() -> Result<Self, Error> {
         let named = |name| User::from_name(name).ok().flatten();
         if geteuid().is_root() {
@@ -36,8 +36,8 @@ impl ServerUser {
         })
     }
 
-    /// Refuses a place that the server's user cannot get to: initdb would only say "permission
-    /// denied" of something inside.
+    /// Returns an error if the server's user cannot enter the directory: initdb would only report
+    /// "permission denied" about something inside.
     pub(super) fn check_reach(&self, directory: &Path) -> Result<(), Error> {
         if !self.is_other {
             return Ok(());

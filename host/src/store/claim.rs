@@ -1,11 +1,10 @@
-//! What a monitor holds according to the database, for when the two disagree.
+//! What the database believes that a monitor holds; the monitor compares it with what it holds itself.
 
 use super::{Store, error::Result};
 use crate::model::{MonitorId, TaskId, Token};
 
 impl Store {
-    /// The tasks that a monitor's claims still cover, with the token of each claim: claimed by it
-    /// and not ended.
+    /// The tasks that a monitor has claimed and not ended, with the token of each claim.
     pub async fn claim_held(&self, monitor: MonitorId) -> Result<Vec<(TaskId, Token)>> {
         let rows = sqlx::query!(
             r#"select t.id, t.token as "token!"
@@ -24,7 +23,7 @@ impl Store {
             .collect())
     }
 
-    /// Abort requests for tasks that the monitor holds.
+    /// Which of these tasks somebody has asked to abort, with the message given.
     pub async fn claim_aborts(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, Option<String>)>> {
         let ids: Vec<i64> = tasks.iter().map(|task| task.0).collect();
         let rows = sqlx::query!(

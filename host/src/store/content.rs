@@ -3,6 +3,7 @@
 use super::{
     Store,
     error::Result,
+    file::CHUNK,
     plugin::{deploy, lock_deployments},
     session::Session,
 };
@@ -12,48 +13,42 @@ use crate::model::{
 };
 use miniz_oxide::{deflate::compress_to_vec, inflate::decompress_to_vec_with_limit};
 
-/// Size of a chunk, so that no value of the database is huge.
-const CHUNK: usize = 1 << 20;
-/// What zlib uses unless told otherwise; a plugin shrinks to two fifths.
+/// The zlib level: 6 is the default of zlib, and shrinks a plugin to two fifths.
 const LEVEL: u8 = 6;
 
-/// A plugin whose bytes the database has.
+/// A plugin whose bytes are stored in the database.
 #[derive(Debug, Clone)]
 pub struct PublishedPlugin {
-    /// SHA-256 of the bytes.
     pub hash: String,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The crate's version.
     pub version: String,
-    /// In bytes, as it was.
+    /// The size of the file in bytes, uncompressed.
     pub size: i64,
-    /// The signature that was beside it.
+    /// The minisign signature that lay beside the file when it was published.
     pub signature: Option<String>,
     compressed: Vec<u8>,
 }
 
-/// A published plugin that a host could run and does not.
+/// A published plugin with operations that a host could run and does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// SHA-256 of the bytes.
     pub hash: String,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The crate's version.
     pub version: String,
-    /// What it was built for.
+    /// The target triple that the plugin was built for.
     pub target: String,
 }
 
 impl Offer {
-    /// What stands for a path in deployments that were fetched. It does not change from version to
-    /// version, as the path of a file would not.
+    /// The path of deployments whose plugin was fetched from the database. Unlike the path of a file it is
+    /// the same for every version.
     pub fn path(&self) -> String {
         format!("published:{}", self.name)
     }
 
-    /// How messages call it.
+    /// The plugin as messages name it: `hello 0.1.0 (0123456789ab)`.
     pub fn title(&self) -> String {
         published(&self.name, &self.version, &self.hash)
     }
@@ -64,13 +59,13 @@ fn published(name: &str, version: &str, hash: &str) -> String {
 }
 
 impl PublishedPlugin {
-    /// How messages call it.
+    /// The plugin as messages name it: `hello 0.1.0 (0123456789ab)`.
     pub fn title(&self) -> String {
         published(&self.name, &self.version, &self.hash)
     }
 
-    /// The bytes as they were published; otherwise what is wrong with them. Takes a while: not for
-    /// an event loop.
+    /// The uncompressed bytes, or what is wrong with the stored ones (size or hash differ). It takes
+    /// seconds for a large plugin: do not call it on an event loop.
     pub fn unpack(self) -> std::result::Result<Vec<u8>, String> {
         let title = self.title();
         let bytes = decompress_to_vec_with_limit(&self.compressed, self.size as usize)
@@ -86,7 +81,7 @@ impl PublishedPlugin {
     }
 }
 
-/// The bytes of a plugin that is to be published, compressed, with the signature beside it.
+/// The compressed bytes of a plugin that is to be published, and the signature that lies beside it.
 #[derive(Debug)]
 pub struct PackedPlugin {
     compressed: Vec<u8>,
@@ -94,7 +89,7 @@ pub struct PackedPlugin {
 }
 
 impl PackedPlugin {
-    /// Compresses them, which takes a while.
+    /// Compresses a plugin. It takes seconds for a large one: do not call it on an event loop.
     pub fn pack(bytes: &[u8], signature: Option<String>) -> Self {
         Self {
             compressed: compress_to_vec(bytes, LEVEL),
@@ -102,12 +97,12 @@ impl PackedPlugin {
         }
     }
 
-    /// How many bytes of the database they take.
+    /// The size of the compressed bytes.
     pub fn size(&self) -> i64 {
         self.compressed.len() as i64
     }
 
-    /// Stores them for other hosts; what was stored of the plugin before is replaced.
+    /// Stores the bytes for other hosts, in place of those that were stored for this plugin before.
     pub(super) async fn save(&self, connection: &mut Session<'_>, plugin: i32) -> Result<()> {
         sqlx::query!(
             "delete from rework.plugin_content where plugin = $1",
@@ -140,7 +135,7 @@ impl PackedPlugin {
 }
 
 impl Store {
-    /// The bytes of a published plugin, still compressed; `None` if it is not published.
+    /// The compressed bytes of a published plugin; `None` if the plugin is not published.
     pub async fn plugin_published(&self, hash: &str) -> Result<Option<PublishedPlugin>> {
         let Some(row) = sqlx::query!(
             "select g.id, g.name, g.version, g.size, c.compressed, c.signature
@@ -181,9 +176,9 @@ impl Store {
         }))
     }
 
-    /// Published plugins that other hosts run operations of these domains from (none: all domains)
-    /// and this one does not, though it could. What was registered here from a file is left alone,
-    /// and so is what was rolled back or unregistered here since.
+    /// Published plugins whose operations in these domains (empty: all domains) run on other hosts, and
+    /// could run on this one but do not. Plugins that were registered on this host from a file are left
+    /// out, and so are those that were rolled back or unregistered on it since they were published.
     pub async fn plugin_offers(&self, host: &str, domains: &[String]) -> Result<Vec<Offer>> {
         let rows = sqlx::query_as!(
             Offer,
@@ -200,8 +195,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Lets a host run what it was offered of a plugin whose bytes it has and has checked. Answers
-    /// how many operations changed.
+    /// Deploys the operations of a published plugin on a host that has fetched and checked its bytes.
+    /// Returns how many operations changed.
     pub async fn plugin_adopt(
         &self,
         offer: &Offer,
@@ -236,8 +231,8 @@ impl Store {
             adopted += 1;
         }
         if adopted > 0 {
-            // What the version before offered, and no version that is in use anywhere still does. Of
-            // other domains we are told nothing.
+            // Operations of the version before that no version still in use on any host offers. Operations
+            // in other domains are not considered: the caller serves only these domains.
             sqlx::query!(
                 "update rework.deployment d
                     set retired = clock_timestamp(), retired_by = 'upgrade'

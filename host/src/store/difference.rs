@@ -1,5 +1,5 @@
-//! What registering a version of a plugin would change on a host, for whoever registers it and for
-//! what waits.
+//! What the registration of a version of a plugin would change on a host: for the person who registers it,
+//! and for tasks and schedules that wait.
 
 use super::{Placement, Store, error::Result};
 use crate::model::{
@@ -13,18 +13,19 @@ use crate::zones::Zone;
 use chrono::Utc;
 use rework_plugin::spec::Spec;
 
-/// So many waiting tasks of an operation are checked against its new inputs,
-const LOOK_AT: i64 = 10_000;
-/// if their inputs are not longer than this: so much is in memory at most.
-const LOOK_INTO: i32 = 4096;
+/// How many waiting tasks of an operation are checked against its new inputs; together with `LONGEST_INPUT` it
+/// bounds the memory that the check takes to 40 MB.
+const MOST_TASKS: i64 = 10_000;
+/// Inputs longer than this many bytes are not checked.
+const LONGEST_INPUT: i32 = 4096;
 
-/// What a host runs of an operation now.
+/// An operation as a host runs it before the registration.
 #[derive(Debug)]
 struct Live {
     operation: i32,
     name: String,
     domain: String,
-    /// The domain that the plugin declares.
+    /// The domain that the plugin declares; the operation may be registered under another one.
     declared_domain: String,
     path: String,
     plugin: String,
@@ -32,9 +33,9 @@ struct Live {
 }
 
 impl Store {
-    /// How `plugin`, registered on this host from `path`, would differ from the version of it that
-    /// is there now. Nothing, if none is there: then all of it is new. With `whole`, operations that
-    /// the file offered before and offers no longer would be retired.
+    /// How `plugin`, registered on this host from `path`, would differ from its version that the host runs
+    /// now. The list is empty if the host runs no version of it. With `whole`, operations that the file
+    /// offered before and no longer offers would be retired.
     pub async fn plugin_difference(
         &self,
         plugin: &NewPlugin,
@@ -84,14 +85,14 @@ impl Store {
                 changes.push(change(refuses));
             }
         }
-        // The same plugin under another path is its next version.
+        // The same plugin under another path is the next version of this one.
         let is_ours = |old: &Live| {
             let moved = |other: &Live| {
                 other.path == old.path && other.plugin == plugin.name && is_offered(other)
             };
             old.path == *path || live.iter().any(moved)
         };
-        // Under whatever domain it was registered.
+        // The operation counts as removed whatever domain it was registered under.
         let is_gone = |old: &Live| {
             let mut offered = plugin.operations.iter();
             !offered.any(|new| new.name == old.name && new.declared_domain == old.declared_domain)
@@ -146,7 +147,7 @@ impl Store {
             .collect())
     }
 
-    /// How many tasks that this host could run, and schedules, wait for an operation.
+    /// How many tasks that this host could run, and how many schedules, wait for an operation.
     async fn waiting(&self, operation: i32, host: &str) -> Result<(i64, i64)> {
         let row = sqlx::query!(
             r#"with lanes as materialized (
@@ -166,7 +167,8 @@ impl Store {
         Ok((row.tasks, row.schedules))
     }
 
-    /// What waits for an operation and would not be accepted by its new inputs, if anything.
+    /// How many waiting tasks and schedules of an operation its new inputs would refuse; `None` if they
+    /// refuse none.
     async fn refused_by(
         &self,
         operation: i32,
@@ -194,13 +196,13 @@ impl Store {
                  join rework.task t using (id)"#,
             operation,
             host,
-            LOOK_AT + 1,
-            LOOK_INTO
+            MOST_TASKS + 1,
+            LONGEST_INPUT
         )
         .fetch_all(&self.pool)
         .await?;
         let looked_into = || {
-            let first = tasks.iter().take(LOOK_AT as usize);
+            let first = tasks.iter().take(MOST_TASKS as usize);
             first.filter(|task| !task.is_long)
         };
         let looked_at = looked_into().count() as i64;

@@ -1,5 +1,5 @@
-//! JSON documents of tasks on their way into jsonb and back. jsonb keeps every digit of a number and has
-//! no negative zero: there it is a zero with more decimals than anybody writes, which the server and
+//! JSON documents of tasks on their way into jsonb and back. jsonb keeps every digit of a number, but has
+//! no negative zero: it is stored as a zero with more decimals than anybody writes, which the server and
 //! other readers take for 0.
 
 use crate::model::number::replace_numbers;
@@ -17,14 +17,15 @@ use sqlx::{
 };
 use std::io;
 
-/// What stands for a negative zero: sixty decimals.
+/// A negative zero as it is written to jsonb, which would drop its sign: sixty decimals, more than any
+/// other double is written with.
 const NEGATIVE_ZERO: &str = "0.000000000000000000000000000000000000000000000000000000000000";
 
-/// A document whose numbers come back bit for bit.
+/// A JSON document whose numbers come back from jsonb bit for bit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document(pub Value);
 
-/// The text of a document, for jsonb.
+/// The text of a document, to be stored as jsonb.
 pub fn to_jsonb_text(document: &Value) -> String {
     let mut text = Vec::new();
     document
@@ -33,7 +34,7 @@ pub fn to_jsonb_text(document: &Value) -> String {
     String::from_utf8(text).expect("JSON is UTF-8")
 }
 
-/// The text of a document out of jsonb, as it was given.
+/// The text of a document as it was given, from the text that jsonb returns.
 pub(super) fn from_jsonb_text(text: String) -> String {
     if !text.contains(NEGATIVE_ZERO) {
         return text;
@@ -41,7 +42,7 @@ pub(super) fn from_jsonb_text(text: String) -> String {
     replace_numbers(&text, |number| (number == NEGATIVE_ZERO).then_some("-0.0"))
 }
 
-/// Compact JSON, but for negative zeros.
+/// Writes compact JSON with negative zeros as [`NEGATIVE_ZERO`].
 struct ForJsonb;
 
 impl Formatter for ForJsonb {
@@ -67,7 +68,7 @@ impl PgHasArrayType for Document {
 
 impl Encode<'_, Postgres> for Document {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        // The version of jsonb's format.
+        // The version of jsonb's binary format.
         buffer.push(1);
         buffer.extend_from_slice(to_jsonb_text(&self.0).as_bytes());
         Ok(IsNull::No)

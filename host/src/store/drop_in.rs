@@ -5,36 +5,36 @@ use crate::model::{MonitorId, difference::Change, plugin::NewPlugin};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// A file of a drop-in directory.
+/// A file of a drop-in directory that its host refuses.
 #[derive(Debug, Clone, Serialize)]
 pub struct DropInRow {
-    /// The host.
+    /// The name of the host.
     pub host: String,
-    /// The file there.
+    /// The path of the file on that host.
     pub path: String,
-    /// Why it is refused.
+    /// Why the host refuses the file.
     pub reason: String,
-    /// Since when.
+    /// When the host first refused it.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub since: DateTime<Utc>,
 }
 
-/// What became of a file that can be used.
+/// What the registration of a usable drop-in file did.
 #[derive(Debug, Clone)]
 pub struct DropInOutcome {
-    /// Its content.
+    /// SHA-256 of the file.
     pub hash: String,
-    /// `None`: this content was rolled back, and that stands.
+    /// What was registered; `None`: this content was rolled back before, and the rollback stands.
     pub registered: Option<Registered>,
-    /// How it differs from the version before.
+    /// How the plugin differs from the version before.
     pub changes: Vec<Change>,
-    /// What its author should know.
+    /// Warnings for the plugin's author.
     pub warnings: Vec<String>,
 }
 
 impl Store {
-    /// Registers what a file of a drop-in directory offers. If no monitor has seen the file before
-    /// (`is_new`), it may be the version that somebody rolled back; then it is only remembered.
+    /// Registers the operations of a drop-in file. If no monitor has seen the file before (`is_new`), its
+    /// content may be a version that somebody rolled back; then only the file is recorded.
     pub async fn drop_in_register(
         &self,
         monitor: MonitorId,
@@ -58,7 +58,7 @@ impl Store {
                 host: host.to_owned(),
                 path: path.to_owned(),
                 whole: true,
-                // Whoever puts a file there means it.
+                // A file in the directory is meant to replace other plugins with the same operations.
                 replace: true,
                 dry_run: false,
             };
@@ -71,8 +71,8 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Files below these directories that this host may still run something from, or that were seen
-    /// by an earlier monitor: path, and the hash that it had then.
+    /// Files below these directories that this host may still run operations from, or that an earlier
+    /// monitor recorded: the path of each, and its recorded hash.
     pub async fn drop_in_known(
         &self,
         host: &str,
@@ -95,9 +95,9 @@ impl Store {
         Ok(rows.into_iter().map(|row| (row.path, row.hash)).collect())
     }
 
-    /// Whether this content of the file was rolled back on this host, the version before still runs
-    /// in its place, and nobody has registered it again since: then its presence is no reason to
-    /// return to it.
+    /// Whether this content of the file was rolled back on this host, the version before still runs in its
+    /// place, and nobody has registered the content again since. While this holds, the monitor does not
+    /// register the file.
     pub async fn drop_in_is_rolled_back(&self, host: &str, path: &str, hash: &str) -> Result<bool> {
         let rolled_back = sqlx::query_scalar!(
             r#"select coalesce((
@@ -120,7 +120,7 @@ impl Store {
         Ok(rolled_back)
     }
 
-    /// What a file is worth: registered with this hash, or refused for this reason.
+    /// Records the state of a drop-in file: registered with this hash, or refused for this reason.
     pub async fn drop_in_save(
         &self,
         monitor: MonitorId,
@@ -149,8 +149,9 @@ impl Store {
         Ok(())
     }
 
-    /// A file is gone: what was registered from it on this host is retired; tasks and schedules
-    /// stay. Answers how many operations, and the other files that they were taken over from.
+    /// Records that a file is gone: the operations that were registered from it on this host are retired;
+    /// their tasks and schedules stay. Returns how many operations were retired, and which other files they
+    /// had been taken over from.
     pub async fn drop_in_gone(&self, host: &str, path: &str) -> Result<(i64, Vec<String>)> {
         let mut transaction = self.pool.begin().await?;
         lock_deployments(&mut transaction).await?;
@@ -181,7 +182,7 @@ impl Store {
         Ok((row.retired, row.before))
     }
 
-    /// A refusal no longer holds.
+    /// Deletes the record of a refused file.
     pub async fn drop_in_forget(&self, host: &str, path: &str) -> Result<()> {
         sqlx::query!(
             "delete from rework.drop_in where host = $1 and path = $2",
@@ -193,7 +194,8 @@ impl Store {
         Ok(())
     }
 
-    /// Files that are refused now: a refusal is worth as much as the monitor that said so.
+    /// Files that are refused now, on hosts whose monitor is alive: the refusals of a dead monitor are left
+    /// out.
     pub async fn drop_in_refused(&self) -> Result<Vec<DropInRow>> {
         let rows = sqlx::query_as!(
             DropInRow,

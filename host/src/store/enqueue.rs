@@ -5,50 +5,53 @@ use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-/// A task to queue, its input already checked against the specs.
+/// A task to insert, its input already checked against the operation's declaration.
 #[derive(Debug, Clone, Default)]
 pub struct Enqueue {
-    /// The operation's name, for messages.
+    /// The name of the operation, for messages.
     pub operation_name: String,
-    /// The host it is pinned to.
+    /// The host that the task is pinned to.
     pub host: Option<String>,
-    /// Fields, if that is the input's encoding.
+    /// The input, if its encoding is `fields`.
     pub input: Option<Value>,
-    /// Bytes, if that is the input's encoding.
+    /// The input, if its encoding is `raw`.
     pub input_raw: Option<Vec<u8>>,
-    /// The contents of file fields.
+    /// The contents of the input's file fields.
     pub files: Vec<FileContent>,
-    /// The caller's notes.
+    /// Any JSON object that the caller attached to the task.
     pub metadata: Option<Value>,
-    /// Higher runs first.
+    /// Tasks of higher priority run first.
     pub priority: i32,
-    /// Not before.
+    /// When the task may run at the earliest.
     pub run_at: Option<DateTime<Utc>>,
-    /// Not before so many milliseconds from now, by the server's clock; if no time is given.
+    /// How many milliseconds from now, by the server's clock, the task may run at the earliest; ignored if
+    /// `run_at` is given.
     pub delay_ms: Option<i64>,
-    /// While a task of the operation with this key exists, it is that task.
+    /// The caller's idempotency key: while a task of the operation with this key exists, no second one is
+    /// queued.
     pub key: Option<String>,
-    /// Fields of the input that mean something else at each call; they do not tell two inputs apart.
+    /// Input fields whose value depends on the time of the call (`(today)`): they are left out when the
+    /// inputs of two calls with one key are compared.
     pub relative: Vec<String>,
-    /// How often it may be tried.
+    /// How many attempts the task may take.
     pub max_attempts: i32,
-    /// The schedule that queues it.
     pub schedule: Option<ScheduleId>,
-    /// The inputs that accept it, as a lane names them; `None`: those of every version.
+    /// The digest of the declared inputs that accept this input; it selects the lane. `None`: every version
+    /// accepts it.
     pub accepts: Option<String>,
 }
 
-/// A task that was asked for.
+/// The result of queueing a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queued {
-    /// The task.
     pub id: TaskId,
-    /// Whether it was queued now; false: it was known by its key.
+    /// Whether this call queued the task; `false`: a task with the same key existed already.
     pub is_new: bool,
 }
 
-/// A raw payload beyond this travels in chunks beside the row.
-const RAW_IN_ROW: usize = 64 * 1024;
+/// A raw payload of more bytes is stored in chunks in a table of its own, so that rows of the queue stay
+/// small.
+pub const RAW_IN_ROW: usize = 64 * 1024;
 
 impl Enqueue {
     fn encoding(&self) -> Option<&'static str> {
@@ -64,7 +67,7 @@ impl Enqueue {
         raw.filter(|raw| raw.len() <= RAW_IN_ROW)
     }
 
-    /// What goes beside the row.
+    /// The contents that are stored in chunks beside the row.
     fn contents(&self) -> Vec<FileContent> {
         let mut files = self.files.clone();
         if let Some(raw) = &self.input_raw
@@ -78,7 +81,7 @@ impl Enqueue {
         files
     }
 
-    /// What did not happen, if it was not queued.
+    /// The message of a failure, without its cause: `the task was not queued`.
     fn failure(&self) -> String {
         let name = &self.operation_name;
         match &self.key {
@@ -87,7 +90,7 @@ impl Enqueue {
         }
     }
 
-    /// About so many bytes are sent for it, besides its files.
+    /// Roughly how many bytes are sent for the task, its files aside.
     fn bytes(&self) -> usize {
         let json = [&self.input, &self.metadata].into_iter().flatten();
         let json: usize = json.map(json_length).sum();
@@ -95,7 +98,7 @@ impl Enqueue {
     }
 }
 
-/// The length of a document as text.
+/// The length of a document in bytes of JSON text.
 fn json_length(document: &Value) -> usize {
     struct Length(usize);
     impl std::io::Write for Length {
@@ -175,9 +178,9 @@ impl Store {
         Ok(queued)
     }
 
-    /// Refuses contents that are not those of the task that is known by the key. (Fields, and bytes in
-    /// the row, have been compared by `rework.task_enqueue`; contents of file fields with them, by
-    /// what stands for them.)
+    /// Refuses a call whose file contents differ from those of the existing task with the same key.
+    /// `rework.task_enqueue` has compared fields and raw bytes in the row already, and file fields by their
+    /// placeholders.
     async fn check_known(
         &self,
         connection: &mut Session<'_>,
@@ -205,8 +208,8 @@ impl Store {
         })
     }
 
-    /// Queues many tasks, in this order, in the caller's transaction; those without keys that follow
-    /// each other in one statement.
+    /// Queues many tasks in the given order within the caller's transaction. Consecutive tasks without keys
+    /// are inserted by one statement.
     pub async fn task_enqueue_many_in(
         &self,
         connection: &mut Session<'_>,
@@ -227,7 +230,7 @@ impl Store {
         Ok(queued)
     }
 
-    /// Queues tasks without keys in one statement.
+    /// Queues tasks without keys with one statement.
     async fn task_enqueue_plain(
         &self,
         connection: &mut Session<'_>,
@@ -274,7 +277,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// Queues so many tasks of an operation that takes no input, in one statement.
+    /// Queues `count` tasks of an operation that takes no input, with one statement.
     pub async fn task_enqueue_copies(
         &self,
         operation: OperationId,

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the database.
+//! Errors of the database, and what follows from each: a hint, or another try.
 
 use super::{
     lock::{Holder, Wait},
@@ -10,29 +10,29 @@ use std::time::Duration;
 /// The result of every store method.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// Why the database did not do what it was asked.
+/// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The URL cannot be read; the message never repeats it, it may hold a password.
+    /// The URL cannot be read. The message never repeats the URL, which may hold a password.
     #[error("the database URL cannot be used: {0}")]
     Url(String),
-    /// Nobody answers, or the login is refused.
+    /// No server answers at this address, or it refuses the login.
     #[error("could not connect to {place}: {reason}")]
     Connect {
-        /// Host and port, or socket directory.
+        /// Host and port, or the socket's directory, without credentials.
         place: String,
-        /// Why, in one line.
+        /// The reason in one line.
         reason: String,
     },
-    /// `init-db` has not been run.
+    /// The schema does not exist: `init-db` has not been run.
     #[error("the database has no schema `rework`")]
     SchemaMissing,
-    /// The schema is older than this binary.
+    /// The schema is older than this program.
     #[error("the schema is at version {found}, this rework needs {needed}")]
     SchemaOld {
-        /// What is there.
+        /// The version of the schema in the database.
         found: i64,
-        /// What this binary knows.
+        /// The version that this program needs.
         needed: i64,
     },
     /// The schema is newer than this binary, and no longer serves it.
@@ -48,40 +48,40 @@ pub enum StoreError {
         /// What this binary knows.
         known: i64,
     },
-    /// A migration failed; nothing of it remains.
+    /// A migration failed; its transaction was rolled back.
     #[error("could not migrate the schema")]
     Migrate(#[source] Box<sqlx::migrate::MigrateError>),
-    /// The database, or the role, is not fit for what was asked; nothing has been written.
+    /// The database or the role cannot be used for what was asked; nothing has been written.
     #[error("{message}")]
     Unfit {
         /// What is missing.
         message: String,
-        /// What to do.
+        /// What the reader can do about it.
         hint: String,
     },
-    /// A rule of the schema's functions refused it.
+    /// A rule of rework refuses the call.
     #[error("{message}")]
     Refused {
-        /// The SQLSTATE of class `RW`: 001 unknown, 002 ambiguous, 003 bad input, 004 wrong state.
+        /// The SQLSTATE, of class `RW`: 001 unknown, 002 ambiguous, 003 bad input, 004 wrong state.
         code: String,
-        /// What is wrong.
+        /// What is wrong, in one line.
         message: String,
-        /// What to do.
+        /// What the reader can do about it.
         hint: Option<String>,
     },
     /// Somebody else holds a lock that was needed, and has not let go of it in time.
     #[error("{doing}: {} {deed} and has not ended{}", named(.wait.as_ref()), for_long(*.waited))]
     Locked {
-        /// What did not happen.
+        /// What did not happen for lack of the lock.
         doing: String,
-        /// What the holder of the lock has done.
+        /// What the holder of the lock has done, as the hint describes it.
         deed: &'static str,
         /// The lock and its holder, if the server could be asked.
         wait: Option<Wait>,
         /// How long it was waited for, if that is known.
         waited: Option<Duration>,
     },
-    /// Anything else.
+    /// Any other error of the server or of the connection.
     #[error("the database did not do it: {}", words(.0))]
     Query(Box<sqlx::Error>),
 }
@@ -101,10 +101,11 @@ fn for_long(waited: Option<Duration>) -> String {
     })
 }
 
-/// What the server, the system or the driver says, without the driver's own decoration.
+/// The message of the server, the system or the driver, without the driver's own prefix.
 pub(super) fn words(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(database) = error {
-        // character_not_in_repertoire: the driver sends nothing but UTF-8.
+        // SQLSTATE character_not_in_repertoire. The driver sends nothing but UTF-8, so the text holds a
+        // NUL.
         if database.code().is_some_and(|code| code == "22021") {
             return "a text holds a NUL character, which Postgres cannot store".to_owned();
         }
@@ -119,7 +120,8 @@ pub(super) fn words(error: &sqlx::Error) -> String {
 }
 
 impl StoreError {
-    /// The refusal of one of several things that were asked for together; says which.
+    /// The refusal of one of several things that were asked for together, with its name (`which`) in the
+    /// message.
     pub(super) fn of_one(self, which: &str) -> Self {
         match self {
             Self::Refused {
@@ -168,7 +170,7 @@ impl StoreError {
         }
     }
 
-    /// What the reader can do about it, if anything.
+    /// What the reader can do about the error, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::SchemaMissing => Some("run `rework init-db` first".to_owned()),
@@ -202,7 +204,7 @@ impl StoreError {
         }
     }
 
-    /// The SQLSTATE, if the server has answered with one.
+    /// The SQLSTATE, if the server returned one.
     pub fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
         match self {
             Self::Query(source) => source.as_database_error()?.code(),
@@ -230,9 +232,9 @@ impl StoreError {
             .is_some_and(|code| code == "55P03" || code.starts_with("40"))
     }
 
-    /// Whether what was said cannot be stored, so that saying it again is in vain: bad data, or a limit
-    /// of the server (SQLSTATE classes 22 and 54). A constraint (23) that somebody has added may be
-    /// dropped again.
+    /// Whether the data cannot be stored, so that sending it again would fail again: bad data, or a limit
+    /// of the server (SQLSTATE classes 22 and 54). A constraint that an operator added (class 23) does not
+    /// count: it may be dropped again.
     pub fn is_bad_data(&self) -> bool {
         if let Self::Query(source) = self
             && matches!(**source, sqlx::Error::Encode(_))
@@ -244,18 +246,18 @@ impl StoreError {
     }
 
     /// Whether the same call is likely to succeed in a moment: a deadlock, a serialization failure (class
-    /// 40), a lock that was not to be had, a statement that was cancelled.
+    /// 40), a lock that was not available, a cancelled statement.
     pub fn is_passing(&self) -> bool {
         self.code()
             .is_some_and(|code| code.starts_with("40") || code == "55P03" || code == "57014")
     }
 
-    /// Whether the server is there and does not do it.
+    /// Whether the server answered, and refused.
     pub fn is_refusal(&self) -> bool {
         !self.is_disconnect() || self.code().is_some_and(|code| code == "25006")
     }
 
-    /// Whether the connection was lost, so that the same call may succeed on another one.
+    /// Whether the connection was lost, so that the same call may succeed on another connection.
     pub fn is_disconnect(&self) -> bool {
         match self {
             Self::Connect { .. } => true,
@@ -266,8 +268,8 @@ impl StoreError {
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed => true,
-                // Class 08: connection exception; 57P0x: the server goes away; 25006: it has become
-                // a standby.
+                // Class 08: connection exception; 57P0x: the server shuts down; 25006: the server has
+                // become a standby.
                 sqlx::Error::Database(error) => error.code().is_some_and(|code| {
                     code.starts_with("08") || code.starts_with("57P") || code == "25006"
                 }),
@@ -281,7 +283,7 @@ impl StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let error = match error {
-            // One of ours, carried through the driver's interfaces.
+            // A StoreError that was carried through the driver's own error type.
             sqlx::Error::Configuration(inner) => match inner.downcast::<Self>() {
                 Ok(ours) => return *ours,
                 Err(inner) => sqlx::Error::Configuration(inner),

@@ -3,32 +3,31 @@
 use super::{Store, error::Result, session::Session};
 use crate::model::{TaskId, Token, input::sha256};
 
-/// Size of a chunk, so that no value of the database is huge.
-const CHUNK: usize = 1 << 20;
+/// Bytes of a content (a file, a payload or a plugin) in one row: rows of one mebibyte keep every value of the database small.
+pub(super) const CHUNK: usize = 1 << 20;
 
-/// What is known of a content without reading it.
+/// A stored content, without its bytes.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct FileInfo {
-    /// The field; empty for a raw payload.
+    /// The name of the file field; empty for a raw payload.
     pub name: String,
-    /// In bytes.
+    /// The size in bytes.
     pub size: i64,
-    /// Hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
 }
 
 /// A content to store.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct FileContent {
-    /// The field; empty for a raw payload.
+    /// The name of the file field; empty for a raw payload.
     pub name: String,
-    /// The content.
     #[serde(with = "crate::model::base64_bytes")]
     pub content: Vec<u8>,
 }
 
 impl Store {
-    /// Stores contents of a task within the caller's transaction, replacing those of the same name.
+    /// Stores contents of a task within the caller's transaction, in place of contents of the same names.
     pub async fn file_save(
         &self,
         connection: &mut Session<'_>,
@@ -72,8 +71,8 @@ impl Store {
         Ok(())
     }
 
-    /// Stores contents of a task's output, before the cycle that reports its end. If the claim has
-    /// moved on nothing is stored, and that report will find it out.
+    /// Stores contents of a task's output before the cycle that reports the task's end. If another monitor
+    /// owns the task by now, nothing is stored, and the report finds that out.
     pub async fn file_save_output(
         &self,
         task: TaskId,
@@ -81,7 +80,7 @@ impl Store {
         files: &[FileContent],
     ) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
-        // A lock that keeps the task from being deleted, and holds up no report about it.
+        // This lock keeps the task from being deleted, and does not block a report about it.
         let held = sqlx::query_scalar!(
             r#"select true as "held!" from rework.task where id = $1 and token = $2 for key share"#,
             task.0,
@@ -98,7 +97,7 @@ impl Store {
         Ok(())
     }
 
-    /// The contents that a task has, without reading them.
+    /// Names, sizes and hashes of a task's contents.
     pub async fn file_list(&self, task: TaskId, direction: &str) -> Result<Vec<FileInfo>> {
         let rows = sqlx::query_as!(
             FileInfo,
@@ -112,7 +111,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// One content of a task; `None` if there is no such name.
+    /// The bytes of one content of a task; `None` if the task has no content of this name.
     pub async fn file_read(
         &self,
         task: TaskId,

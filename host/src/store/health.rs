@@ -5,104 +5,96 @@ use crate::model::{OperationId, TaskId};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-/// A worker that has been loading its plugin for so long is told of. Most load in milliseconds; large
-/// numerical libraries take a second or two.
+/// Doctor reports a worker that has been loading its plugin for longer than this. Most plugins load in
+/// milliseconds; large numerical libraries take a second or two.
 pub const SLOW_LOAD: Duration = Duration::from_secs(5);
 
-/// The server and the schema.
+/// What doctor asks of the server.
 #[derive(Debug, Clone)]
 pub struct Health {
-    /// As `server_version_num`: 180001 is 18.1.
+    /// `server_version_num`: 180001 is 18.1.
     pub server: i32,
     /// The server's clock.
     pub now: DateTime<Utc>,
 }
 
-/// A host that may take the tasks of a lane.
+/// A host that may run the tasks of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneHost {
-    /// Its name.
     pub host: String,
-    /// SHA-256 of the plugin that runs them there.
+    /// SHA-256 of the plugin that would run them on this host.
     pub plugin: String,
-    /// Whether a monitor that lives there serves the domain.
+    /// Whether a living monitor on this host serves the domain.
     pub is_served: bool,
-    /// Whether any monitor lives there.
+    /// Whether any monitor on this host is alive.
     pub is_alive: bool,
-    /// When there last was one; `None`: never.
+    /// When a monitor on this host was last alive; `None`: never.
     pub last_seen: Option<DateTime<Utc>>,
 }
 
-/// Tasks that wait in one lane, and who could take them.
+/// The tasks that wait in one lane, and the hosts that could run them.
 #[derive(Debug, Clone)]
 pub struct WaitingLane {
-    /// The domain.
     pub domain: String,
-    /// The operation.
     pub operation: String,
-    /// The host they are pinned to.
+    /// The host that the tasks are pinned to.
     pub host: Option<String>,
-    /// One of them.
+    /// The id of one of the tasks, as an example.
     pub task: i64,
-    /// How many, counted up to 1000; with those that are claimed and have not begun.
+    /// How many tasks wait, counted up to 1000. Claimed tasks that have not begun are included.
     pub waiting: i64,
-    /// The hosts that may take them.
+    /// The hosts that may run the tasks.
     pub hosts: Vec<LaneHost>,
-    /// Whether it is meant to wait.
+    /// Whether the domain or the operation is paused.
     pub paused: bool,
 }
 
-/// What a task that is queued waits for.
+/// What a queued task waits for.
 #[derive(Debug, Clone)]
 pub struct TaskWait {
-    /// Its domain.
     pub domain: String,
-    /// Its operation.
     pub operation: String,
-    /// The host that it is pinned to.
+    /// The host that the task is pinned to.
     pub host: Option<String>,
-    /// When it may run, if that is to come.
+    /// The time before which the task must not run, if it lies ahead.
     pub until: Option<DateTime<Utc>>,
     /// Whether its domain or its operation is paused.
     pub paused: bool,
-    /// The host whose monitor has claimed it.
+    /// The host whose monitor has claimed the task.
     pub claimed_on: Option<String>,
-    /// The hosts that may take it.
+    /// The hosts that may run the task.
     pub hosts: Vec<LaneHost>,
 }
 
-/// A host that has operations and no monitor.
+/// A host that has operations and no living monitor.
 #[derive(Debug, Clone)]
 pub struct GoneHost {
-    /// Its name.
     pub host: String,
-    /// How many operations are registered for it.
+    /// How many operations are registered for the host.
     pub operations: i64,
-    /// One of them that no host with a monitor has.
+    /// An operation that no host with a living monitor offers.
     pub only_here: Option<String>,
-    /// When it last had a monitor; `None`: never.
+    /// When a monitor on the host was last alive; `None`: never.
     pub last_seen: Option<DateTime<Utc>>,
 }
 
-/// A plugin of a domain whose workers die before they are ready, or are not ready after some seconds.
+/// A plugin of a domain whose workers die before they are ready, or take long to become ready.
 #[derive(Debug, Clone)]
 pub struct StartHealth {
-    /// The domain.
     pub domain: String,
-    /// The host.
     pub host: String,
     /// SHA-256 of the plugin.
     pub plugin: String,
-    /// The name of the plugin.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// How the last of them ended; `None`: it has not, it still loads the plugin.
+    /// How the last worker ended; `None`: it is still loading the plugin.
     pub error: Option<String>,
-    /// For how long one of them has been loading, in seconds; 0 if they die.
+    /// How long a worker has been loading the plugin, in seconds; 0 if the workers die.
     pub loading: f64,
 }
 
 impl StartHealth {
-    /// What these workers do instead of being ready.
+    /// The problem as doctor words it, after the name of the plugin.
     pub fn in_words(&self) -> String {
         match &self.error {
             Some(error) => format!("die before they are ready: {error}"),
@@ -112,8 +104,8 @@ impl StartHealth {
 }
 
 impl Store {
-    /// Plugins of which the last worker of a domain on a host, within a day, died before it was ready; and
-    /// those of which no worker is ready while one has been loading for [`SLOW_LOAD`].
+    /// Plugins whose last worker (of a domain on a host, within a day) died before it was ready, and
+    /// plugins without a ready worker of which one has been loading for [`SLOW_LOAD`].
     pub async fn health_starts(&self) -> Result<Vec<StartHealth>> {
         let rows = sqlx::query_as!(
             StartHealth,
@@ -164,7 +156,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// Asks the server who it is and what time it has.
+    /// The version and the clock of the server.
     pub async fn health(&self) -> Result<Health> {
         let row = sqlx::query!(
             r#"select current_setting('server_version_num')::int as "server!",
@@ -178,8 +170,8 @@ impl Store {
         })
     }
 
-    /// Every lane in which tasks wait that may run now. A task that a monitor has claimed still waits until
-    /// it has begun: otherwise it would be there and not there in turns while workers cannot start.
+    /// Every lane with tasks that wait and may run now. A claimed task counts as waiting until it has
+    /// begun: otherwise it would appear and disappear in turns while workers fail to start.
     pub async fn health_waiting(&self) -> Result<Vec<WaitingLane>> {
         let rows = sqlx::query!(
             r#"with waiting as (
@@ -230,7 +222,7 @@ impl Store {
         Ok(lanes)
     }
 
-    /// What a task waits for; `None`: it does not wait, or there is none.
+    /// What a task waits for; `None`: the task is not queued, or does not exist.
     pub async fn health_task(&self, task: TaskId) -> Result<Option<TaskWait>> {
         let row = sqlx::query!(
             r#"select o.id, o.domain, o.name as operation, l.host, l.accepts,
@@ -266,7 +258,7 @@ impl Store {
         }))
     }
 
-    /// The hosts that may take the next task of a schedule; a refusal where none would.
+    /// The hosts that may run the next task of a schedule; an error if its operation would refuse the task.
     pub async fn health_schedule(&self, row: &ScheduleRow) -> Result<Vec<LaneHost>> {
         let request = row.request(Utc::now())?;
         let (operation, host, accepts) = self.task_lane(&request).await?;
@@ -293,7 +285,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// Hosts that have operations and no living monitor; nothing where no monitor lives at all.
+    /// Hosts that have operations and no living monitor. Empty if no monitor is alive on any host.
     pub async fn health_gone_hosts(&self) -> Result<Vec<GoneHost>> {
         let rows = sqlx::query_as!(
             GoneHost,
@@ -321,8 +313,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Does with a task of its own what becomes of every task, in each table that takes part, and takes it
-    /// back. An error is what a monitor would be told.
+    /// Inserts, claims and ends a task of its own, touching each table that takes part, and rolls back. The
+    /// error is the one that a monitor would get.
     pub async fn health_write(&self) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
         for statement in [

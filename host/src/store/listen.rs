@@ -1,4 +1,5 @@
-//! Waking up: what the database tells whoever listens. It makes us fast, never right.
+//! Notifications of the database, for monitors and waiting clients. They only make a reaction faster: what
+//! they announce is also found by the periodic queries.
 
 use super::{Store, error::Result, pool::Pool, session::accepts_writes};
 use crate::{model::TaskId, periods::Periods};
@@ -12,22 +13,22 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Something that happened in the database.
+/// What a notification of the database, or a new connection, tells a monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
-    /// There is something to claim.
+    /// There may be tasks to claim.
     Ready,
-    /// Somebody wants this claimed task to end.
+    /// Somebody asked to abort this claimed task; `None`: the notification names no task.
     Abort(Option<TaskId>),
     /// Operations, deployments or lanes changed.
     Catalog,
-    /// Somebody wants a worker to end.
+    /// Somebody asked a worker to end.
     Worker,
     /// Schedules changed.
     Schedules,
-    /// A new connection listens, to a server that may be another one; anything may have happened.
+    /// A new connection listens. Its server may be another one, and notifications may have been lost.
     Reconnected {
-        /// Whether functions notify in everybody's transactions there; see [`Store::may_notify`].
+        /// Whether functions notify in every transaction on this server; see [`Store::may_notify`].
         may_notify: bool,
     },
 }
@@ -65,15 +66,15 @@ impl Ear {
                 heard = self.listener.try_recv() => {
                     return Ok(heard?.ok_or_else(|| lost("the connection was lost"))?);
                 }
-                // Others have found out that the server is not what it was.
+                // Another connection has found that the server no longer accepts writes, or has been
+                // replaced.
                 _ = self.distrusted.changed() => return Err(lost("the server is not the same").into()),
                 () = tokio::time::sleep(Periods::current().listen_proof) => self.prove().await?,
             }
         }
     }
 
-    /// Finds out whether anything would be heard: the server answers on this connection, and is one
-    /// that is written to.
+    /// Tests that notifications would arrive: the server answers on this connection, and accepts writes.
     async fn prove(&mut self) -> Result<()> {
         let proof = async { accepts_writes(self.listener.acquire().await?).await };
         let told = match tokio::time::timeout(Periods::current().listen_proof_limit, proof).await {
@@ -94,7 +95,7 @@ fn lost(told: &str) -> sqlx::Error {
     ))
 }
 
-/// Hears all that a monitor wants to hear.
+/// A connection that listens to all channels of a monitor.
 #[derive(Debug)]
 pub struct Listener {
     ear: Ear,
@@ -102,7 +103,7 @@ pub struct Listener {
 }
 
 impl Store {
-    /// Listens to everything a monitor wants to hear.
+    /// Opens a connection that listens to all channels of a monitor.
     pub async fn listen(&self) -> Result<Listener> {
         let channels = [
             "rework_ready",
@@ -112,22 +113,21 @@ impl Store {
             "rework_sched",
         ];
         let ear = Ear::new(&self.pool, &channels).await?;
-        // Asked with every connection: a server may have been restarted with another setting.
+        // Read anew with every connection: a server may have been restarted with another setting.
         let may_notify = self.may_notify().await?;
         Ok(Listener { ear, may_notify })
     }
 }
 
 impl Listener {
-    /// What is to be told first of every new connection.
+    /// The first notification of every new connection.
     pub fn reconnected(&self) -> Notification {
         Notification::Reconnected {
             may_notify: self.may_notify,
         }
     }
 
-    /// The next notification; an error means that the connection is lost or proved nothing, and that
-    /// nothing more is heard.
+    /// The next notification. After an error the connection is closed: it was lost, or failed its test.
     pub async fn next(&mut self) -> Result<Notification> {
         let notification = self.ear.next().await?;
         Ok(match notification.channel() {
@@ -140,8 +140,8 @@ impl Listener {
     }
 }
 
-/// A connection that listens for a client that waits for tasks, and the row that says so: nobody
-/// is told without one.
+/// A connection that listens for a client that waits for tasks, and the client's row in the table of
+/// waiting clients: functions notify clients only while that table has rows.
 #[derive(Debug)]
 pub struct Bell {
     store: Store,
@@ -150,13 +150,13 @@ pub struct Bell {
     renewed: Instant,
 }
 
-/// A row whose client has died counts for so long, in seconds.
+/// Seconds after which the row of a client that has died no longer counts.
 const WAITER_LIFE: f64 = 30.0;
-/// A living client renews its row so often.
+/// How often a living client renews its row: three times within `WAITER_LIFE`.
 const WAITER_RENEWAL: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// From now on this client is told when tasks begin, end or go.
+    /// Registers this client as waiting: from now on it is notified when tasks begin, end or are deleted.
     pub async fn bell(&self) -> Result<Bell> {
         let ear = Ear::new(&self.pool, &["rework_task"]).await?;
         let waiter = sqlx::query_scalar!(
@@ -176,8 +176,8 @@ impl Store {
 }
 
 impl Bell {
-    /// Waits until something has happened: to these tasks, or (`None`) to any. An error means that
-    /// nothing more is heard.
+    /// Waits until something has happened to these tasks, or (`None`) to any. After an error the connection
+    /// is closed.
     pub async fn next(&mut self) -> Result<Option<Vec<TaskId>>> {
         let notification = self.ear.next().await?;
         let payload = notification.payload();
@@ -185,13 +185,13 @@ impl Bell {
         Ok(ids.ok().map(|ids| ids.into_iter().map(TaskId).collect()))
     }
 
-    /// Keeps the row alive; costs nothing when it was renewed a moment ago.
+    /// Renews the row, unless it was renewed less than `WAITER_RENEWAL` ago.
     pub async fn renew(&mut self) -> Result<()> {
         if self.renewed.elapsed() < WAITER_RENEWAL {
             return Ok(());
         }
         self.renewed = Instant::now();
-        // A row that had expired may have been removed by another client.
+        // The row may have expired and been removed by another client.
         sqlx::query!(
             "with expired as (delete from rework.waiter where until < clock_timestamp() and id <> $1)
              insert into rework.waiter as w (id, until) overriding system value
@@ -205,7 +205,7 @@ impl Bell {
         Ok(())
     }
 
-    /// Nobody waits any more.
+    /// Removes the row and closes the connection.
     pub async fn close(self) -> Result<()> {
         sqlx::query!("delete from rework.waiter where id = $1", self.waiter)
             .execute(&self.store.pool)

@@ -1,5 +1,5 @@
-//! The listing of tasks: the newest that fit, page by page, in one query. It reads what it shows; for an
-//! end that hardly any task has come to, all of them.
+//! The listing of tasks: the newest that fit, page by page, in one query. The query reads only the tasks
+//! that it shows, except with a filter that hardly any task fits: then it reads all.
 
 use super::{Store, error::Result};
 use crate::model::{TaskId, task::TaskState};
@@ -10,38 +10,38 @@ use serde_json::Value;
 /// A task, as `list-tasks` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskRow {
-    /// The task.
+    /// The id of the task.
     pub id: i64,
-    /// The operation's name.
+    /// The name of the operation.
     pub operation: String,
-    /// The operation's domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// The host it is pinned to.
+    /// The host that the task is pinned to.
     pub host: Option<String>,
-    /// One of the six states.
+    /// One of the six states, such as `queued`.
     pub state: String,
-    /// Why it did not end well.
+    /// Why the task did not end well: a keyword, such as `timeout`.
     pub cause: Option<String>,
-    /// The cause in words.
+    /// The cause as a sentence.
     pub error: Option<String>,
-    /// Higher runs first.
+    /// Tasks of higher priority run first.
     pub priority: i32,
-    /// Of the last run; 0 before the first.
+    /// The number of the last attempt; 0 before the first.
     pub attempt: i32,
-    /// How often it may be tried.
+    /// How many attempts the task may take.
     pub max_attempts: i32,
-    /// The caller's notes.
+    /// Any JSON object that the caller attached to the task.
     pub metadata: Option<Value>,
     /// The caller's idempotency key.
     pub key: Option<String>,
-    /// The schedule that queued it.
+    /// The id of the schedule that queued the task.
     pub schedule: Option<i64>,
-    /// The worker that runs or ran it.
+    /// The id of the worker that runs the task, or ran it last.
     pub worker: Option<i64>,
-    /// When it was queued.
+    /// When the task was queued, by the server's clock.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub queued: DateTime<Utc>,
-    /// Not before.
+    /// The time before which the task does not run.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub run_at: DateTime<Utc>,
     /// When its last attempt began.
@@ -50,13 +50,13 @@ pub struct TaskRow {
     /// When it ended.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub finished: Option<DateTime<Utc>>,
-    /// How many lines it has written; only where asked for.
+    /// How many log lines the task has written; `None` unless [`TaskFilter::log_count`] asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_lines: Option<i64>,
-    /// Where its error was made; only where asked for.
+    /// Source file and line of the error; `None` unless [`TaskFilter::backtraces`] asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
-    /// The backtrace of a panic; only where asked for.
+    /// The backtrace of a panic; `None` unless [`TaskFilter::backtraces`] asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<String>,
 }
@@ -64,24 +64,24 @@ pub struct TaskRow {
 /// Which tasks to list.
 #[derive(Debug, Clone, Default)]
 pub struct TaskFilter {
-    /// Only of this domain.
+    /// Only tasks of this domain.
     pub domain: Option<String>,
-    /// Only of operations of this name.
+    /// Only tasks of operations with this name.
     pub operation: Option<String>,
-    /// Only in this state.
+    /// Only tasks in this state.
     pub state: Option<TaskState>,
-    /// Only before this id.
+    /// Only tasks with a lower id.
     pub before: Option<i64>,
-    /// At most so many.
+    /// How many tasks to list at most.
     pub limit: i64,
-    /// Also count log lines.
+    /// Also count the log lines of each task.
     pub log_count: bool,
-    /// Also fetch where errors were made, and backtraces.
+    /// Also fetch locations of errors and backtraces.
     pub backtraces: bool,
 }
 
 impl Store {
-    /// The newest tasks that fit.
+    /// The newest tasks that the filter lets through, the newest first.
     pub async fn task_list(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
         let rows = sqlx::query_as!(
             TaskRow,

@@ -11,20 +11,20 @@ use std::{fmt, time::Duration};
 pub enum Holder {
     /// A session of the server.
     Session {
-        /// Its process of the server.
+        /// The process id of the server process.
         pid: i32,
-        /// What its program calls itself; may be empty.
+        /// Its `application_name`; may be empty.
         application: String,
     },
     /// A transaction that was prepared and neither committed nor rolled back.
     Prepared {
-        /// Its name.
+        /// The name (gid) under which it was prepared.
         gid: String,
     },
 }
 
 impl Holder {
-    /// How its lock comes free.
+    /// What the reader can do to release the lock.
     pub fn hint(&self) -> String {
         match self {
             Self::Session { pid, .. } => format!(
@@ -152,24 +152,25 @@ pub(super) async fn wait_of(
     }))
 }
 
-/// A session that waits for a lock while it works on tables of ours.
+/// A session that works on tables of rework and waits for a lock.
 #[derive(Debug, Clone)]
 pub struct LockWait {
-    /// Its process of the server.
+    /// The process id of its server process.
     pub pid: i32,
-    /// For how long it has waited.
+    /// How long the session has waited.
     pub waited: Duration,
-    /// Who holds the lock, if that can be told.
+    /// Who holds the lock, if that can be found.
     pub holder: Option<Holder>,
 }
 
-/// A session that has waited for less is in no trouble, in seconds.
+/// Seconds that a session may wait for a lock before doctor reports it.
 const LONG_WAIT: f64 = 5.0;
-/// A prepared transaction is committed at once, unless whoever prepared it has forgotten it, in seconds.
+/// Seconds that a transaction may stay prepared before doctor reports it: a transaction manager commits it
+/// at once.
 const FORGOTTEN: f64 = 10.0;
 
 impl Store {
-    /// Sessions that have waited for a lock for long, the longest first.
+    /// Sessions that have waited for a lock longer than `LONG_WAIT`, the longest first.
     pub async fn lock_waits(&self) -> Result<Vec<LockWait>> {
         let rows = sqlx::query!(
             r#"select w.pid as "pid!", extract(epoch from clock_timestamp() - w.waitstart)::float8 as "seconds!"
@@ -201,8 +202,8 @@ impl Store {
         Ok(waits)
     }
 
-    /// Prepared transactions that hold something of ours and have been left for long: their names, and
-    /// for how long.
+    /// Transactions that were prepared more than `FORGOTTEN` ago and hold locks on tables of rework, with
+    /// the time since each was prepared.
     pub async fn lock_forgotten(&self) -> Result<Vec<(Holder, Duration)>> {
         let rows = sqlx::query!(
             r#"select p.gid as "gid!", extract(epoch from clock_timestamp() - p.prepared)::float8 as "seconds!"
@@ -228,7 +229,8 @@ impl Store {
     }
 }
 
-/// Seconds of the server's clock, for people; 0 if its clock went back meanwhile.
+/// Whole seconds for messages, from a difference of the server's clock; 0 if that clock was set back
+/// meanwhile.
 fn whole(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.floor()).unwrap_or_default()
 }

@@ -4,25 +4,25 @@ use super::{Store, error::Result};
 use crate::model::TaskId;
 use chrono::{DateTime, Utc};
 
-/// One line of a task, as `log-task --json` shows it.
+/// One line of a task's log, as `log-task --json` shows it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct LogRow {
-    /// Runs from 1 within the task.
+    /// The number of the line within the task, from 1.
     pub id: i64,
-    /// The task.
+    /// The id of the task.
     pub task: i64,
-    /// In which attempt it was written.
+    /// The attempt that wrote the line.
     pub attempt: i32,
-    /// When, on the clock of the host that ran it.
+    /// When the line was written, by the clock of the host that ran the task.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub time: DateTime<Utc>,
     /// `stdout`, `stderr` or `log`.
     pub stream: String,
-    /// In lower case.
+    /// The log level in lower case, such as `info`.
     pub level: String,
-    /// Where in the code, for records.
+    /// The module path of a log record; `None` for output lines.
     pub target: Option<String>,
-    /// The text.
+    /// The text without its newline.
     pub line: String,
 }
 
@@ -56,7 +56,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The number of a task's last line; 0: it has none.
+    /// The number of a task's last line; 0 if it has none.
     pub async fn log_end(&self, task: TaskId) -> Result<i64> {
         let end = sqlx::query_scalar!(
             r#"select coalesce((select l.first + jsonb_array_length(l.lines) - 1
@@ -71,8 +71,8 @@ impl Store {
         Ok(end)
     }
 
-    /// The last lines of a task up to line `until` in one of these levels, at most `limit` of them,
-    /// in their order.
+    /// The last lines of a task, up to the line number `until`, in one of these levels: at most `limit` of
+    /// them, the oldest first.
     pub async fn log_tail(
         &self,
         task: TaskId,
@@ -104,8 +104,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Deletes chunks, each by its task and the number of its first line: others have taken their
-    /// place.
+    /// Deletes chunks of log lines that other chunks have replaced. Each is named by its task and the
+    /// number of its first line.
     pub async fn log_delete(&self, chunks: &[(TaskId, i64)]) -> Result<()> {
         let (tasks, numbers): (Vec<i64>, Vec<i64>) =
             chunks.iter().map(|(task, first)| (task.0, *first)).unzip();
@@ -122,7 +122,7 @@ impl Store {
         Ok(())
     }
 
-    /// The last lines of a task's last attempt, at most `limit` of them, in their order.
+    /// The last lines of a task's last attempt: at most `limit` of them, the oldest first.
     pub async fn log_last_lines(&self, task: TaskId, limit: i64) -> Result<Vec<String>> {
         let mut lines = sqlx::query_scalar!(
             r#"with last_chunks as (

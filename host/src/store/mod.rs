@@ -1,5 +1,5 @@
-//! The only SQL of the host: a file per noun, methods named noun first (`task_enqueue`).
-//! Client and monitor hold a [`Store`]; nobody else sees a connection.
+//! The only SQL of the host: one file per noun, methods named noun first (`task_enqueue`). Client and
+//! monitor hold a [`Store`]; no other module sees a connection.
 
 mod claim;
 mod content;
@@ -33,20 +33,20 @@ mod url;
 mod version;
 mod worker;
 
-pub use content::{Offer, PackedPlugin, PublishedPlugin};
+pub use content::{Offer, PackedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
 pub use document::{Document, to_jsonb_text};
 pub use drop_in::{DropInOutcome, DropInRow};
-pub use enqueue::{Enqueue, Queued};
+pub use enqueue::{Enqueue, Queued, RAW_IN_ROW};
 pub use error::{Result, StoreError};
 pub use file::{FileContent, FileInfo};
-pub use health::{GoneHost, Health, LaneHost, SLOW_LOAD, StartHealth, TaskWait, WaitingLane};
-pub use listen::{Bell, Listener, Notification};
+pub use health::{GoneHost, LaneHost, SLOW_LOAD, StartHealth, TaskWait, WaitingLane};
+pub use listen::{Bell, Notification};
 pub use listing::{TaskFilter, TaskRow};
-pub use lock::{Holder, LockWait};
+pub use lock::Holder;
 pub use log::LogRow;
 pub use monitor::{Gone, MonitorRow, OtherMonitor};
-pub use operation::{CatalogRow, OperationRow, PausedRow, Resolved, Retired};
+pub use operation::{CatalogRow, OperationRow, Resolved, Retired};
 pub use plugin::{Placement, Registered};
 pub use pool::{ConnectOptions, Store};
 pub use sched::{
@@ -54,6 +54,6 @@ pub use sched::{
 };
 pub use schedule::ScheduleRequest;
 pub use session::Session;
-pub use task::{AttemptRow, BatchRow, InputRow, OutputRow, TaskDetail};
+pub use task::{AttemptRow, BatchRow, InputRow, TaskDetail};
 pub use version::{PluginRow, RollbackRow, VersionRow};
 pub use worker::{WorkerRow, WorkerSave};

@@ -1,4 +1,4 @@
-//! Monitors: their lease, whether they sleep, and what becomes of those that are lost.
+//! Monitors: their leases, whether they sleep, and how the tasks of a lost monitor are recovered.
 
 use super::{Store, error::Result};
 use crate::{model::MonitorId, periods::Periods};
@@ -10,55 +10,55 @@ use std::time::Duration;
 /// A monitor, as `list-monitors` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct MonitorRow {
-    /// The monitor.
+    /// The id of the monitor.
     pub id: i64,
-    /// Where it runs.
+    /// The host that the monitor runs on.
     pub host: String,
-    /// Its process there.
+    /// The process id of the monitor on its host.
     pub pid: i32,
-    /// What it claims for; empty: all domains.
+    /// The domains that the monitor serves; empty: all.
     pub domains: Vec<String>,
-    /// How it was started.
+    /// The options that it was started with.
     pub options: Value,
-    /// When.
+    /// When the monitor started, by the server's clock.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub started: DateTime<Utc>,
-    /// When it last renewed its lease.
+    /// When it last renewed its lease, by the server's clock.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub last_seen: DateTime<Utc>,
     /// Whether its lease has expired, by the server's clock.
     pub stale: bool,
-    /// Which of its writes the database refuses.
+    /// Which of its writes the database refuses, in one line; `None`: none.
     pub trouble: Option<String>,
 }
 
-/// Another monitor, which may live or not.
+/// A monitor other than the caller, alive or dead.
 #[derive(Debug, Clone)]
 pub struct OtherMonitor {
-    /// The monitor.
     pub id: MonitorId,
-    /// Where it runs, or ran.
+    /// The host that it runs on, or ran on.
     pub host: String,
-    /// The directory of its workers' pages there.
+    /// The directory on that host in which its workers' pages lie.
     pub pages: String,
-    /// Changes with every renewal of its lease. What it is means nothing: no clock is read.
+    /// A text that changes with every renewal of the lease (the row's `xmin`). Observers compare two
+    /// readings and measure the time in between by their own clock, so no clocks are compared.
     pub sign: String,
-    /// How long it may be silent.
+    /// How long after a renewal the lease is valid.
     pub lease: Duration,
 }
 
-/// Why a monitor counts as gone.
+/// Why a monitor is taken for dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// The lock of its pages, on this host, is free.
+    /// The lock file of its pages, on this host, is free.
     Unlocked,
-    /// Its row has not changed for longer than its lease. If it does change in the last moment, the
-    /// monitor is not buried.
+    /// Its row has not changed for longer than its lease. The row is compared once more under lock: if it
+    /// has changed by then, the monitor is not declared lost.
     Silent,
 }
 
 impl Store {
-    /// Announces a monitor.
+    /// Inserts the row of a monitor that starts.
     pub async fn monitor_start(
         &self,
         host: &str,
@@ -86,8 +86,8 @@ impl Store {
         Ok(MonitorId(id))
     }
 
-    /// Renews the lease, and says which writes of the monitor the database refuses, if any; false if
-    /// somebody has declared the monitor lost.
+    /// Renews the lease, and records which writes of the monitor the database refuses, if any. Returns
+    /// `false` if somebody has declared the monitor lost.
     pub async fn monitor_renew(&self, monitor: MonitorId, trouble: Option<&str>) -> Result<bool> {
         let done = sqlx::query!(
             "update rework.monitor set last_seen = clock_timestamp(), trouble = $2 where id = $1",
@@ -99,7 +99,7 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Says whether whoever enqueues must wake this monitor.
+    /// Records whether a transaction that queues a task must notify this monitor.
     pub async fn monitor_sleep(&self, monitor: MonitorId, asleep: bool) -> Result<()> {
         sqlx::query!(
             "update rework.monitor set asleep = $2 where id = $1",
@@ -111,7 +111,7 @@ impl Store {
         Ok(())
     }
 
-    /// The last words of a monitor that ends in order.
+    /// Records that a monitor ends in order; its row is deleted.
     pub async fn monitor_end(&self, monitor: MonitorId) -> Result<()> {
         sqlx::query!(
             "with ended_claim as (delete from rework.claim where monitor = $1),
@@ -139,10 +139,10 @@ impl Store {
         Ok(rows)
     }
 
-    /// Every other monitor, and a sign that changes as long as it lives.
+    /// Every monitor but the caller.
     pub async fn monitor_others(&self, me: MonitorId) -> Result<Vec<OtherMonitor>> {
         let rows = sqlx::query!(
-            // `xmin` is the transaction that wrote the row: every renewal has its own.
+            // `xmin` is the id of the transaction that wrote the row: each renewal has its own.
             r#"select id, host, pages, xmin::text as "sign!",
                       extract(epoch from lease)::float8 as "lease!"
                  from rework.monitor
@@ -163,10 +163,11 @@ impl Store {
             .collect())
     }
 
-    /// Buries a lost monitor in one transaction: what it held and may have begun ends `aborted`
-    /// with the cause `monitor lost`, or is tried again if its operation allows; what certainly has
-    /// not begun (`never_begun`) goes back to the queue; its workers are dead. Answers how many
-    /// tasks it held, or `None` if it came back, or somebody else buried it.
+    /// Declares a monitor lost, in one transaction: the tasks that it held and may have begun end as
+    /// `aborted` with the cause `monitor lost`, or are tried again if their operation allows; those that
+    /// have certainly not begun (`never_begun`) return to the queue; its workers are marked dead. Returns
+    /// how many tasks it held; `None` if the monitor has come back, or another monitor has declared it
+    /// lost.
     pub async fn monitor_bury(
         &self,
         lost: &OtherMonitor,

@@ -1,4 +1,4 @@
-//! Operations: who offers them, what they ask for, and what a monitor may claim of them.
+//! Operations: which hosts offer them, what they declare, and which a monitor may claim tasks of.
 
 use super::{Store, StoreError, error::Result, plugin::lock_deployments};
 use crate::model::OperationId;
@@ -9,112 +9,106 @@ use serde_json::Value;
 /// An operation on a host, as `list-operations` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct OperationRow {
-    /// The operation.
+    /// The id of the operation.
     pub id: i32,
-    /// Its name.
+    /// The name of the operation.
     pub name: String,
-    /// Its domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// Where its plugin came from.
+    /// The path that its plugin was registered from.
     pub path: String,
-    /// The host that offers it.
+    /// The host that offers the operation.
     pub host: String,
     /// SHA-256 of the plugin.
     pub hash: String,
-    /// In seconds; null: none.
+    /// The timeout in seconds; `None`: none.
     pub timeout: Option<f64>,
-    /// How often it may be tried.
+    /// How many attempts its tasks may take.
     pub max_attempts: i32,
-    /// Specs; null: none.
+    /// The declared inputs; `None`: any JSON is accepted.
     pub inputs: Option<Value>,
-    /// Specs; null: none.
+    /// The declared outputs; `None`: none are declared.
     pub outputs: Option<Value>,
-    /// Its doc comment.
+    /// The doc comment of the Rust function.
     pub description: String,
-    /// When this version was registered here.
+    /// When this version was registered on the host.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub registered: DateTime<Utc>,
-    /// Whether its tasks wait.
+    /// Whether the operation is paused: its tasks wait.
     pub paused: bool,
-    /// The module it is defined in.
+    /// The Rust module of the function.
     pub module: String,
-    /// `{memory_mb, cpu_seconds, open_files}`; null: no limit.
+    /// The limits `{memory_mb, cpu_seconds, open_files}`; `null`: no limit.
     pub limits: Value,
 }
 
-/// An operation that a name stands for, with what is needed to check an input.
+/// The operation that a name resolves to, with what is needed to check an input.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The operation.
     pub id: OperationId,
-    /// Specs of each version now deployed, the latest first; `None`: that version has no spec.
+    /// The declared inputs of each deployed version, the latest first; `None`: that version declares none.
     pub inputs: Vec<Option<Value>>,
-    /// What a lane calls each of them.
+    /// The digest of each entry of `inputs`, which names a lane.
     pub digests: Vec<String>,
-    /// Of the latest version.
+    /// How many attempts the latest version allows.
     pub max_attempts: i32,
 }
 
-/// A deployment that `unregister-operation` would or did retire.
+/// A deployment (an operation on a host) that `unregister-operation` retires.
 #[derive(Debug, Clone, Serialize)]
 pub struct Retired {
-    /// The deployment.
+    /// The id of the deployment.
     pub id: i32,
-    /// The operation's name.
+    /// The name of the operation.
     pub name: String,
-    /// Its domain.
+    /// The domain of the operation.
     pub domain: String,
-    /// Where its plugin came from.
+    /// The path that its plugin was registered from.
     pub path: String,
-    /// The host.
+    /// The name of the host.
     pub host: String,
 }
 
-/// A domain that is paused, or an operation of it.
+/// A paused domain, or a paused operation.
 #[derive(Debug, Clone)]
 pub struct PausedRow {
-    /// The domain.
     pub domain: String,
-    /// The operation and its name; none: the whole domain.
+    /// The id and name of the paused operation; `None`: the whole domain is paused.
     pub operation: Option<(OperationId, String)>,
 }
 
-/// A lane that a monitor may claim from, and what it needs to run what it finds there.
+/// An operation that a monitor may claim tasks of, and what its workers need to run them.
 #[derive(Debug, Clone)]
 pub struct CatalogRow {
-    /// The operation.
     pub operation: OperationId,
-    /// Its lanes that this host may take.
+    /// The lanes of the operation that this host may claim from.
     pub lanes: Vec<i32>,
-    /// Its name.
     pub name: String,
-    /// Its domain.
     pub domain: String,
-    /// The domain in the plugin's own registry.
+    /// The domain that the plugin declares; the operation may be registered under another one.
     pub declared_domain: String,
-    /// The version to run.
+    /// The id of the deployed version of the operation (`rework.plugin_operation`).
     pub plugin_operation: i32,
-    /// SHA-256 of the plugin.
     pub hash: String,
-    /// Where the plugin was registered from.
+    /// The path that the plugin was registered from.
     pub path: String,
-    /// How long it may run.
+    /// The timeout of an attempt.
     pub timeout_ms: Option<i64>,
     /// The pause before the second attempt.
     pub backoff_ms: Option<i64>,
-    /// How much memory it may use.
+    /// The memory limit of an attempt.
     pub memory_bytes: Option<i64>,
-    /// How much processor time it may use.
+    /// The limit on processor time of an attempt.
     pub cpu_ms: Option<i64>,
-    /// How many files it may have open.
+    /// The limit on open files of a worker that runs it.
     pub open_files: Option<i32>,
-    /// Specs of its outputs.
+    /// The declared outputs.
     pub outputs: Option<Value>,
-    /// What of its output is kept.
+    /// Which output of a task is stored: `all`, `logs`, `manual` or `none`.
     pub capture: String,
-    /// Lowest level of log records to keep.
+    /// The lowest level of log records that is stored; `None`: all levels.
     pub log_level: Option<String>,
-    /// Whether its tasks wait.
+    /// Whether the operation or its domain is paused.
     pub paused: bool,
 }
 
@@ -146,7 +140,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The operation of a name, or a refusal that says what there is.
+    /// Resolves a name to an operation. The error of an unknown or ambiguous name lists what there is.
     pub async fn operation_resolve(
         &self,
         name: &str,
@@ -154,7 +148,8 @@ impl Store {
         host: Option<&str>,
     ) -> Result<Resolved> {
         let rows = sqlx::query!(
-            // On the left, or the function, which refuses, would not be called where nothing fits.
+            // The function stands on the left of the join: otherwise it would not be called, and could not
+            // refuse, where no row fits.
             r#"select r.id as "id!", p.inputs, rework.inputs_digest(p.inputs) as digest,
                       p.max_attempts as "max_attempts?"
                  from (select rework.operation_resolve($1, $2, $3) as id offset 0) r
@@ -184,7 +179,7 @@ impl Store {
                 resolved.digests.push(digest);
             }
         }
-        // It was withdrawn between two looks of one statement.
+        // The operation was unregistered between two steps of one statement.
         resolved.ok_or_else(|| StoreError::Refused {
             code: "RW001".to_owned(),
             message: format!("operation `{name}` has just been withdrawn"),
@@ -192,7 +187,7 @@ impl Store {
         })
     }
 
-    /// Live deployments of a name that fit; `module` is an SQL `LIKE` pattern.
+    /// Live deployments of a name; `module` is an SQL `LIKE` pattern.
     pub async fn operation_find(
         &self,
         name: &str,
@@ -238,8 +233,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Forgets what is known of a host beside its deployments: its drop-in files, so that they are
-    /// registered anew should it come back, and when it last had a monitor.
+    /// Deletes what is stored of a host beside its deployments: the records of its drop-in files (should
+    /// the host come back, it registers them anew), and when it last had a monitor.
     pub async fn host_forget(&self, host: &str) -> Result<()> {
         sqlx::query!(
             "with forgotten_file as (delete from rework.drop_in where host = $1)
@@ -251,7 +246,7 @@ impl Store {
         Ok(())
     }
 
-    /// Retires deployments. Tasks, logs and schedules of the operation stay.
+    /// Retires deployments. Tasks, logs and schedules of their operations stay.
     pub async fn operation_retire(&self, deployments: &[i32]) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
         lock_deployments(&mut transaction).await?;
@@ -269,7 +264,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the tasks of an operation wait, or run again.
+    /// Pauses or resumes an operation.
     pub async fn operation_pause(&self, operation: OperationId, paused: bool) -> Result<()> {
         sqlx::query!(
             "with paused_operation as (update rework.operation set paused = $2 where id = $1)
@@ -282,7 +277,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the tasks of a whole domain wait, or run again; false: there is no such domain.
+    /// Pauses or resumes a whole domain; `false`: there is no such domain.
     pub async fn domain_pause(&self, domain: &str, paused: bool) -> Result<bool> {
         if !self.operation_exists(Some(domain), None).await? {
             return Ok(false);
@@ -300,7 +295,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether any host has ever offered an operation of this domain, of this name.
+    /// Whether any host has ever offered an operation with this name in this domain (`None`: in any).
     pub async fn operation_exists(&self, domain: Option<&str>, name: Option<&str>) -> Result<bool> {
         let exists = sqlx::query_scalar!(
             r#"select exists (select from rework.operation
@@ -314,7 +309,7 @@ impl Store {
         Ok(exists)
     }
 
-    /// What is paused.
+    /// Every paused domain and operation.
     pub async fn paused_list(&self) -> Result<Vec<PausedRow>> {
         let rows = sqlx::query!(
             r#"select domain as "domain!", null::int as id, null as name from rework.paused_domain
@@ -333,7 +328,7 @@ impl Store {
             .collect())
     }
 
-    /// What this host may run of these domains; no domains means all.
+    /// The operations of these domains (empty: all) that this host may run.
     pub async fn operation_catalog(
         &self,
         host: &str,

@@ -1,47 +1,48 @@
-//! What may be said of a connection, in a URL, a service file or the environment: each parameter that
-//! libpq documents is honoured, or refused by its name. Nothing is accepted and ignored.
+//! The parameters of a connection, given in a URL, a service file or the environment. Each parameter that
+//! libpq documents either takes effect or is refused by name; none is accepted and ignored.
 
 use super::session::SETTINGS;
 use std::net::IpAddr;
 
-/// Where a parameter was given.
+/// The source of a connection parameter, for messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place<'p> {
-    /// In the query of the URL.
+pub(super) enum Source<'p> {
+    /// The query part of the URL.
     Url,
-    /// As this variable of the environment.
+    /// The environment variable of this name.
     Variable(&'p str),
-    /// In the section of this service.
+    /// The section of this name in the service file.
     Service(&'p str),
 }
 
-/// What a parameter may say.
+/// Which values of a parameter are accepted.
 #[derive(Debug, Clone, Copy)]
-enum May {
-    /// Anything; it is honoured.
+enum Accepts {
+    /// Any value; it takes effect.
     Anything,
     /// A number of seconds.
     Number,
-    /// A port, or a list of them.
+    /// A port, or a comma-separated list of ports.
     Ports,
-    /// An IP address, or a list of them.
+    /// An IP address, or a comma-separated list of addresses.
     Addresses,
-    /// One of these; it is honoured.
-    Be(&'static [&'static str]),
-    /// Only what changes nothing here; anything else asks for what cannot be done.
-    OnlyBe(&'static [&'static str]),
+    /// One of these values; it takes effect.
+    OneOf(&'static [&'static str]),
+    /// Only these values, which change nothing here; any other value asks for something that is not
+    /// supported.
+    OnlyOneOf(&'static [&'static str]),
 }
 
-/// A parameter of libpq.
+/// A connection parameter of libpq.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
-    /// The variable of the environment that stands for it.
+    /// The environment variable that sets the parameter.
     pub(super) variable: Option<&'static str>,
-    may: May,
+    may: Accepts,
 }
 
-const fn parameter(name: &'static str, variable: &'static str, may: May) -> Parameter {
+const fn parameter(name: &'static str, variable: &'static str, may: Accepts) -> Parameter {
     let variable = if variable.is_empty() {
         None
     } else {
@@ -54,82 +55,87 @@ const fn parameter(name: &'static str, variable: &'static str, may: May) -> Para
     }
 }
 
-use May::{Addresses, Anything, Be, Number, OnlyBe, Ports};
+use Accepts::{Addresses, Anything, Number, OneOf, OnlyOneOf, Ports};
 
-/// All that the manual of libpq lists ("Parameter Key Words", "Environment Variables"). Variables that
-/// only say how other programs show their results are left out.
+/// All connection parameters that libpq's manual lists ("Parameter Key Words", "Environment Variables"),
+/// except variables that only affect how other programs display results.
 pub(super) const PARAMETERS: [Parameter; 46] = [
     parameter("application_name", "PGAPPNAME", Anything),
     parameter(
         "channel_binding",
         "PGCHANNELBINDING",
-        OnlyBe(&["disable", "prefer"]),
+        OnlyOneOf(&["disable", "prefer"]),
     ),
     parameter(
         "client_encoding",
         "",
-        OnlyBe(&["auto", "UTF8", "utf8", "UTF-8", "utf-8"]),
+        OnlyOneOf(&["auto", "UTF8", "utf8", "UTF-8", "utf-8"]),
     ),
     parameter("connect_timeout", "PGCONNECT_TIMEOUT", Number),
     parameter("dbname", "PGDATABASE", Anything),
     parameter("fallback_application_name", "", Anything),
-    parameter("gssdelegation", "", OnlyBe(&["0"])),
-    parameter("gssencmode", "PGGSSENCMODE", OnlyBe(&["disable", "prefer"])),
-    parameter("gsslib", "", OnlyBe(&[])),
+    parameter("gssdelegation", "", OnlyOneOf(&["0"])),
+    parameter(
+        "gssencmode",
+        "PGGSSENCMODE",
+        OnlyOneOf(&["disable", "prefer"]),
+    ),
+    parameter("gsslib", "", OnlyOneOf(&[])),
     parameter("host", "PGHOST", Anything),
     parameter("hostaddr", "PGHOSTADDR", Addresses),
-    // A peer that is silent is noticed by questions that are not answered, within seconds.
-    parameter("keepalives", "", OnlyBe(&["1"])),
-    parameter("keepalives_count", "", OnlyBe(&["0"])),
-    parameter("keepalives_idle", "", OnlyBe(&["0"])),
-    parameter("keepalives_interval", "", OnlyBe(&["0"])),
-    parameter("krbsrvname", "", OnlyBe(&["postgres"])),
+    // Keepalives are not configurable: a silent peer is noticed within seconds, because every statement has
+    // a time limit.
+    parameter("keepalives", "", OnlyOneOf(&["1"])),
+    parameter("keepalives_count", "", OnlyOneOf(&["0"])),
+    parameter("keepalives_idle", "", OnlyOneOf(&["0"])),
+    parameter("keepalives_interval", "", OnlyOneOf(&["0"])),
+    parameter("krbsrvname", "", OnlyOneOf(&["postgres"])),
     parameter(
         "load_balance_hosts",
         "PGLOADBALANCEHOSTS",
-        Be(&["disable", "random"]),
+        OneOf(&["disable", "random"]),
     ),
     parameter(
         "max_protocol_version",
         "PGMAXPROTOCOLVERSION",
-        OnlyBe(&["3.0", "3.2", "latest"]),
+        OnlyOneOf(&["3.0", "3.2", "latest"]),
     ),
     parameter(
         "min_protocol_version",
         "PGMINPROTOCOLVERSION",
-        OnlyBe(&["3.0"]),
+        OnlyOneOf(&["3.0"]),
     ),
     parameter("options", "PGOPTIONS", Anything),
     parameter("passfile", "PGPASSFILE", Anything),
     parameter("password", "PGPASSWORD", Anything),
     parameter("port", "PGPORT", Ports),
-    parameter("replication", "", OnlyBe(&["0", "false", "off", "no"])),
-    parameter("require_auth", "PGREQUIREAUTH", OnlyBe(&[])),
-    parameter("requirepeer", "PGREQUIREPEER", OnlyBe(&[])),
-    parameter("scram_client_key", "", OnlyBe(&[])),
-    parameter("scram_server_key", "", OnlyBe(&[])),
+    parameter("replication", "", OnlyOneOf(&["0", "false", "off", "no"])),
+    parameter("require_auth", "PGREQUIREAUTH", OnlyOneOf(&[])),
+    parameter("requirepeer", "PGREQUIREPEER", OnlyOneOf(&[])),
+    parameter("scram_client_key", "", OnlyOneOf(&[])),
+    parameter("scram_server_key", "", OnlyOneOf(&[])),
     parameter("service", "PGSERVICE", Anything),
     parameter("servicefile", "PGSERVICEFILE", Anything),
     parameter(
         "ssl_max_protocol_version",
         "PGSSLMAXPROTOCOLVERSION",
-        OnlyBe(&["TLSv1.3"]),
+        OnlyOneOf(&["TLSv1.3"]),
     ),
     parameter(
         "ssl_min_protocol_version",
         "PGSSLMINPROTOCOLVERSION",
-        OnlyBe(&["TLSv1", "TLSv1.1", "TLSv1.2"]),
+        OnlyOneOf(&["TLSv1", "TLSv1.1", "TLSv1.2"]),
     ),
     parameter("sslcert", "PGSSLCERT", Anything),
-    parameter("sslcertmode", "PGSSLCERTMODE", OnlyBe(&["allow"])),
-    parameter("sslcompression", "PGSSLCOMPRESSION", OnlyBe(&["0"])),
-    parameter("sslcrl", "PGSSLCRL", OnlyBe(&[])),
-    parameter("sslcrldir", "PGSSLCRLDIR", OnlyBe(&[])),
+    parameter("sslcertmode", "PGSSLCERTMODE", OnlyOneOf(&["allow"])),
+    parameter("sslcompression", "PGSSLCOMPRESSION", OnlyOneOf(&["0"])),
+    parameter("sslcrl", "PGSSLCRL", OnlyOneOf(&[])),
+    parameter("sslcrldir", "PGSSLCRLDIR", OnlyOneOf(&[])),
     parameter("sslkey", "PGSSLKEY", Anything),
     parameter(
         "sslmode",
         "PGSSLMODE",
-        Be(&[
+        OneOf(&[
             "disable",
             "allow",
             "prefer",
@@ -138,26 +144,31 @@ pub(super) const PARAMETERS: [Parameter; 46] = [
             "verify-full",
         ]),
     ),
-    parameter("sslnegotiation", "PGSSLNEGOTIATION", OnlyBe(&["postgres"])),
-    parameter("sslpassword", "", OnlyBe(&[])),
+    parameter(
+        "sslnegotiation",
+        "PGSSLNEGOTIATION",
+        OnlyOneOf(&["postgres"]),
+    ),
+    parameter("sslpassword", "", OnlyOneOf(&[])),
     parameter("sslrootcert", "PGSSLROOTCERT", Anything),
-    parameter("sslsni", "PGSSLSNI", OnlyBe(&["1"])),
-    // A monitor writes, and so does nearly every command: a standby is of no use.
+    parameter("sslsni", "PGSSLSNI", OnlyOneOf(&["1"])),
+    // Monitors and nearly all commands write, so a standby is of no use.
     parameter(
         "target_session_attrs",
         "PGTARGETSESSIONATTRS",
-        OnlyBe(&["any", "read-write", "primary"]),
+        OnlyOneOf(&["any", "read-write", "primary"]),
     ),
-    parameter("tcp_user_timeout", "", OnlyBe(&["0"])),
+    parameter("tcp_user_timeout", "", OnlyOneOf(&["0"])),
     parameter("user", "PGUSER", Anything),
 ];
 
-/// Whether a parameter is of TLS, which Unix sockets do not use: there it means nothing, as for libpq.
+/// Whether a parameter is about TLS. Unix sockets do not use TLS, so libpq ignores these parameters there,
+/// and so do we.
 pub(super) fn is_of_tls(name: &str) -> bool {
     name.starts_with("ssl")
 }
 
-/// What is wrong with a name in the query of a URL.
+/// The error for a parameter name in the query of a URL; `None` if the name is known.
 pub(super) fn fault_of_name(name: &str) -> Option<String> {
     if name == "pooler" {
         return Some(
@@ -173,17 +184,17 @@ fn find(name: &str) -> Option<&'static Parameter> {
     PARAMETERS.iter().find(|parameter| parameter.name == name)
 }
 
-/// What is wrong with the value of a parameter that was given there. A parameter of TLS is asked about
-/// again by [`fault_of_tls`], once it is known that TLS is used.
-pub(super) fn fault(name: &str, value: &str, place: Place<'_>) -> Option<String> {
+/// The error for the value of a parameter; `None` if the value is accepted. Parameters about TLS are
+/// checked again by [`fault_of_tls`] once it is known that TLS is used.
+pub(super) fn fault(name: &str, value: &str, place: Source<'_>) -> Option<String> {
     let said = match place {
-        Place::Url => format!("its parameter `{name}`"),
-        Place::Variable(variable) => format!("the variable {variable}"),
-        Place::Service(service) => format!("the parameter `{name}` of the service `{service}`"),
+        Source::Url => format!("its parameter `{name}`"),
+        Source::Variable(variable) => format!("the variable {variable}"),
+        Source::Service(service) => format!("the parameter `{name}` of the service `{service}`"),
     };
     let take_out = match place {
-        Place::Url | Place::Service(_) => "take it out",
-        Place::Variable(_) => "unset it",
+        Source::Url | Source::Service(_) => "take it out",
+        Source::Variable(_) => "unset it",
     };
     let must_be = |what: &str| Some(format!("{said} must be {what}"));
     let each = |is_one: fn(&str) -> bool| value.split(',').all(|one| one.is_empty() || is_one(one));
@@ -194,11 +205,11 @@ pub(super) fn fault(name: &str, value: &str, place: Place<'_>) -> Option<String>
         Ports if !each(is_port) => must_be("a number from 1 to 65535"),
         Addresses if !each(is_address) => must_be("an IP address"),
         Number if value.trim().parse::<i32>().is_err() => must_be("a number"),
-        Be(words) if !words.contains(&value) => must_be(&format!("one of {}", words.join(", "))),
-        OnlyBe(words) if !words.contains(&value) && !is_of_tls(name) => {
+        OneOf(words) if !words.contains(&value) => must_be(&format!("one of {}", words.join(", "))),
+        OnlyOneOf(words) if !words.contains(&value) && !is_of_tls(name) => {
             Some(cannot(&said, words, take_out))
         }
-        Anything if name == "options" && matches!(place, Place::Url) => {
+        Anything if name == "options" && matches!(place, Source::Url) => {
             own_setting(value).map(|setting| {
                 format!(
                     "{said} sets `{setting}`, which rework sets for its own sessions; {take_out}"
@@ -209,14 +220,14 @@ pub(super) fn fault(name: &str, value: &str, place: Place<'_>) -> Option<String>
     }
 }
 
-/// What is wrong with a parameter of TLS where TLS is used.
+/// The error for a parameter about TLS where TLS is used; `None` if its value is accepted.
 pub(super) fn fault_of_tls(name: &str, value: &str) -> Option<String> {
     let said = match find(name)?.variable {
         Some(variable) => format!("the parameter `{name}` (or the variable {variable})"),
         None => format!("the parameter `{name}`"),
     };
     match find(name)?.may {
-        OnlyBe(words) if !words.contains(&value) => Some(cannot(&said, words, "take it out")),
+        OnlyOneOf(words) if !words.contains(&value) => Some(cannot(&said, words, "take it out")),
         Anything if name == "sslrootcert" && value == "system" => Some(format!(
             "{said} asks for the certificates of the system; name a file, as \
              /etc/ssl/certs/ca-certificates.crt"
@@ -235,7 +246,7 @@ fn cannot(said: &str, words: &[&str], take_out: &str) -> String {
     )
 }
 
-/// A setting of the server in `options` that sessions of ours need to be otherwise.
+/// The first server setting in `options` that our sessions set to a value of their own.
 fn own_setting(options: &str) -> Option<&'static str> {
     let mut words = options.split_whitespace();
     while let Some(word) = words.next() {
@@ -246,7 +257,7 @@ fn own_setting(options: &str) -> Option<&'static str> {
         };
         let name = setting.split('=').next().unwrap_or_default();
         let name = name.replace('-', "_");
-        // No statement of ours names anything without its schema.
+        // `search_path` may be given: every statement names the schema.
         let own = SETTINGS
             .iter()
             .find(|(own, _)| own.eq_ignore_ascii_case(&name) && *own != "search_path");
@@ -262,7 +273,7 @@ pub(super) fn is_port(text: &str) -> bool {
 }
 
 fn is_address(text: &str) -> bool {
-    // With the name of an interface, as in fe80::1%eth0.
+    // The address may carry an interface name, as in fe80::1%eth0.
     let address = text.split('%').next().unwrap_or_default();
     address.parse::<IpAddr>().is_ok()
 }
@@ -315,7 +326,7 @@ mod tests {
             // TLS may not be used at all.
             ("sslcrl", "/x", None),
         ] {
-            let told = fault(name, value, Place::Url);
+            let told = fault(name, value, Source::Url);
             match wanted {
                 None => assert_eq!(told, None, "{name}={value}"),
                 Some(wanted) => assert!(
@@ -331,7 +342,7 @@ mod tests {
         let told = fault(
             "channel_binding",
             "require",
-            Place::Variable("PGCHANNELBINDING"),
+            Source::Variable("PGCHANNELBINDING"),
         );
         assert!(
             told.is_some_and(|told| told.contains("PGCHANNELBINDING") && told.contains("unset"))

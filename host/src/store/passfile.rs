@@ -1,5 +1,5 @@
-//! The password file of libpq (`~/.pgpass`): `host:port:database:user:password` a line. We read it
-//! ourselves, because the driver writes lines that it cannot read into the log, password included.
+//! The password file of libpq (`~/.pgpass`), with lines `host:port:database:user:password`. It is read
+//! here, because the driver logs lines that it cannot read, including their passwords.
 
 use crate::here;
 use std::{
@@ -9,33 +9,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a password is for.
+/// A login whose password is looked up.
 #[derive(Debug)]
 pub(super) struct Login<'l> {
-    /// The name of the host, its address if it has no name, or the directory of its socket.
+    /// The host name; the address if there is no name, or the directory of a Unix socket.
     pub(super) host: &'l str,
     pub(super) port: u16,
     pub(super) database: &'l str,
     pub(super) user: &'l str,
 }
 
-/// What a password file says.
+/// The result of a lookup in a password file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The password.
     Password(String),
-    /// Nothing about this login, or there is no file.
+    /// No line fits this login, or there is no file.
     Nothing,
-    /// The file is not to be believed or read; why.
+    /// The file must not or cannot be read, for this reason.
     Unusable(String),
 }
 
-/// Where the password file is if nobody says otherwise.
+/// The default path of the password file, `~/.pgpass`.
 pub(super) fn default_path() -> Option<PathBuf> {
     here::home().map(|home| home.join(".pgpass"))
 }
 
-/// Looks a password up.
+/// Looks up the password of a login.
 pub(super) fn look_up(path: &Path, login: &Login<'_>) -> Found {
     let unusable =
         |why: &str| Found::Unusable(format!("the password file {} {why}", path.display()));
@@ -64,7 +63,7 @@ pub(super) fn look_up(path: &Path, login: &Login<'_>) -> Found {
     }
 }
 
-/// The password of the first line that fits. A line with less than five fields fits nothing.
+/// The password of the first line that fits the login. A line with fewer than five fields fits no login.
 fn password(content: &str, login: &Login<'_>) -> Option<String> {
     let port = login.port.to_string();
     content
@@ -74,7 +73,7 @@ fn password(content: &str, login: &Login<'_>) -> Option<String> {
             let mut rest = line;
             for wanted in [login.host, &port, login.database, login.user] {
                 let (field, after) = field(rest)?;
-                // An escaped asterisk is no wildcard, so the field is looked at as it is written.
+                // Compared before unescaping: an escaped asterisk is no wildcard.
                 let is_any = rest.starts_with("*:");
                 if !is_any && field != wanted {
                     return None;
@@ -85,7 +84,7 @@ fn password(content: &str, login: &Login<'_>) -> Option<String> {
         })
 }
 
-/// A field up to the next colon that is not escaped, and what follows it; `None` if there is no colon.
+/// Splits at the next unescaped colon: the field before it, and the rest. `None` if there is no such colon.
 fn field(text: &str) -> Option<(String, &str)> {
     let mut is_escaped = false;
     for (at, c) in text.char_indices() {
@@ -99,7 +98,7 @@ fn field(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// Each backslash stands for the character after it.
+/// Removes escapes: a backslash stands for the character that follows it.
 fn unescaped(text: &str) -> String {
     let mut plain = String::new();
     let mut characters = text.chars();

@@ -1,56 +1,55 @@
-//! Registering a plugin: its version, what it offers, and which host runs what from it.
+//! Registering a plugin: its version, its operations, and which host runs them.
 
 use super::{PackedPlugin, Store, StoreError, error::Result, lock, session::Session};
 use crate::model::plugin::{NewOperation, NewPlugin, title};
 
-/// Where to register a plugin, and how.
+/// Where and how to register a plugin.
 #[derive(Debug, Clone)]
 pub struct Placement {
-    /// The host that runs it.
+    /// The host that is to run the plugin.
     pub host: String,
-    /// Its file there.
+    /// The path of the plugin's file on that host.
     pub path: String,
-    /// It is all that the file offers: what the file offered before and offers no longer is
-    /// retired; its tasks stay.
+    /// Whether the plugin stands for everything that the file offers. If so, operations that the file
+    /// offered before and no longer offers are retired; their tasks stay.
     pub whole: bool,
-    /// Take over operations that the host has from another plugin.
+    /// Whether to take over operations that the host has from another plugin.
     pub replace: bool,
-    /// Find out what would happen, and change nothing.
+    /// Whether to report what would happen without changing anything.
     pub dry_run: bool,
 }
 
 /// What a registration did.
 #[derive(Debug, Clone, Default)]
 pub struct Registered {
-    /// Operations that this host could not run before.
+    /// How many operations the host could not run before.
     pub new: usize,
-    /// Operations that it could.
+    /// How many operations the host could run already.
     pub known: usize,
-    /// Operations that came from another plugin until now, a sentence each.
+    /// Operations that came from another plugin until now, one sentence each.
     pub taken_over: Vec<String>,
-    /// Operations (domain, name) that the file at this path no longer offers here.
+    /// Operations, as (domain, name), that were retired because the file no longer offers them.
     pub retired: Vec<(String, String)>,
-    /// The versions that they came from until now, if they were others: `hello 0.1.0 (0123456789ab)`.
+    /// The versions that the operations came from until now, where they differ: `hello 0.1.0
+    /// (0123456789ab)`.
     pub replaced: Vec<String>,
 }
 
-/// A plugin that operations point to, and what it was built with.
+/// A plugin that has deployed operations, and the version of the SDK that it was built with.
 #[derive(Debug, Clone)]
 pub struct PluginSdk {
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The crate's version.
     pub version: String,
-    /// SHA-256 of the file.
     pub hash: String,
-    /// Version of the SDK.
+    /// The version of the SDK.
     pub sdk: String,
-    /// A host that has it.
+    /// A host that runs the plugin.
     pub host: String,
 }
 
 impl Store {
-    /// The plugins that operations point to now, by name.
+    /// The plugins that have deployed operations, by name.
     pub async fn plugin_sdks(&self) -> Result<Vec<PluginSdk>> {
         let rows = sqlx::query_as!(
             PluginSdk,
@@ -67,8 +66,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Registers a plugin's operations for a host, with its bytes if they are to be published; all
-    /// or nothing.
+    /// Registers a plugin's operations for a host, and stores the plugin's bytes if they are to be
+    /// published. All or nothing.
     pub async fn plugin_register(
         &self,
         plugin: &NewPlugin,
@@ -77,7 +76,7 @@ impl Store {
     ) -> Result<Registered> {
         let Placement { host, path, .. } = placement;
         let mut transaction = self.pool.begin().await?;
-        // What takes long comes first: whoever waits for the lock keeps a connection.
+        // What takes long comes before the lock: a session that waits for the lock keeps a connection.
         let plugin_id = plugin_save(&mut transaction, plugin).await?;
         if let Some(packed) = packed {
             packed.save(&mut transaction, plugin_id).await?;
@@ -115,8 +114,8 @@ impl Store {
             }
         }
         if placement.whole {
-            // The same plugin under another path (a new build directory, a version in its name) is
-            // its next version, not a second plugin.
+            // The same plugin under another path (a new build directory, a version in the file's name) is
+            // the next version of this plugin, not a second plugin.
             let mut paths: Vec<String> = elsewhere
                 .into_iter()
                 .filter(|one| one.plugin == plugin.name)
@@ -126,7 +125,8 @@ impl Store {
             let of = |word: fn(&NewOperation) -> &String| -> Vec<String> {
                 plugin.operations.iter().map(word).cloned().collect()
             };
-            // What was registered from it under another domain stays while the plugin still has it.
+            // Operations registered from the file under another domain stay while the plugin still offers
+            // them.
             let (declared, names) = (of(|one| &one.declared_domain), of(|one| &one.name));
             let retired = sqlx::query!(
                 "update rework.deployment d
@@ -162,7 +162,7 @@ impl Store {
     }
 }
 
-/// An operation that a host has, and from where.
+/// An operation that a host runs, and the plugin that it comes from.
 struct Live {
     domain: String,
     name: String,
@@ -185,7 +185,7 @@ impl Live {
     }
 }
 
-/// What a host has of a plugin's operations now.
+/// The operations of a plugin that a host runs now.
 async fn live_deployments(
     connection: &mut Session<'_>,
     plugin: &NewPlugin,
@@ -214,7 +214,7 @@ async fn live_deployments(
     Ok(rows)
 }
 
-/// Another plugin is not taken the place of by accident.
+/// The error for operations that the host runs from another plugin, where `--replace` is not given.
 fn comes_from_another(foreign: &[&Live], host: &str) -> StoreError {
     let Live {
         domain,
@@ -238,7 +238,7 @@ fn comes_from_another(foreign: &[&Live], host: &str) -> StoreError {
     }
 }
 
-/// The identity of an operation, for ever.
+/// The id of the operation with this domain and name; it is inserted if it is new, and never deleted.
 async fn identity_save(connection: &mut Session<'_>, operation: &NewOperation) -> Result<i32> {
     let id = sqlx::query_scalar!(
         "insert into rework.operation as o (domain, name) values ($1, $2)
@@ -252,8 +252,8 @@ async fn identity_save(connection: &mut Session<'_>, operation: &NewOperation) -
     Ok(id)
 }
 
-/// Lets a host run this version of an operation; answers whether it could run none before. What it
-/// ran before becomes history; the same version from the same file changes nothing.
+/// Makes a host run this version of an operation, and returns whether the host ran no version before. The
+/// version that it ran is kept as history; deploying the same version from the same file changes nothing.
 pub(super) async fn deploy(
     connection: &mut Session<'_>,
     operation: i32,
@@ -295,7 +295,7 @@ pub(super) async fn deploy(
     Ok(live.is_none())
 }
 
-/// One registration, rollback or adoption at a time: two would deadlock over the same operations.
+/// Serializes registrations, rollbacks and adoptions: two at once would deadlock over the same operations.
 pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.register'))")
         .execute(connection)
@@ -328,7 +328,7 @@ async fn plugin_save(connection: &mut Session<'_>, plugin: &NewPlugin) -> Result
     Ok(id)
 }
 
-/// The immutable record of what this version says about an operation.
+/// Inserts the record of this version of an operation, which is never changed.
 async fn operation_save(
     connection: &mut Session<'_>,
     plugin: i32,

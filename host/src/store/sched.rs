@@ -1,4 +1,4 @@
-//! Schedules: prepared operations, and the one place where they fire.
+//! Schedules (operations with a cron rule), and the one place where they fire.
 
 use super::{
     Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, lock, schedule::refused,
@@ -13,66 +13,62 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::time::Instant;
 
-/// Seconds before its time by the database's clock at which a run is queued all the same; the task waits
-/// for its time. A monitor that has carried the clock on for a while may be so much ahead.
+/// Seconds before its time, by the database's clock, at which a run may be queued already (its task waits
+/// for the time). A monitor extrapolates the database's clock, and may be ahead of it by so much.
 const EARLIEST_SECONDS: f64 = 2.0;
 
-/// A schedule to be written.
+/// A schedule to be inserted.
 #[derive(Debug, Clone, Default)]
 pub struct NewSchedule {
-    /// The operation, its host, the input as given, the notes.
+    /// The tasks that the schedule queues: the operation, its host, the input as given, and the metadata.
     pub request: ScheduleRequest,
-    /// Cron, five or six fields.
+    /// The cron rule, of five or six fields.
     pub rule: String,
-    /// The zone in which it is meant.
+    /// The name of the time zone that the rule is in.
     pub timezone: String,
-    /// What becomes of missed runs.
+    /// Whether missed runs are made up for.
     pub catch_up: CatchUp,
-    /// Whether it may fire every second.
+    /// Whether the rule may fire every second.
     pub every_second: bool,
-    /// Whether it only waits.
+    /// Whether the schedule begins as paused.
     pub paused: bool,
-    /// How a refusal calls it, if it is one of several.
+    /// The name of the schedule in an error, where several are inserted together.
     pub title: Option<String>,
 }
 
-/// When a schedule fires.
+/// What a monitor needs to know to compute when a schedule fires.
 #[derive(Debug, Clone)]
 pub struct SchedulePlan {
-    /// The schedule.
     pub id: i64,
-    /// Its rule.
     pub rule: String,
-    /// The time zone of the rule.
     pub timezone: String,
-    /// What becomes of missed runs.
+    /// Whether missed runs are made up for: `skip`, `one` or `all`.
     pub catch_up: String,
-    /// Runs before this do not count; not ahead of the database's clock.
+    /// Runs before this time are not made up for. Never ahead of the database's clock.
     pub since: DateTime<Utc>,
-    /// The last run that was queued; not ahead of the database's clock.
+    /// The time of the last run that was queued. Never ahead of the database's clock.
     pub last_run: Option<DateTime<Utc>>,
 }
 
-/// What the schedules of a monitor are, and what the time is for them.
+/// The schedules of a monitor, and a reading of the database's clock.
 #[derive(Debug, Clone, Default)]
 pub struct SchedulePlans {
-    /// The schedules.
     pub rows: Vec<SchedulePlan>,
-    /// The database's clock; none: there are no schedules.
+    /// The database's clock; `None` if there are no schedules.
     pub clock: Option<DatabaseClock>,
 }
 
-/// The database's clock as it was read once, carried on by one that nobody sets.
+/// A reading of the database's clock, extrapolated by the monotonic clock of this host.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseClock {
-    /// When its answer was here: it is never ahead of what it is now.
+    /// When the reading arrived here; the extrapolated clock is therefore never ahead of the database's.
     pub read: Instant,
-    /// What it said.
+    /// The reading.
     pub said: DateTime<Utc>,
 }
 
 impl DatabaseClock {
-    /// What it says at another instant.
+    /// The time of the database's clock at another instant.
     pub fn at(&self, instant: Instant) -> DateTime<Utc> {
         match instant.checked_duration_since(self.read) {
             Some(since) => self.said + since,
@@ -84,57 +80,53 @@ impl DatabaseClock {
 /// A schedule.
 #[derive(Debug, Clone)]
 pub struct ScheduleRow {
-    /// The schedule.
     pub id: i64,
-    /// The operation's name.
     pub operation: String,
-    /// The operation's domain.
     pub domain: String,
-    /// The host its tasks are pinned to.
+    /// The host that the schedule's tasks are pinned to.
     pub host: Option<String>,
-    /// Notes for its tasks.
+    /// The metadata of its tasks.
     pub metadata: Option<Value>,
     /// The input as given: moments are expressions, files are text or base64.
     pub input: Option<Document>,
-    /// The input as bytes, instead.
+    /// The input as bytes, if it is not a document.
     pub input_raw: Option<Vec<u8>>,
-    /// Cron, five or six fields.
+    /// The cron rule, of five or six fields.
     pub rule: String,
-    /// The zone in which it is meant.
+    /// The name of the time zone that the rule is in.
     pub timezone: String,
-    /// `skip`, `one` or `all`.
+    /// Whether missed runs are made up for: `skip`, `one` or `all`.
     pub catch_up: String,
-    /// Whether it may fire every second.
+    /// Whether the rule may fire every second.
     pub every_second: bool,
-    /// Whether it only waits.
+    /// Whether the schedule is paused.
     pub paused: bool,
-    /// When it was prepared, or resumed: earlier runs are not made up for.
+    /// When the schedule was inserted or resumed: earlier runs are not made up for.
     pub since: DateTime<Utc>,
-    /// The time for which it fired last; not ahead of the database's clock.
+    /// The time of the last run. Never ahead of the database's clock.
     pub last_run: Option<DateTime<Utc>>,
-    /// Times ahead of the database's clock that it has fired for, while that clock was wrong.
+    /// Times ahead of the database's clock for which the schedule has fired while that clock was wrong.
     pub fired_ahead: Vec<DateTime<Utc>>,
     /// Why the last run queued no task.
     pub error: Option<String>,
-    /// The database's clock.
+    /// The database's clock when the row was read.
     pub now: DateTime<Utc>,
 }
 
-/// What became of a run.
+/// The result of firing a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScheduledFire {
-    /// It queued this task.
     Queued(TaskId),
-    /// Somebody else did, or the schedule is gone or paused.
+    /// Another monitor has fired it, or the schedule is deleted or paused.
     Elsewhere,
-    /// By the database's clock it is not time yet.
+    /// By the database's clock the time has not come yet.
     Early,
-    /// Its operation does not accept it; the schedule says why.
+    /// The operation does not accept the input; the reason is stored with the schedule.
     Refused(String),
 }
 
 impl ScheduleRow {
-    /// The task that it queues at this time.
+    /// The task that the schedule queues at this time.
     pub(super) fn request(&self, time: DateTime<Utc>) -> Result<ScheduleRequest> {
         let rule =
             Rule::parse(&self.rule, &self.timezone).map_err(|error| refused(error.to_string()))?;
@@ -157,7 +149,7 @@ impl ScheduleRow {
 }
 
 impl NewSchedule {
-    /// Whether it says what can be meant: its rule, and how often that fires.
+    /// Reads the rule and checks how often it fires.
     fn rule(&self) -> Result<Rule> {
         let rule =
             Rule::parse(&self.rule, &self.timezone).map_err(|error| refused(error.to_string()))?;
@@ -176,10 +168,11 @@ impl NewSchedule {
 }
 
 impl Store {
-    /// Writes schedules, all or none; an identical one (operation, host, rule, zone, input,
-    /// metadata) is replaced and keeps its id. Each input is checked as if a task were queued now.
+    /// Inserts schedules, all or none. A schedule with the same operation, host, rule, zone, input and
+    /// metadata as an existing one replaces it under its id. Each input is checked as if a task were queued
+    /// now.
     pub async fn sched_prepare(&self, schedules: &[NewSchedule]) -> Result<Vec<ScheduleId>> {
-        // All checks before the transaction: it holds a connection, and they need one.
+        // All checks come before the transaction: it holds a connection, and the checks need another.
         let mut operations = Vec::new();
         for schedule in schedules {
             let operation = self.sched_check(schedule).await;
@@ -203,7 +196,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// Whether a schedule could queue a task now; its operation.
+    /// Checks that a schedule could queue a task now, and returns its operation.
     async fn sched_check(&self, schedule: &NewSchedule) -> Result<Resolved> {
         let zone = schedule.rule()?.zone().clone();
         let mut request = schedule.request.clone();
@@ -222,7 +215,7 @@ impl Store {
     ) -> Result<ScheduleId> {
         let request = &schedule.request;
         let specs = operation.inputs.first().and_then(Option::as_ref);
-        // However a file is given, and nothing is given, it is written down in one way.
+        // Inputs that mean the same are stored in one form: files inline, an empty input as absent.
         let mut fields = request.input.clone().filter(|input| !input.is_null());
         let mut files = fields
             .as_mut()
@@ -232,10 +225,11 @@ impl Store {
         files.sort();
         let is_empty = |fields: &Value| fields.as_object().is_some_and(serde_json::Map::is_empty);
         let fields = fields.filter(|fields| specs.is_none() || !is_empty(fields));
-        // A row keeps one document: files become part of it.
+        // A schedule's row holds one document, so files become part of it.
         let input = input::with_files(fields.as_ref(), &files);
         let words: Vec<&str> = schedule.rule.split_whitespace().collect();
-        // As the zone data write it, so that `europe/paris` is the same schedule.
+        // The zone's name as the zone data spell it, so that `europe/paris` is the same schedule as
+        // `Europe/Paris`.
         let zone = schedule.rule()?.zone().name().to_owned();
         let id = sqlx::query_scalar!(
             r#"insert into rework.sched as sched
@@ -269,7 +263,7 @@ impl Store {
         Ok(ScheduleId(id))
     }
 
-    /// Removes a schedule; what it has queued stays. Answers how many there were.
+    /// Deletes a schedule; tasks that it has queued stay. Returns how many schedules were deleted (0 or 1).
     pub async fn sched_unprepare(&self, schedule: ScheduleId) -> Result<u64> {
         let removed = sqlx::query_scalar!(
             r#"with removed as (delete from rework.sched where id = $1 returning id),
@@ -282,7 +276,7 @@ impl Store {
         Ok(removed.cast_unsigned())
     }
 
-    /// Lets a schedule wait, or run again; false: there is no such schedule.
+    /// Pauses or resumes a schedule; `false`: there is no such schedule.
     pub async fn sched_pause(&self, schedule: ScheduleId, paused: bool) -> Result<bool> {
         let found = sqlx::query_scalar!(
             r#"with updated as (update rework.sched
@@ -300,7 +294,7 @@ impl Store {
         Ok(found > 0)
     }
 
-    /// Schedules of these domains (none given: of all), by id.
+    /// Schedules of these domains (empty: of all), by id.
     pub async fn sched_list(&self, domains: &[String]) -> Result<Vec<ScheduleRow>> {
         let rows = sqlx::query_as!(
             ScheduleRow,
@@ -325,8 +319,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// What a monitor needs to know of the schedules of these domains (none given: of all), but for
-    /// those that are paused.
+    /// The schedules of these domains (empty: of all) that are not paused, as a monitor needs them.
     pub async fn sched_plans(&self, host: &str, domains: &[String]) -> Result<SchedulePlans> {
         let rows = sqlx::query!(
             r#"select s.id, s.rule, s.timezone, s.catch_up, c.now as "now!",
@@ -371,9 +364,9 @@ impl Store {
         })
     }
 
-    /// Queues the task of a schedule for this time, unless that has been done: whoever locks the
-    /// schedule first fires it, for a time later than the last one or, if that lies ahead of the
-    /// database's clock, for any that it has not fired for. Never before its time.
+    /// Queues the task of a schedule for this time, unless that has been done. Monitors compete for the
+    /// row's lock; the first one fires. The time must be later than the last run's, or, if that one lies
+    /// ahead of the database's clock, must not have been fired for. A run is never queued before its time.
     pub async fn sched_fire(
         &self,
         schedule: ScheduleId,
@@ -435,7 +428,8 @@ impl Store {
         };
         let fire = match queued {
             Ok(task) => ScheduledFire::Queued(task),
-            // The refusals of our own checks, not of the server: the transaction is in order.
+            // This refusal comes from our own checks and not from the server, so the transaction is still
+            // usable.
             Err(StoreError::Refused { message, .. }) => {
                 sqlx::query!(
                     "update rework.sched set error = $2 where id = $1",
@@ -452,7 +446,7 @@ impl Store {
         Ok(fire)
     }
 
-    /// Why the operation would refuse the next task of a schedule, if it would.
+    /// Why the operation would refuse the next task of a schedule; `None` if it would not.
     pub async fn sched_fault(&self, row: &ScheduleRow) -> Result<Option<String>> {
         let checked = match row.request(Utc::now()) {
             Ok(request) => self.task_check(&request).await.map(drop),

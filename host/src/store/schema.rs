@@ -35,7 +35,7 @@ const FUNCTIONS: &str = include_str!("../../../migrations/functions.sql");
 /// The oldest server that knows all that the schema needs, as `server_version_num`.
 const OLDEST_SERVER: i32 = 140_000;
 
-/// The database before a migration, and what the role may do there.
+/// The state of the database before a migration, and the rights of the role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Situation {
     database: String,
@@ -44,16 +44,16 @@ struct Situation {
     server: i32,
     read_only: bool,
     has_schema: bool,
-    /// In the schema, if it is there.
+    /// Whether the role may use the schema, if it exists.
     may_look: bool,
     may_create: bool,
-    /// Whether the role has the rights of the owners of all that is there.
+    /// Whether the role has the rights of the owners of everything in the schema.
     owns_all: bool,
     may_create_schema: bool,
 }
 
 impl Situation {
-    /// Why nothing can be written here.
+    /// Why the role cannot write here; `None` if it can.
     fn fault(&self) -> Option<StoreError> {
         let Self {
             database,
@@ -246,7 +246,7 @@ impl Store {
         }
     }
 
-    /// A word that tells this installation from any other: when its schema was made, to the microsecond.
+    /// A text that identifies this installation: when its schema was created, to the microsecond.
     pub async fn schema_installation(&self) -> Result<String> {
         let made = sqlx::query_scalar!(
             r#"select extract(epoch from min(installed_on))::text as "made!" from rework.migration"#
@@ -256,8 +256,8 @@ impl Store {
         Ok(made)
     }
 
-    /// Whether functions notify in everybody's transactions; not where some could be prepared, for those
-    /// must not (see `rework.tell`).
+    /// Whether functions notify in every transaction. They do not on a server with prepared transactions
+    /// enabled, because PREPARE TRANSACTION fails after NOTIFY (see `rework.tell`).
     pub async fn may_notify(&self) -> Result<bool> {
         let may = sqlx::query_scalar!(
             r#"select current_setting('max_prepared_transactions') = '0' as "may!""#
@@ -267,10 +267,10 @@ impl Store {
         Ok(may)
     }
 
-    /// Drops the schema and all that is in it; false if there was none.
+    /// Drops the schema and everything in it; `false` if there was none.
     pub async fn schema_drop(&self) -> Result<bool> {
         let mut transaction = self.pool.begin().await?;
-        // Not while it is being made.
+        // Wait for a migration that runs.
         sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.schema'))")
             .execute(&mut *transaction)
             .await?;
@@ -338,7 +338,7 @@ async fn installed(
 /// Applies what is missing, in one transaction; the version of the schema after it.
 async fn migrate(connection: &mut PgConnection, situation: &Situation) -> Result<i64> {
     let mut transaction = connection.begin().await?;
-    // Not while it is being made or dropped.
+    // Wait for another migration, or for the schema to be dropped.
     sqlx::query!("select pg_advisory_xact_lock(hashtext('rework.schema'))")
         .execute(&mut *transaction)
         .await?;
@@ -353,7 +353,7 @@ async fn migrate(connection: &mut PgConnection, situation: &Situation) -> Result
     )
     .fetch_one(&mut *transaction)
     .await?;
-    // Even where it is there already, the statement asks for the right to make it.
+    // `create schema if not exists` requires the right to create schemas even where the schema exists.
     if !exists {
         sqlx::query!("create schema rework")
             .execute(&mut *transaction)

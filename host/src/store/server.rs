@@ -1,8 +1,8 @@
-//! The servers that the parameters of a connection name, and how each is to be connected to.
+//! The servers that the parameters of a connection name, and the ways to connect to each.
 
 use super::{
     error::{Result, StoreError, words},
-    parameter::{self, PARAMETERS, Place},
+    parameter::{self, PARAMETERS, Source},
     passfile::{self, Found, Login},
     service,
     url::{self, Parameters},
@@ -19,33 +19,36 @@ use std::{
     time::Duration,
 };
 
-/// How long a server may take to let us in, unless `connect_timeout` says otherwise.
+/// How long a server may take to accept a connection, unless `connect_timeout` says otherwise.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where Debian, and where Postgres as it is shipped, put the Unix socket. A libpq knows one of them.
+/// The directories in which Debian's Postgres and an unmodified Postgres put their Unix socket. A libpq
+/// knows only one of them.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// One server.
+/// One server that the parameters name.
 #[derive(Clone)]
 pub(super) struct Server {
-    /// Its address as people write it, without credentials.
+    /// Host and port, or the socket's directory, without credentials: for messages.
     pub(super) place: String,
-    /// The ways in, in order: libpq tries with and without TLS for `allow` and `prefer`.
+    /// The ways to connect, in the order in which they are tried: for `allow` and `prefer`, like libpq,
+    /// with and without TLS.
     pub(super) ways: Vec<PgConnectOptions>,
-    /// What there is to know if it refuses us, as a password file that was not used.
+    /// A remark for the error if the server refuses the login, such as a password file that was not used.
     pub(super) remark: Option<String>,
 }
 
-/// All that a URL, a service file and the environment say of a connection.
+/// The servers that a URL, a service file and the environment name together.
 #[derive(Clone)]
 pub(super) struct Servers {
     pub(super) all: Vec<Server>,
-    /// Only one that accepts writes will do.
+    /// Whether only a server that accepts writes will do.
     pub(super) must_write: bool,
     pub(super) connect_timeout: Duration,
 }
 
-/// A variable of the environment, if it is set to anything. Without `HOME` libpq asks the system.
+/// A non-empty environment variable. `HOME`, if it is not set, is taken from the user database, as in
+/// libpq.
 fn environment(name: &str) -> Option<String> {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty());
     let own = || here::home()?.into_os_string().into_string().ok();
@@ -53,12 +56,12 @@ fn environment(name: &str) -> Option<String> {
 }
 
 impl Servers {
-    /// Of a URL; what it leaves open a service file or the environment may say.
+    /// The servers of a URL; the service file and the environment complete what the URL leaves open.
     pub(super) fn of(url: &str) -> Result<Self> {
         Self::with_environment(url, &environment)
     }
 
-    /// Of the URL of a server of our own: the environment is about other servers.
+    /// The server of a URL that this program has composed itself: the environment does not apply to it.
     pub(super) fn of_own(url: &str) -> Result<Self> {
         Self::with_environment(url, &|name| environment(name).filter(|_| name == "HOME"))
     }
@@ -67,7 +70,7 @@ impl Servers {
         let mut given = url::read(url)?;
         let gives_options = given.contains_key("options");
         complete(&mut given, variable).map_err(StoreError::Url)?;
-        // The driver takes the options of the environment itself, and adds ours to them.
+        // The driver reads PGOPTIONS itself, and appends our options to it.
         let options = given
             .get("options")
             .filter(|_| gives_options || variable("PGOPTIONS").is_none());
@@ -76,7 +79,7 @@ impl Servers {
     }
 }
 
-/// Adds what the service and the environment say to what is given; the former goes first.
+/// Completes the given parameters: first from the service file, then from the environment.
 fn complete(
     given: &mut Parameters,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -98,7 +101,7 @@ fn complete(
         else {
             continue;
         };
-        if let Some(fault) = parameter::fault(parameter.name, &value, Place::Variable(of)) {
+        if let Some(fault) = parameter::fault(parameter.name, &value, Source::Variable(of)) {
             return Err(fault);
         }
         given.insert(parameter.name.to_owned(), value);
@@ -106,7 +109,8 @@ fn complete(
     Ok(())
 }
 
-/// What all servers have in common. Given a password, though an empty one, the driver looks for none.
+/// The options that all servers have in common. An empty password is set, so that the driver does not
+/// search for one.
 fn base(options: Option<&String>) -> Result<PgConnectOptions> {
     let mut url = "postgres:///?password=".to_owned();
     if let Some(options) = options {
@@ -117,7 +121,8 @@ fn base(options: Option<&String>) -> Result<PgConnectOptions> {
         .parse()
         .map_err(|error| StoreError::Url(words(&error)))?;
     Ok(base
-        // From the first moment on: a role may have limits that the statement that sets them exceeds.
+        // Set with the connection, since a role may have a limit that the statement which sets these would
+        // exceed.
         .options([
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
@@ -150,7 +155,7 @@ fn servers(
             ));
         }
     }
-    // As libpq does: the name of the user id, whatever `USER` says.
+    // As in libpq: the name of the effective user id, whatever `USER` says.
     let id = geteuid();
     let system = User::from_uid(id).ok().flatten().map(|user| user.name);
     let user = value("user").or(system.as_deref()).ok_or_else(|| {
@@ -228,7 +233,7 @@ fn servers(
             (None, None) => {}
         }
         let ways = match socket {
-            // As libpq has it: TLS is not used, whatever is said of it.
+            // As in libpq: Unix sockets never use TLS, whatever `sslmode` says.
             Some(_) => vec![way.ssl_mode(PgSslMode::Disable)],
             None => ways_with_tls(way, given, &host, &address, home)?,
         };
@@ -256,8 +261,8 @@ fn servers(
     })
 }
 
-/// The directory of the socket of this machine's server. Where there is no socket, the first that exists:
-/// as with libpq, the server that nobody named is never one that is reached over TCP.
+/// The default socket's directory: the first in which the server's socket exists, else the first directory
+/// that exists. As in libpq, a server that is not named is never reached over TCP.
 fn default_socket(port: u16) -> String {
     let socket = format!(".s.PGSQL.{port}");
     let has = |name: &str| {
@@ -269,7 +274,7 @@ fn default_socket(port: u16) -> String {
     directory.unwrap_or(SOCKET_DIRECTORIES[0]).to_owned()
 }
 
-/// The ways to a server over TCP, as `sslmode` has it.
+/// The ways to connect to a server over TCP, according to `sslmode`.
 fn ways_with_tls(
     mut way: PgConnectOptions,
     given: &Parameters,
@@ -296,7 +301,7 @@ fn ways_with_tls(
                 .to_owned(),
         );
     }
-    // What lies where libpq looks for it.
+    // A file in the directory in which libpq looks for it by default.
     let file = |name: &str, default: &str| {
         value(name).map(PathBuf::from).or_else(|| {
             let path = Path::new(home?).join(".postgresql").join(default);

@@ -1,13 +1,14 @@
-//! Service files of libpq: sections `[name]` of `parameter=value` lines, by which a connection is named.
+//! Service files of libpq: sections `[name]` with lines `parameter=value`. A connection refers to a section
+//! by its name.
 
 use super::{
-    parameter::{self, Place},
+    parameter::{self, Source},
     url::Parameters,
 };
 use std::path::{Path, PathBuf};
 
-/// The parameters of a service, from the file that is named or from the first of the usual ones that
-/// has it.
+/// The parameters of a service, from the given file, or from the first of the usual files that has the
+/// service.
 pub(super) fn read(
     service: &str,
     named: Option<&str>,
@@ -50,7 +51,7 @@ pub(super) fn read(
     Err(format!("no service file defines the service `{service}`"))
 }
 
-/// The parameters of a section; `None` if the file has none of that name.
+/// The parameters in a section of a service file; `None` if the file has no section of that name.
 fn section(content: &str, service: &str) -> Result<Option<Parameters>, String> {
     let mut found: Option<Parameters> = None;
     for line in content.lines().map(str::trim) {
@@ -71,7 +72,7 @@ fn section(content: &str, service: &str) -> Result<Option<Parameters>, String> {
             continue;
         }
         let Some(found) = &mut found else { continue };
-        // A line that cannot be read may hold a password: it is not repeated.
+        // The message does not repeat a line that cannot be read: it may hold a password.
         let (name, value) = line
             .split_once('=')
             .ok_or_else(|| format!("a line of the service `{service}` is not `parameter=value`"))?;
@@ -82,10 +83,10 @@ fn section(content: &str, service: &str) -> Result<Option<Parameters>, String> {
         if let Some(fault) = parameter::fault_of_name(name) {
             return Err(format!("of the service `{service}`: {fault}"));
         }
-        if let Some(fault) = parameter::fault(name, value, Place::Service(service)) {
+        if let Some(fault) = parameter::fault(name, value, Source::Service(service)) {
             return Err(fault);
         }
-        // As libpq has it: the first one counts.
+        // As in libpq: the first setting of a parameter counts.
         if !value.is_empty() {
             found
                 .entry(name.to_owned())

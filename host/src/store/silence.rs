@@ -1,7 +1,6 @@
-//! Every question to the database has a limit, one that suits long answers too: who waits for long
-//! asks, on another connection, whether the server is at work on the question at all. A connection
-//! whose other end is gone without a word is found out within seconds, and a statement that takes an
-//! hour goes on.
+//! The time limit of statements, which allows for long ones: when an answer takes long, the server is asked
+//! over another connection whether it works on the statement at all. So a connection whose peer vanished
+//! without closing is noticed within seconds, while a statement may take an hour.
 
 use super::{
     lock::{self, Wait},
@@ -17,49 +16,50 @@ use std::{
 
 /// And the longest pause, while the server is at work.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// So long the asking itself may take.
+/// How long such a question may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
-/// The server has to be found idle so often: an answer, or the rest of the question, may be on its way.
+/// How often in a row the server process must be found idle before the statement is given up: its answer,
+/// or the rest of the statement, may still be on its way.
 const IDLE_LOOKS: u32 = 3;
-/// A question with much in it is read for long, and meanwhile the server looks idle: what even a slow
-/// line takes, in bytes a second.
+/// The bytes per second that even a slow line transfers. While a large statement is on its way, the server
+/// process looks idle.
 const SLOW_LINE: u64 = 50_000;
 /// And if the server does not say what it is at, or sends a row for so long.
 const UNTOLD_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the server says of a process of its own.
+/// What the server says about one of its processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// It is at work on a statement.
+    /// The process executes a statement.
     AtWork,
-    /// It waits for us, or is gone: there will be no answer.
+    /// The process waits for the client, or does not exist: no answer will come.
     Idle,
-    /// The server answers, but does not say.
+    /// The server answers, but does not say what the process does.
     Untold,
     /// The server does not answer.
     Unreachable,
 }
 
-/// What follows from a look.
+/// What to do after asking the server.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Ask again after this.
+    /// Ask again after this pause.
     Wait(Duration),
-    /// There will be no answer.
+    /// Stop waiting: no answer will come.
     GiveUp,
 }
 
-/// The looks at one question so far.
+/// What has been learned so far about one statement.
 #[derive(Debug, Default)]
 struct Looks {
     idle: u32,
     at_work: u32,
-    /// The question itself may take so long to be read.
+    /// How long the statement itself may take to reach the server, by its size.
     question: Duration,
 }
 
 impl Looks {
-    /// Takes a look into account; the question was asked so long ago.
+    /// What to do, after the server has been asked `waited` after the statement was sent.
     fn judge(&mut self, look: Look, waited: Duration) -> Verdict {
         let periods = Periods::current();
         let again = Verdict::Wait(periods.answer_again);
@@ -111,7 +111,7 @@ pub(super) async fn answered<T>(
             seen = look_at(backend, shared) => seen,
         };
         match look {
-            // The last that was known is worth more than nothing.
+            // The last known holder is better than none.
             Look::Untold | Look::Unreachable => {}
             Look::AtWork | Look::Idle => *wait = seen,
         }
@@ -161,7 +161,7 @@ async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Wait>) {
     };
     match tokio::time::timeout(LOOK_LIMIT, look).await {
         Ok(Ok(seen)) => seen,
-        // As when it has no connection to spare.
+        // The server refuses the connection, as when all connections are in use.
         Ok(Err(sqlx::Error::Database(_))) => (Look::Untold, None),
         Ok(Err(_)) | Err(_) => (Look::Unreachable, None),
     }

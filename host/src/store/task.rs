@@ -1,5 +1,5 @@
-//! Tasks as clients see them: looked at, ended, tried again, removed. They are queued by `enqueue`,
-//! and their progress is written by `cycle`.
+//! Tasks as clients see them: read, aborted, retried, deleted. `enqueue` queues them, `cycle` writes their
+//! progress.
 
 use super::{Document, Store, error::Result};
 use crate::model::{TaskId, task::TaskState};
@@ -8,84 +8,81 @@ use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
 
-/// What `show-task` knows beyond the row.
+/// What `show-task` shows of a task beyond its row.
 #[derive(Debug, Clone)]
 pub struct TaskDetail {
-    /// How far it is, 0 to 1.
+    /// The progress that the operation reported, from 0 to 1.
     pub progress: Option<f32>,
-    /// A word about it.
+    /// The message that the operation reported with its progress.
     pub progress_message: Option<String>,
-    /// Where it failed.
+    /// Source file and line of the error.
     pub location: Option<String>,
     /// Backtrace of a panic.
     pub backtrace: Option<String>,
-    /// How its process ended.
+    /// The exit code of the worker, if it exited during the task.
     pub exit_code: Option<i32>,
-    /// How its process ended.
+    /// The signal that ended the worker, if one did.
     pub signal: Option<i32>,
-    /// In bytes.
+    /// The peak of resident memory in bytes.
     pub peak_memory: Option<i64>,
-    /// Processor time.
+    /// The processor time in seconds.
     pub cpu_seconds: Option<f64>,
-    /// The code that ran it.
+    /// SHA-256 of the plugin that ran the task.
     pub plugin_hash: Option<String>,
 }
 
-/// A superseded attempt.
+/// An earlier attempt of a task that was retried.
 #[derive(Debug, Clone, Serialize)]
 pub struct AttemptRow {
-    /// From 1.
+    /// The number of the attempt, from 1.
     pub attempt: i32,
-    /// How it ended.
+    /// The state in which the attempt ended.
     pub state: String,
-    /// Why.
+    /// Why it did not end well: a keyword, such as `timeout`.
     pub cause: Option<String>,
-    /// The cause in words.
+    /// The cause as a sentence.
     pub error: Option<String>,
-    /// Who ran it.
+    /// The id of the worker that ran the attempt.
     pub worker: Option<i64>,
-    /// When it began.
+    /// When the attempt began.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub started: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// When the attempt ended.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub finished: Option<DateTime<Utc>>,
 }
 
-/// The input of a task as stored in its row.
+/// An input or output as it is stored in a task's row.
 #[derive(Debug, Clone)]
 pub struct InputRow {
-    /// `fields` or `raw`; `None`: no input.
+    /// `fields` or `raw`; `None`: there is none.
     pub encoding: Option<String>,
-    /// The fields.
     pub fields: Option<Value>,
-    /// The bytes, unless they are in chunks.
+    /// The raw bytes, unless they are stored in chunks.
     pub raw: Option<Vec<u8>>,
 }
 
-/// The output of a task as stored in its row.
+/// The output of a task, and the state of the task.
 #[derive(Debug, Clone)]
 pub struct OutputRow {
-    /// The state the task is in.
     pub state: TaskState,
-    /// The output itself.
     pub payload: InputRow,
 }
 
-/// A batch of tasks, taken together.
+/// The progress of a batch of tasks; for the benchmark.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRow {
-    /// How many have not ended.
+    /// How many tasks have not ended.
     pub open: i64,
-    /// How many have ended, and not well.
+    /// How many have ended in another state than `done`.
     pub unwell: i64,
-    /// From the beginning of the first to the end of the last.
+    /// Seconds from the beginning of the first task to the end of the last.
     pub seconds: f64,
 }
 
 impl Store {
-    /// Ends a queued task at once (answers `aborted`), asks for the end of a running one
-    /// (`aborting`).
+    /// Asks to abort a task. A queued task ends at once (returns `aborted`), a running one as soon as its
+    /// monitor has killed it (returns `aborting`).
     pub async fn task_abort(&self, task: TaskId, message: Option<&str>) -> Result<TaskState> {
         let word = sqlx::query_scalar!(
             r#"select rework.task_abort($1, $2) as "state!""#,
@@ -97,7 +94,7 @@ impl Store {
         Ok(word.parse().expect("task_abort answers a state"))
     }
 
-    /// Queues an ended task once more, under its id; the number of the attempt to come.
+    /// Queues an ended task again, under its id. Returns the number of the attempt to come.
     pub async fn task_retry(&self, task: TaskId) -> Result<i32> {
         let attempt = sqlx::query_scalar!(r#"select rework.task_retry($1) as "attempt!""#, task.0)
             .fetch_one(&self.pool)
@@ -105,7 +102,7 @@ impl Store {
         Ok(attempt)
     }
 
-    /// Removes a task, with its log and its files, unless it is running.
+    /// Deletes a task, with its log and its files, unless it is running.
     pub async fn task_delete(&self, task: TaskId) -> Result<()> {
         sqlx::query!("select rework.task_delete($1)", task.0)
             .execute(&self.pool)
@@ -113,9 +110,9 @@ impl Store {
         Ok(())
     }
 
-    /// Removes tasks of a domain (`None`: of all): those that ended before `age` ago, or with
-    /// `queued` those that nobody has claimed. In batches, so that nobody waits for long. Answers
-    /// how many.
+    /// Deletes tasks of a domain (`None`: of all): those that ended more than `age` ago or, with `queued`,
+    /// those that nobody has claimed. It works in batches, so that no lock is held for long. Returns how
+    /// many were deleted.
     pub async fn task_vacuum(
         &self,
         domain: Option<&str>,
@@ -142,7 +139,7 @@ impl Store {
         }
     }
 
-    /// What is known of a task beyond its row.
+    /// What is stored of a task beyond its row.
     pub async fn task_detail(&self, task: TaskId) -> Result<Option<TaskDetail>> {
         let detail = sqlx::query_as!(
             TaskDetail,
@@ -159,7 +156,7 @@ impl Store {
         Ok(detail)
     }
 
-    /// Its superseded attempts, the first one first.
+    /// The earlier attempts of a task, the oldest first.
     pub async fn task_attempts(&self, task: TaskId) -> Result<Vec<AttemptRow>> {
         let rows = sqlx::query_as!(
             AttemptRow,
@@ -172,7 +169,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The states of tasks, in one look; unknown ids are missing from the answer.
+    /// The states of tasks, read at one instant; unknown ids are missing from the answer.
     pub async fn task_states(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, TaskState)>> {
         let ids: Vec<i64> = tasks.iter().map(|task| task.0).collect();
         let rows = sqlx::query!(
@@ -211,7 +208,7 @@ impl Store {
         }))
     }
 
-    /// The output of a task, with the state that it was read in.
+    /// The output of a task, with the state in which it was read.
     pub async fn task_output(&self, task: TaskId) -> Result<Option<OutputRow>> {
         let row = sqlx::query!(
             r#"select rework.task_state(t.status, t.outcome, a.task is not null) as "state!",

@@ -1,5 +1,5 @@
-//! Reading a database URL, as libpq reads it: the parameters that it holds, by the names that libpq
-//! gives them. What they may say is decided in `parameter`.
+//! Reads a database URL as libpq does: its parameters, under libpq's names. `parameter` decides which
+//! values are accepted.
 
 use super::{
     error::{Result, StoreError},
@@ -8,11 +8,10 @@ use super::{
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
-/// Parameters of a connection by their names.
+/// Connection parameters by name.
 pub(super) type Parameters = BTreeMap<String, String>;
 
-/// The parameters of a URL. A fault is told without the words of the URL, wherever they may be a part
-/// of a password.
+/// The connection parameters of a URL. Errors do not repeat parts of the URL that may belong to a password.
 pub(super) fn read(url: &str) -> Result<Parameters> {
     parameters(url).map_err(StoreError::Url)
 }
@@ -42,7 +41,8 @@ fn parameters(url: &str) -> Result<Parameters, String> {
         None => ("", authority),
     };
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    // Of a database there is hardly an `@` in the name; it is written as %40.
+    // A database's name with an `@` must write it as %40: an unescaped `@` after the host is taken for a
+    // part of a password.
     let (hosts, ports) = addresses(servers)
         .filter(|_| !database.contains('@'))
         .ok_or(
@@ -66,17 +66,17 @@ fn parameters(url: &str) -> Result<Parameters, String> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let (mut name, mut value) = (decoded(name)?, decoded(value)?);
         if (name.as_str(), value.as_str()) == ("ssl", "true") {
-            // What JDBC calls it; libpq takes it too.
+            // JDBC's spelling, which libpq accepts too.
             (name, value) = ("sslmode".to_owned(), "require".to_owned());
         }
         let fault = if seen.contains(&name) {
             Some(format!("it has its parameter `{name}` twice"))
         } else {
             parameter::fault_of_name(&name)
-                .or_else(|| parameter::fault(&name, &value, parameter::Place::Url))
+                .or_else(|| parameter::fault(&name, &value, parameter::Source::Url))
         };
         match fault {
-            // What stands before an `@` may be the end of a password with a `?` in it.
+            // The text before an `@` may be the end of a password that contains a `?`.
             Some(_) if query.contains('@') => {
                 return Err("it has an unknown or unsuitable parameter".to_owned());
             }
@@ -85,7 +85,7 @@ fn parameters(url: &str) -> Result<Parameters, String> {
         }
         seen.push(name.clone());
         if value.is_empty() {
-            // As libpq has it: an empty value is none.
+            // As in libpq: an empty value counts as none.
             found.remove(&name);
         } else {
             found.insert(name, value);
@@ -94,7 +94,8 @@ fn parameters(url: &str) -> Result<Parameters, String> {
     Ok(found)
 }
 
-/// The lists of hosts and ports of `host:port,[::1]:port,…`; `None` where a port is none.
+/// The hosts and the ports of `host:port,[::1]:port,…`, each as a comma-separated list; `None` if a port is
+/// not a number.
 fn addresses(servers: &str) -> Option<(String, String)> {
     let mut hosts = Vec::new();
     let mut ports = Vec::new();
@@ -134,7 +135,7 @@ fn addresses(servers: &str) -> Option<(String, String)> {
     Some((listed(hosts), ports))
 }
 
-/// Without percent signs. A `+` stays a `+`.
+/// Decodes percent escapes. A `+` stays a `+`.
 fn decoded(text: &str) -> Result<String, String> {
     let bytes: Vec<u8> = percent_decode_str(text).collect();
     match String::from_utf8(bytes) {

@@ -1,82 +1,79 @@
-//! Versions of plugins: what ran where since when, and the way back.
+//! Versions of plugins: which version ran where and since when, and the return to an earlier one.
 
 use super::{Store, error::Result, plugin::lock_deployments};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// A version of a plugin in a domain of a host, or a file that is refused there.
+/// A version of a plugin in a domain of a host, or a file that the host refuses.
 #[derive(Debug, Clone, Serialize)]
 pub struct PluginRow {
-    /// SHA-256 of the plugin; null: a refused file.
+    /// SHA-256 of the plugin; `None`: the file is refused.
     pub hash: Option<String>,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: Option<String>,
-    /// The crate's version.
+    /// The version of the plugin's crate.
     pub version: Option<String>,
-    /// The domain of its operations.
+    /// The domain that its operations are registered under.
     pub domain: Option<String>,
-    /// The host.
+    /// The name of the host.
     pub host: String,
-    /// Where it came from.
+    /// The path that it was registered from.
     pub path: String,
-    /// Since when it is current; of another one, when it last became so.
+    /// Since when this version is the current one; for another version, when it last became current.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub since: DateTime<Utc>,
-    /// When it ceased to be.
+    /// When the version ceased to be current.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub until: Option<DateTime<Utc>>,
-    /// Whether new tasks run on it.
+    /// Whether new tasks run on this version.
     pub current: bool,
-    /// How many of its operations the domain has, or had.
+    /// How many operations of the domain come, or came, from this version.
     pub operations: i64,
-    /// Tasks that ran on it here, as far as they are still known.
+    /// How many tasks ran on this version on this host; deleted tasks do not count.
     pub tasks: i64,
-    /// Whether its bytes are in the database.
+    /// Whether the bytes of the plugin are stored in the database.
     pub published: bool,
-    /// Why the file is refused.
+    /// Why the host refuses the file.
     pub refused: Option<String>,
 }
 
-/// A version that a domain of a host has had.
+/// A version of a plugin that a host has had in a domain.
 #[derive(Debug, Clone)]
 pub struct VersionRow {
-    /// The host.
     pub host: String,
-    /// The version.
+    /// The id of the version (`rework.plugin`).
     pub plugin: i32,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The crate's version.
     pub version: String,
-    /// SHA-256 of the plugin.
     pub hash: String,
-    /// Whether new tasks run on it.
+    /// Whether new tasks run on this version.
     pub current: bool,
-    /// When it was last registered, rollbacks aside.
+    /// When the version was last registered; rollbacks do not count.
     pub registered: Option<DateTime<Utc>>,
 }
 
-/// What a rollback did on a host.
+/// What a rollback did on one host.
 #[derive(Debug, Clone, Serialize)]
 pub struct RollbackRow {
-    /// The host.
+    /// The name of the host.
     pub host: String,
-    /// The author's crate.
+    /// The name of the plugin's crate.
     pub name: String,
-    /// The version that was current; null: none.
+    /// The version that was current before; `None`: there was none.
     pub from: Option<String>,
-    /// Its hash.
+    /// SHA-256 of the version before.
     pub from_hash: Option<String>,
     /// The version that is current now.
     pub to: String,
-    /// Its hash.
+    /// SHA-256 of the version that is current now.
     pub to_hash: String,
-    /// How many operations point there.
+    /// How many operations run on that version now.
     pub operations: u64,
 }
 
 impl Store {
-    /// Every version that any domain of any host has had, the current ones first.
+    /// Every version in every domain of every host, the current ones first.
     pub async fn plugin_list(&self) -> Result<Vec<PluginRow>> {
         let rows = sqlx::query_as!(
             PluginRow,
@@ -132,7 +129,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The versions that a domain has had on a host (none: on any), the oldest first.
+    /// The versions that a host (`None`: any host) has had in a domain, the oldest first.
     pub async fn version_list(&self, domain: &str, host: Option<&str>) -> Result<Vec<VersionRow>> {
         let rows = sqlx::query_as!(
             VersionRow,
@@ -155,8 +152,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// Points a domain of each of these hosts back to a version that it had there: (host, plugin).
-    /// All or nothing; answers how many operations of each point there now.
+    /// Returns a domain to an earlier version on each of these hosts, given as (host, plugin). All or
+    /// nothing. Returns how many operations run on that version now, for each host.
     pub async fn version_return(
         &self,
         domain: &str,

@@ -1,4 +1,4 @@
-//! Workers, as their monitor last described them.
+//! Workers, as their monitor last saved them.
 
 use super::{Store, error::Result};
 use crate::model::{MonitorId, WorkerId};
@@ -9,80 +9,75 @@ use std::time::Duration;
 /// A worker, as `list-workers` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkerRow {
-    /// The worker.
+    /// The id of the worker.
     pub id: i64,
-    /// Where it runs.
+    /// The host that the worker runs on.
     pub host: String,
-    /// Its process there.
+    /// The process id of the worker on its host.
     pub pid: Option<i32>,
-    /// What it runs tasks of.
+    /// The domain whose tasks it runs.
     pub domain: String,
-    /// The name of the plugin that it loads.
+    /// The name of the plugin's crate.
     pub plugin: Option<String>,
-    /// For how long it has been loading that, in seconds, while it is not ready.
+    /// How long the worker has been loading its plugin, in seconds; `None` once it is ready.
     pub loading_seconds: Option<f64>,
-    /// Its parent.
+    /// The id of the monitor that started it.
     pub monitor: i64,
     /// `unstarted`, `idle`, `running` or `dead`.
     pub state: String,
-    /// What it runs.
+    /// The id of the task that it runs.
     pub task: Option<i64>,
-    /// How many tasks it has ended.
+    /// How many tasks have ended on it.
     pub runs: i64,
-    /// Resident memory of its process tree.
+    /// The resident memory of the worker and its descendants, in MB.
     pub memory_mb: Option<f64>,
-    /// Of one processor.
+    /// The processor time it uses, in per cent of one processor.
     pub cpu_percent: Option<f64>,
-    /// When it was spawned.
+    /// When the process was started.
     #[serde(serialize_with = "crate::model::time::serialize")]
     pub created: DateTime<Utc>,
-    /// When it was ready.
+    /// When the plugin was loaded.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub started: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// When the process ended.
     #[serde(serialize_with = "crate::model::time::serialize_option")]
     pub finished: Option<DateTime<Utc>>,
-    /// Why it ended.
+    /// Why the worker ended: a keyword, such as `idle`.
     pub cause: Option<String>,
-    /// The cause in words.
+    /// The cause as a sentence.
     pub error: Option<String>,
 }
 
-/// All that a monitor says about one of its workers.
+/// The state of a worker as its monitor saves it.
 #[derive(Debug, Clone)]
 pub struct WorkerSave {
-    /// The worker.
     pub id: WorkerId,
-    /// Its process.
     pub pid: i32,
-    /// What it runs tasks of.
+    /// The domain whose tasks it runs.
     pub domain: String,
-    /// SHA-256 of its plugin.
     pub plugin: String,
     /// `unstarted`, `idle`, `running` or `dead`.
     pub state: &'static str,
-    /// What it runs.
+    /// The id of the task that it runs.
     pub task: Option<i64>,
-    /// How many tasks it has ended.
+    /// How many tasks have ended on it.
     pub runs: i64,
-    /// Resident memory of its process tree, in bytes.
+    /// The resident memory of the worker and its descendants, in bytes.
     pub memory: Option<i64>,
-    /// Of one processor, in per cent.
+    /// The processor time it uses, in per cent of one processor.
     pub cpu: Option<f64>,
-    /// When it was spawned.
     pub created: DateTime<Utc>,
-    /// When it was ready.
+    /// When the plugin was loaded.
     pub started: Option<DateTime<Utc>>,
-    /// When it ended.
     pub finished: Option<DateTime<Utc>>,
-    /// Why it ended.
+    /// Why the worker ended: a keyword.
     pub cause: Option<&'static str>,
-    /// The cause in words.
+    /// The cause as a sentence.
     pub error: Option<String>,
 }
 
 impl Store {
-    /// Ids for workers to come, so that one can be spawned without waiting for the database.
+    /// Reserves ids for workers to come, so that a worker can be started without waiting for the database.
     pub async fn worker_reserve(&self, count: i32) -> Result<Vec<WorkerId>> {
         let ids = sqlx::query_scalar!(
             r#"select nextval(pg_get_serial_sequence('rework.worker', 'id')) as "id!"
@@ -94,7 +89,7 @@ impl Store {
         Ok(ids.into_iter().map(WorkerId).collect())
     }
 
-    /// Writes what is new about workers, in one statement.
+    /// Saves workers, with one statement.
     pub async fn worker_save(
         &self,
         host: &str,
@@ -142,7 +137,7 @@ impl Store {
         Ok(())
     }
 
-    /// Asks for the end of a worker: after its task, or (`kill`) at once.
+    /// Asks a worker to end: after its task or, with `kill`, at once.
     pub async fn worker_ask(&self, worker: WorkerId, kill: bool) -> Result<()> {
         let asked = if kill { "kill" } else { "shutdown" };
         sqlx::query!("select rework.worker_ask($1, $2)", worker.0, asked)
@@ -151,7 +146,7 @@ impl Store {
         Ok(())
     }
 
-    /// The living workers of a monitor that somebody wants to end, and whether at once.
+    /// The living workers of a monitor that somebody asked to end, and whether to kill them.
     pub async fn worker_asked(&self, monitor: MonitorId) -> Result<Vec<(WorkerId, bool)>> {
         let rows = sqlx::query!(
             r#"select id, asked = 'kill' as "kill!"
@@ -167,7 +162,7 @@ impl Store {
             .collect())
     }
 
-    /// Removes the workers that died before `age` ago; no task goes with them. Answers how many.
+    /// Deletes workers that died more than `age` ago; their tasks stay. Returns how many were deleted.
     pub async fn worker_vacuum(&self, domain: Option<&str>, age: Duration) -> Result<u64> {
         let deleted = sqlx::query!(
             "delete from rework.worker
@@ -182,7 +177,7 @@ impl Store {
         Ok(deleted.rows_affected())
     }
 
-    /// Workers by id; of the dead only those of the last day, unless `all`.
+    /// Workers by id. Without `all`, workers that died more than a day ago are left out.
     pub async fn worker_list(&self, domain: Option<&str>, all: bool) -> Result<Vec<WorkerRow>> {
         let rows = sqlx::query_as!(
             WorkerRow,

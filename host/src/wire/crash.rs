@@ -1,33 +1,34 @@
-//! The record that a dying worker leaves of the signal that ends it: made by its signal handler,
-//! read by the monitor in the shared page.
+//! The record of the signal that ends a worker: written by the worker's signal handler, and read by the
+//! monitor in the shared page.
 
-/// What a signal handler knows of a crash.
+/// A crash as the worker's signal handler recorded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
-    /// The signal.
+    /// The number of the signal.
     pub signal: i32,
-    /// `si_code`: why the kernel sent it; 0 or less: a process sent it. See sigaction(2).
+    /// `si_code` of the signal: why the kernel sent it; 0 or less: a process sent it. See sigaction(2).
     pub code: i32,
-    /// Where the access went, or, of a signal that a process sent, that process.
+    /// The address of the faulting access; for a signal that a process sent, the id of that process.
     pub address: u64,
-    /// The instruction.
+    /// The address of the instruction.
     pub pc: u64,
     /// The stack pointer.
     pub sp: u64,
-    /// Where the stack of the main thread may not grow beyond.
+    /// The lowest address that the stack of the main thread may reach.
     pub stack_end: u64,
-    /// `library.so+0x1234` of the instruction, if it lies in a library that was loaded at the start.
+    /// The instruction as `library.so+0x1234`, if it lies in a library that was loaded when the worker
+    /// started.
     pub place: Option<String>,
 }
 
-/// So far below the stack pointer one frame may reach at once.
+/// How far below the stack pointer a function may access its frame at once, in bytes.
 const FRAME: u64 = 256 * 1024;
-/// The kernel keeps so much free below a stack; see `stack_guard_gap`.
+/// The gap that the kernel keeps free below a stack, in bytes; see `stack_guard_gap`.
 const GAP: u64 = 1024 * 1024;
 
 impl Crash {
-    /// Reads a record: signal and `si_code` in decimal, the other numbers in
-    /// hexadecimal, the place or `-`.
+    /// Reads a record: signal and `si_code` in decimal, the other numbers in hexadecimal, then the place or
+    /// `-`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.splitn(7, ' ');
         let signal = words.next()?.parse().ok()?;
@@ -46,13 +47,13 @@ impl Crash {
         })
     }
 
-    /// Whether the kernel sent it, for what the code did; else some process did.
+    /// Whether the kernel sent the signal because of a fault of the code. Otherwise a process sent it.
     pub fn is_fault(&self) -> bool {
         self.code > 0
     }
 
-    /// Whether the stack was used up: the access went just below the stack pointer, or into the
-    /// gap below the stack.
+    /// Whether the stack was exhausted: the access went just below the stack pointer, or into the gap below
+    /// the stack.
     pub fn is_stack_overflow(&self) -> bool {
         let invalid_access = self.is_fault() && matches!(self.signal, libc::SIGSEGV | libc::SIGBUS);
         let near_pointer =

@@ -4,7 +4,8 @@ use super::WireError;
 use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longer frames are refused: payloads beyond 64 kB travel in descriptors of their own.
+/// The longest frame in bytes. Payloads of more than 64 kB travel in descriptors, so an honest frame is far
+/// shorter.
 pub const MAX_FRAME: usize = 64 << 20;
 const HEADER: usize = 4;
 
@@ -12,7 +13,7 @@ fn options() -> impl Options {
     bincode::DefaultOptions::new().with_limit(MAX_FRAME as u64)
 }
 
-/// A message with its length in front.
+/// Encodes a message as a frame: its length, then its bytes.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; HEADER];
     options()
@@ -27,7 +28,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// Gathers bytes until they are a frame.
+/// Collects received bytes until they hold a whole frame.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
@@ -35,7 +36,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// More bytes have arrived.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.read > 0 && self.read == self.buffer.len() {
             self.buffer.clear();
@@ -47,7 +48,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next message, if all of it has arrived.
+    /// The next message, if all of its frame has arrived.
     pub fn decode<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
         let waiting = &self.buffer[self.read..];
         let Some((header, rest)) = waiting.split_first_chunk::<HEADER>() else {
@@ -65,7 +66,7 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// Whether bytes of an unfinished frame wait.
+    /// Whether the beginning of an unfinished frame has arrived.
     pub fn is_mid_frame(&self) -> bool {
         self.read < self.buffer.len()
     }

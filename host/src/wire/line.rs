@@ -1,28 +1,28 @@
-//! A line that is being printed: what of it is kept however long it becomes, and what it shows when
-//! it is rewritten, as progress bars are (`\r`, the cursor goes back to where the line begins).
+//! A line that is being printed: which part of a long line is kept, and what a line shows that is rewritten
+//! like a progress bar (`\r` moves the cursor back to its beginning).
 
 use super::marker::clean;
 
-/// So much of the beginning of a long line is kept, in bytes.
+/// How many bytes of the beginning of a long line are kept.
 const FRONT: usize = 48 * 1024;
-/// So much of its end, in bytes: together what a line may have without being cut.
+/// How many bytes of the end of a long line are kept. A line of at most `FRONT + END` bytes is kept whole.
 const END: usize = 16 * 1024;
 
-/// The line that a pipe is in the midst of.
+/// The line of a pipe that has not ended yet.
 #[derive(Debug, Default)]
 pub(super) struct OpenLine {
-    /// What has been printed since the cursor last went back.
+    /// What was printed since the last carriage return.
     state: Text,
-    /// What the line showed before that, if that was anything.
+    /// What the line showed before the last carriage return, if that was anything.
     before: Option<Text>,
-    /// A carriage return came last: the end of a line (`\r\n`), or the next state follows.
+    /// The last byte was a carriage return: either `\r\n` ends the line, or it is about to be rewritten.
     returned: bool,
-    /// Whether it has shown several states.
+    /// Whether a carriage return has rewritten the line.
     is_rewritten: bool,
 }
 
 impl OpenLine {
-    /// More of it was printed, without a newline.
+    /// Adds bytes of the line, which contain no newline.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         for (place, part) in bytes.split(|byte| *byte == b'\r').enumerate() {
             if place > 0 {
@@ -42,25 +42,25 @@ impl OpenLine {
         }
     }
 
-    /// It ends here: its text. `None`: nothing was printed since the line before.
+    /// Ends the line and returns its text; `None` if nothing was printed since the line before.
     pub(super) fn end(&mut self) -> Option<String> {
         let line = std::mem::take(self);
         let is_there = line.is_progress() || !line.state.is_empty();
         is_there.then(|| line.text())
     }
 
-    /// Whether the cursor has gone back: it has been rewritten, or may be next.
+    /// Whether the line has been rewritten, or may be next, as a progress bar is.
     pub(super) fn is_progress(&self) -> bool {
         self.is_rewritten || self.returned
     }
 
-    /// What it shows now; `None`: nothing yet.
+    /// What the line shows now; `None` if it shows nothing yet.
     pub(super) fn state(&self) -> Option<String> {
         let shown = self.shown();
         (!shown.is_empty()).then(|| self.text())
     }
 
-    /// The last state that shows something.
+    /// The last state of the line that shows anything.
     fn shown(&self) -> &Text {
         match &self.before {
             Some(before) if !self.state.shows_something() => before,
@@ -78,7 +78,7 @@ impl OpenLine {
     }
 }
 
-/// Bytes of which the beginning and the end are kept.
+/// A text of which the beginning and the end are kept.
 #[derive(Debug, Default)]
 struct Text {
     front: Vec<u8>,
@@ -92,7 +92,7 @@ impl Text {
         let (front, end) = bytes.split_at(bytes.len().min(room));
         self.front.extend_from_slice(front);
         self.end.extend_from_slice(end);
-        // Cut back seldom: moving what stays costs time.
+        // Shortened only at four times the limit, because moving the bytes that stay takes time.
         if self.end.len() > 4 * END {
             self.cut();
         }
@@ -108,7 +108,7 @@ impl Text {
         self.front.is_empty()
     }
 
-    /// Whether there is anything in it but space, and codes that erase.
+    /// Whether the text contains anything but whitespace and codes that erase.
     fn shows_something(&self) -> bool {
         !self.end.is_empty()
             || !without_erasing(&String::from_utf8_lossy(&self.front))
@@ -129,7 +129,7 @@ impl Text {
     }
 }
 
-/// A state without the codes around it that erase what the terminal showed before: they go with the
+/// The text without the codes at its ends that erase what the terminal showed before: they belong to the
 /// carriage return.
 fn without_erasing(text: &str) -> &str {
     const ERASE: [&str; 4] = ["\x1b[K", "\x1b[0K", "\x1b[1K", "\x1b[2K"];

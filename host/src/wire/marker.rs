@@ -1,5 +1,5 @@
-//! What separates the output of one task from the next inside a worker's two lasting pipes, and
-//! carries log records between the printed lines, so that their order is kept.
+//! Markers separate the output of one task from the next in a worker's two pipes, which last as long as the
+//! worker. They also carry log records between the printed lines, so that the order is kept.
 //!
 //! A marker is `\x1e`, a nonce that no operation can guess, a letter, a payload and a newline. It
 //! is found after an unterminated line too. The worker writes markers, the monitor parses them.
@@ -8,16 +8,16 @@ use super::line::OpenLine;
 use crate::model::input::hexadecimal;
 use serde::{Deserialize, Serialize};
 
-/// Separates records, in ASCII; programs do not print it.
+/// The byte that begins a marker: the record separator of ASCII, which programs do not print.
 const ESCAPE: u8 = 0x1e;
 const NONCE: usize = 32;
-/// Longer markers are none, in bytes.
+/// The longest marker in bytes; what is longer is printed output.
 const MAX_LINE: usize = 64 * 1024;
-/// Writes up to this are atomic (`PIPE_BUF` of Linux), so that a child's output cannot come in
-/// between.
+/// Writes of at most this many bytes are atomic (`PIPE_BUF` of Linux), so that a child's output cannot come
+/// in between.
 const MAX_MARKER: usize = 4096;
 
-/// Which of the two pipes.
+/// One of the two output pipes of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Descriptor 1.
@@ -27,7 +27,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The word for it.
+    /// The name of the stream in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -36,7 +36,7 @@ impl Stream {
     }
 }
 
-/// 32 random hexadecimal digits.
+/// A nonce of 32 random hexadecimal digits.
 pub fn nonce() -> std::io::Result<String> {
     use std::io::Read as _;
     let mut random = [0_u8; NONCE / 2];
@@ -54,14 +54,14 @@ struct Record<'a> {
     text: std::borrow::Cow<'a, str>,
 }
 
-/// Makes the markers of one worker.
+/// Writes the markers of one worker.
 #[derive(Debug, Clone)]
 pub struct Marker {
     nonce: String,
 }
 
 impl Marker {
-    /// For a worker with this nonce.
+    /// Markers with this nonce.
     pub fn new(nonce: String) -> Self {
         Self { nonce }
     }
@@ -75,24 +75,24 @@ impl Marker {
         bytes
     }
 
-    /// The task's output begins.
+    /// The marker at the beginning of a task's output.
     pub fn begin(&self, task: i64, attempt: u32) -> Vec<u8> {
         self.marker(&format!("B{task} {attempt}"))
     }
 
-    /// The task's output has ended.
+    /// The marker at the end of a task's output.
     pub fn end(&self, task: i64) -> Vec<u8> {
         self.marker(&format!("E{task}"))
     }
 
-    /// From here on printed lines count, or do not.
+    /// The marker from which on printed lines are stored, or are not.
     pub fn stdio(&self, on: bool) -> Vec<u8> {
         self.marker(if on { "S1" } else { "S0" })
     }
 
-    /// A log record; a text that is too long to be written at once goes in several.
+    /// The markers of a log record. A text that is too long for one atomic write is split into several.
     pub fn record(&self, level: u8, time_us: i64, target: &str, text: &str) -> Vec<Vec<u8>> {
-        // JSON may need six bytes for one; the target is short.
+        // JSON may need six bytes for one byte of text; the target is short.
         const PART: usize = (MAX_MARKER - NONCE - 600) / 6;
         let target = truncated(target, 80);
         let mut rest = text;
@@ -115,57 +115,53 @@ impl Marker {
     }
 }
 
-/// The longest prefix of at most so many bytes.
+/// The longest prefix of a text that has at most this many bytes.
 fn truncated(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// What comes out of a pipe.
+/// A piece of the output of a pipe.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// A printed line, without its newline; of a line that was rewritten (`\r`), its last state.
+    /// A printed line, without its newline. Of a line that was rewritten (`\r`), its last state.
     Line(String),
-    /// What a line shows that has not ended yet. The line follows, or what it shows next.
+    /// What an unfinished line shows now. Its next state, or the finished line, follows.
     Unfinished(String),
     /// A task's output begins.
     Begin {
-        /// The task.
         task: i64,
-        /// Its attempt.
+        /// The number of the attempt.
         attempt: u32,
     },
     /// A task's output has ended.
-    End {
-        /// The task.
-        task: i64,
-    },
-    /// Printed lines count from here on, or do not.
+    End { task: i64 },
+    /// From here on printed lines are stored, or are not.
     Stdio(bool),
     /// A log record.
     Record {
-        /// 1 (error) to 5 (trace).
+        /// The level, from 1 (error) to 5 (trace).
         level: u8,
-        /// Microseconds since the epoch.
+        /// When it was written, in microseconds since the epoch.
         time_us: i64,
-        /// Where in the code.
+        /// The module path of the record.
         target: String,
-        /// The message with its fields.
+        /// The message, followed by its fields.
         message: String,
     },
 }
 
-/// Cuts the bytes of one pipe into pieces, however they arrive.
+/// Splits the bytes of one pipe into pieces, whatever parts they arrive in.
 #[derive(Debug)]
 pub struct Parser {
     intro: Vec<u8>,
-    /// The beginning of what may become a marker.
+    /// Bytes that may become a marker when more arrive.
     pending: Vec<u8>,
     /// The line that has not ended yet.
     line: OpenLine,
 }
 
 impl Parser {
-    /// For a pipe of a worker with this nonce.
+    /// A parser for a pipe of the worker with this nonce.
     pub fn new(nonce: &str) -> Self {
         let mut intro = vec![ESCAPE];
         intro.extend_from_slice(nonce.as_bytes());
@@ -176,7 +172,7 @@ impl Parser {
         }
     }
 
-    /// More bytes have arrived.
+    /// Parses more bytes and passes complete pieces to `sink`.
     pub fn push(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece)) {
         if self.pending.is_empty() {
             let rest = self.take_all(bytes, sink);
@@ -193,14 +189,14 @@ impl Parser {
         }
     }
 
-    /// No more will come: what is left is a line too.
+    /// Parses the rest after the pipe was closed: it counts as a line.
     pub fn finish(&mut self, sink: &mut impl FnMut(Piece)) {
         let rest = std::mem::take(&mut self.pending);
         self.line.extend(&rest);
         self.end_line(sink);
     }
 
-    /// Takes every piece that is complete off the front; what is left may become a marker.
+    /// Passes every complete piece to `sink`, and returns the rest, which may become a marker.
     fn take_all<'a>(&mut self, mut rest: &'a [u8], sink: &mut impl FnMut(Piece)) -> &'a [u8] {
         while let Some(at) = next_special(rest) {
             self.line.extend(&rest[..at]);
@@ -212,7 +208,7 @@ impl Parser {
             }
             let compared = rest.len().min(self.intro.len());
             if rest[..compared] != self.intro[..compared] {
-                // No marker: a byte like any other.
+                // It is no marker, so the byte is printed output.
                 self.line.extend(&rest[..1]);
                 rest = &rest[1..];
                 continue;
@@ -223,11 +219,11 @@ impl Parser {
                     rest = &rest[end + 1..];
                 }
                 None if rest.len() > MAX_LINE => {
-                    // Nobody of ours writes markers that long.
+                    // Longer than any marker, so it is printed output.
                     self.line.extend(&rest[..1]);
                     rest = &rest[1..];
                 }
-                // It is not complete; until then neither is the line before it.
+                // The marker is incomplete, and until it is complete the line before it may go on.
                 None => return rest,
             }
         }
@@ -235,7 +231,7 @@ impl Parser {
         &[]
     }
 
-    /// The line before a marker ends there, although no newline says so.
+    /// Ends the line before a marker, although no newline ends it.
     fn end_line(&mut self, sink: &mut impl FnMut(Piece)) {
         if let Some(text) = self.line.end() {
             sink(Piece::Line(text));
@@ -247,7 +243,7 @@ impl Parser {
         let Some(letter) = text.chars().next() else {
             return;
         };
-        // A record passes by a progress bar, which goes on after it.
+        // A log record interrupts a progress bar without ending its line.
         if letter != 'L' || !self.line.is_progress() {
             self.end_line(sink);
         }
@@ -281,14 +277,14 @@ impl Parser {
     }
 }
 
-/// Where a line ends or a marker may begin.
+/// The position of the next byte that ends a line or may begin a marker.
 fn next_special(bytes: &[u8]) -> Option<usize> {
     bytes
         .iter()
         .position(|byte| *byte == b'\n' || *byte == ESCAPE)
 }
 
-/// Postgres stores no NUL in a text.
+/// The text without NUL, which Postgres does not store in a text.
 pub(super) fn clean(text: &str) -> String {
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
@@ -297,7 +293,7 @@ pub(super) fn clean(text: &str) -> String {
     }
 }
 
-/// The text of a record: a carriage return ends a line of it, with or without a newline.
+/// The text of a record, with carriage returns as ends of lines.
 fn lines_of_record(text: &str) -> String {
     let text = clean(text);
     if text.contains('\r') {

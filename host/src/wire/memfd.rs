@@ -1,5 +1,5 @@
-//! Large payloads: sealed memory that travels as a descriptor, so that neither side copies it
-//! through the socket and neither can change it under the other.
+//! Large payloads travel as descriptors of sealed memory, so that neither side copies them through the
+//! socket and neither can change them while the other reads.
 
 use super::{Bytes, WireError};
 use nix::{
@@ -12,14 +12,14 @@ use std::{
     os::fd::OwnedFd,
 };
 
-/// Payloads beyond this are shared.
+/// Payloads of more bytes travel in a memfd.
 const INLINE: usize = 64 * 1024;
 
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
 
-/// Moves the large ones of a message's payloads into descriptors, in order.
+/// Moves the large payloads of a message into memfds, which are returned in the order of the payloads.
 pub(super) fn share(payloads: Vec<&mut Bytes>) -> Result<Vec<OwnedFd>, WireError> {
     let mut descriptors = Vec::new();
     for payload in payloads {
@@ -49,7 +49,7 @@ fn sealed(content: &[u8]) -> Result<OwnedFd, WireError> {
 }
 
 impl Bytes {
-    /// The bytes; shared ones are read from the first of the descriptors that came with them.
+    /// The bytes. Shared bytes are read from the first of `descriptors`, which came with the message.
     pub fn into_vec(self, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<u8>, WireError> {
         match self {
             Self::Inline(content) => Ok(content),

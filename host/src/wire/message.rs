@@ -1,211 +1,207 @@
-//! What monitor and worker say to each other, in order: `Hello`, then `Ready` or `Refused`, then
-//! `Run` and `Finished` for each task, and `Goodbye` last.
+//! The messages between monitor and worker. Their order: `Hello`, then `Ready` or `Refused`, then `Run` and
+//! `Finished` for each task, and `Goodbye` at the end.
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when a message changes; monitor and worker are one binary, but a binary can be replaced
-/// while its monitor runs.
+/// The version of these messages, to be raised when a message changes. Monitor and worker run the same
+/// binary, but the binary can be replaced while its monitor runs.
 pub const WIRE_VERSION: u32 = 6;
 
-/// From monitor to worker.
+/// A message from the monitor to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The first frame.
+    /// The first message.
     Hello {
-        /// [`WIRE_VERSION`] of the monitor.
+        /// `WIRE_VERSION` of the monitor.
         version: u32,
-        /// The plugin to load, a file of the content-addressed cache. Its descriptor comes with the frame.
+        /// The plugin to load, a file of the cache. Its descriptor comes with the frame.
         plugin: PluginFile,
-        /// Separates what tasks print in the output pipes; see [`crate::wire::marker`].
+        /// The nonce of the markers in the output pipes; see [`crate::wire::marker`].
         nonce: String,
         /// Whether to deny TCP to the plugin.
         no_network: bool,
     },
-    /// Run this task after those already sent.
+    /// Run this task, after those that were sent before.
     Run(Box<Run>),
-    /// The answer to [`FromWorker::Schedule`]: the id of the new task, or why there is none.
+    /// The answer to [`FromWorker::Schedule`]: the id of the new task, or why it was not queued.
     Scheduled(Result<i64, String>),
-    /// Run nothing more that has not begun; exit.
+    /// Begin no other task, and exit.
     Goodbye,
 }
 
-/// From worker to monitor.
+/// A message from a worker to its monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// It begins to load its plugin, which may end the process without a word.
+    /// The worker begins to load its plugin, which may end the process at any moment.
     Loading,
-    /// Its plugin is loaded.
+    /// The plugin is loaded.
     Loaded,
-    /// It waits for tasks.
+    /// The worker is ready for tasks.
     Ready {
-        /// [`WIRE_VERSION`] of the worker.
+        /// `WIRE_VERSION` of the worker.
         version: u32,
         /// Resident memory after loading, in bytes.
         resident_bytes: u64,
-        /// The most that it has had, and what its parent had when it was forked.
+        /// The peak of resident memory, which includes that of its parent at the fork, in bytes.
         peak_resident_bytes: u64,
     },
-    /// Its plugin cannot be used; the worker exits.
+    /// The plugin cannot be used, for this reason; the worker exits.
     Refused(String),
-    /// The task of a slot has ended, and both pipes hold its end marker.
+    /// The task in a slot has ended, and both pipes hold the marker of its end.
     Finished(Box<Finished>),
-    /// A panic has begun in the running task; it may take the process with it.
+    /// The running task panics, which may end the process.
     Panicking {
-        /// The task.
+        /// The id of the task.
         task: i64,
-        /// What the panic says.
+        /// The panic as a failure.
         failure: Failure,
     },
-    /// How far the running task is.
+    /// The progress of the running task.
     Progress {
-        /// The task.
+        /// The id of the task.
         task: i64,
-        /// 0 to 1.
+        /// The part that is done, from 0 to 1.
         fraction: f64,
-        /// A word about it.
+        /// A message of the operation about its progress.
         message: String,
     },
-    /// The running task asks for another one; the worker waits for the answer.
+    /// The running task queues another one; the worker waits for the answer.
     Schedule {
-        /// The task.
+        /// The running task.
         task: i64,
-        /// What it wants, as JSON.
+        /// The request for the new task, as JSON.
         request: String,
-        /// Its raw input, if it has one.
+        /// The raw input of the new task.
         raw_input: Option<Bytes>,
     },
-    /// The task that is about to be `Finished` has left children behind. With this frame come the read ends of
-    /// new pipes for stdout and stderr; the old ones belong to that task from now on.
+    /// The task whose `Finished` follows has left child processes behind. With this frame come the read
+    /// ends of new pipes for stdout and stderr; output in the old pipes belongs to that task from now on.
     Pipes {
-        /// The task that ended.
+        /// The id of the task.
         task: i64,
     },
-    /// What an earlier task has left in this process, found out before the next one began: nothing more
-    /// runs here.
+    /// An earlier task has changed the process in a way that was found only before the next task. The
+    /// worker runs no other task.
     LeftBehind {
         /// The operation of the earlier task.
         operation: String,
-        /// What it left, in words.
+        /// What it has changed, in words.
         left: String,
     },
-    /// The last frame of an orderly exit.
+    /// The last message of a worker that exits in order.
     Goodbye,
 }
 
-/// A plugin to load.
+/// A plugin that a worker loads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginFile {
-    /// SHA-256 of the content, in hexadecimal.
+    /// SHA-256 of the file, in hexadecimal.
     pub hash: String,
-    /// The name of the file that was registered, for people.
+    /// The name of the file that was registered, for messages.
     pub name: String,
 }
 
-/// One task to run.
+/// A task to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// The slot of the shared page that tells whether it has begun.
+    /// The slot of the shared page in which its state is kept.
     pub slot: u32,
-    /// The task.
     pub task: i64,
-    /// From 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The operation's name inside the plugin.
+    /// The name of the operation in the plugin's registry.
     pub operation: String,
-    /// The domain the *plugin's author* declared: with `operation`, the key into its registry.
+    /// The domain that the plugin declares: with `operation`, the key into its registry.
     pub declared_domain: String,
-    /// The domain the task belongs to.
+    /// The domain that the task belongs to.
     pub domain: String,
-    /// JSON text; `{}` if there is none.
+    /// The metadata of the task as JSON text; `{}` if there is none.
     pub metadata: String,
-    /// The input.
     pub input: Payload,
     /// The contents of the file fields of the input.
     pub files: Vec<(String, Bytes)>,
-    /// Lowest level of log records to forward, 0 (off) to 5 (trace).
+    /// The lowest level of log records to send, from 0 (none) to 5 (trace).
     pub log_level: u8,
-    /// What of its output counts.
+    /// Which output of the task is stored.
     pub capture: Capture,
-    /// What it may use.
     pub limits: Limits,
 }
 
-/// What an operation may use, beyond what its worker had before.
+/// The resources that a task may use, beyond those that its worker used before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory, in bytes.
     pub memory_bytes: Option<u64>,
     /// Processor time.
     pub cpu_ms: Option<u64>,
-    /// Open files.
+    /// The number of open files.
     pub open_files: Option<u32>,
 }
 
-/// What of an operation's output is kept.
+/// Which output of an operation is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Capture {
-    /// Everything.
+    /// All of it.
     All,
-    /// Log records, not what it prints.
+    /// Log records, but not what the operation prints.
     Logs,
-    /// What it captures itself, scope by scope.
+    /// What the operation captures itself, scope by scope.
     Manual,
     /// Nothing.
     None,
 }
 
-/// How a task ended, as its worker saw it.
+/// The end of a task, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// The slot it ran in.
+    /// The slot of the shared page that the task ran in.
     pub slot: u32,
-    /// The task.
+    /// The id of the task.
     pub task: i64,
-    /// What it saved before it ended, also when it failed.
+    /// What the operation saved before it ended, even if it failed.
     pub output: Payload,
     /// The contents of the file fields of the output.
     pub files: Vec<(String, Bytes)>,
-    /// Why it failed, if it did.
+    /// Why the task failed; `None`: it did not fail.
     pub failure: Option<Failure>,
-    /// When it began, in microseconds since the epoch, on this host's clock.
+    /// When the task began, in microseconds since the epoch, by the host's clock.
     pub started_us: i64,
-    /// When it ended, likewise.
+    /// When the task ended, in microseconds since the epoch, by the host's clock.
     pub finished_us: i64,
     /// Processor time of the worker process during the task, in microseconds.
     pub cpu_us: u64,
-    /// The task's peak resident memory, in bytes; if an earlier task of this worker had a higher
-    /// one, what there was at the end.
+    /// The peak of resident memory during the task, in bytes; if an earlier task of this worker had a
+    /// higher peak, the resident memory at the end.
     pub peak_resident_bytes: u64,
     /// The worker's resident memory after the task, in bytes.
     pub resident_bytes: u64,
-    /// What it has left in its process that cannot be put back, in words; then the worker runs
-    /// nothing more.
+    /// What the task has changed in the process that cannot be undone, in words. The worker then runs no
+    /// other task.
     pub left_behind: Option<String>,
 }
 
-/// A payload on its way.
+/// An input or output on its way between monitor and worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Payload {
     /// There is none.
     None,
     /// One JSON document.
     Fields(Bytes),
-    /// Bytes as given.
+    /// Raw bytes.
     Raw(Bytes),
 }
 
-/// Bytes in the frame, or, when large, in a sealed memfd that travels with it. Senders always say
-/// `Inline`; the socket shares what is large.
+/// Bytes in the frame or, if they are many, in a sealed memfd that comes with it. Senders create `Inline`;
+/// the socket converts large ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Bytes {
-    /// In the frame.
+    /// The bytes are in the frame.
     Inline(Vec<u8>),
-    /// In the next descriptor that arrives with this frame; its length.
+    /// The bytes are in the next descriptor that comes with the frame; their number.
     Shared(u64),
 }
 
 impl ToWorker {
-    /// Its payloads, in the order in which their descriptors travel.
+    /// The payloads of the message, in the order of their descriptors.
     pub(super) fn payloads(&mut self) -> Vec<&mut Bytes> {
         match self {
             Self::Run(run) => {
@@ -221,7 +217,7 @@ impl ToWorker {
 }
 
 impl FromWorker {
-    /// Its payloads, in the order in which their descriptors travel.
+    /// The payloads of the message, in the order of their descriptors.
     pub(super) fn payloads(&mut self) -> Vec<&mut Bytes> {
         match self {
             Self::Finished(finished) => {
@@ -259,10 +255,10 @@ impl Payload {
 pub struct Failure {
     /// `error`, `panic`, `bad input` or `bad output`.
     pub kind: String,
-    /// In the operation's own words.
+    /// The message of the operation.
     pub message: String,
-    /// `file:line:column`, where known.
+    /// `file:line:column`, if known.
     pub location: Option<String>,
-    /// A backtrace, of a panic.
+    /// The backtrace of a panic.
     pub backtrace: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! Between monitor and worker: frames over a socketpair, a page of shared memory, and markers in
-//! the output pipes. Everything here is plain and blocking but the monitor's end of the socket.
+//! The communication between monitor and worker: frames over a socketpair, a page of shared memory, and
+//! markers in the output pipes. Everything here blocks, except the monitor's end of the socket.
 
 mod crash;
 pub mod frame;
@@ -15,40 +15,45 @@ pub use message::{
     Bytes, Capture, Failure, Finished, FromWorker, Limits, Payload, PluginFile, Run, ToWorker,
     WIRE_VERSION,
 };
-pub use page::{Page, SlotState};
+pub use page::{Page, SlotState, boottime};
 pub use socket::{
-    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, high, socket_pair,
-    watched,
+    AsyncReader, BlockingSender, BlockingSocket, async_socket, high, socket_pair, watched,
 };
 
-/// What can go wrong between monitor and worker.
+use std::os::fd::RawFd;
+
+/// The descriptor at which a worker finds its socket when it is started.
+pub const SOCKET_FD: RawFd = 3;
+/// The descriptor at which a worker finds its shared page when it is started.
+pub const PAGE_FD: RawFd = 4;
+
+/// An error of the communication between monitor and worker.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The system could not do it.
+    /// A system call failed.
     #[error("could not {doing}")]
     System {
         /// What was attempted.
         doing: &'static str,
-        /// Why it failed.
         #[source]
         source: std::io::Error,
     },
-    /// A frame is longer than any honest one: at least so many bytes.
+    /// A frame has at least this many bytes, which is more than the limit.
     #[error("a frame of {0} bytes or more is too long (payloads may be, metadata may not)")]
     TooLong(usize),
-    /// A frame cannot be read.
+    /// A frame cannot be decoded.
     #[error("a frame cannot be read")]
     Malformed(#[source] bincode::Error),
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame")]
     Cut,
-    /// Bytes were to come as a descriptor, and none did, or not a sealed one.
+    /// A payload's descriptor is missing, or is not a sealed memfd.
     #[error("the payload's descriptor is {0}")]
     Descriptor(&'static str),
 }
 
 impl WireError {
-    /// Whether the other end is gone.
+    /// Whether the other end has closed the connection.
     pub fn is_hang_up(&self) -> bool {
         use std::io::ErrorKind;
         match self {

@@ -1,10 +1,10 @@
-//! The page of memory that a monitor shares with one worker, in a file of the host's state
-//! directory, so that the host's next monitor can read it: which of the tasks handed over have
-//! begun, until when the lease lasts, and who is to stop.
+//! The page of memory that a monitor shares with one worker: which of the tasks that were handed over have
+//! begun, until when the lease lasts, and which tasks should end. It is a file in the host's state
+//! directory, so that the host's next monitor can read it.
 //!
 //! A slot goes `handed → begun` (by the worker) or `handed → revoked` (by the monitor), each by one
-//! compare-and-swap of a word that holds the task too. So it is always known whether a task has
-//! begun, and a message that was overtaken begins nothing.
+//! compare-and-swap of a word that also holds the task. So it is always known whether a task has begun, and
+//! a message that arrives too late begins nothing.
 
 use super::{Crash, WireError};
 use memmap2::{MmapOptions, MmapRaw};
@@ -22,19 +22,19 @@ use std::{
 
 const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x02");
 
-/// The layout of the file. All-zero is valid: no slot is taken.
+/// The layout of the shared file. All zeros is valid: all slots are free.
 #[repr(C)]
 #[derive(Debug)]
 struct Layout {
     magic: AtomicU64,
-    /// On `CLOCK_BOOTTIME`, in nanoseconds; 0: no lease.
+    /// When the monitor's lease ends, in nanoseconds of `CLOCK_BOOTTIME`; 0: no lease is set.
     lease_until: AtomicU64,
-    /// 1: the worker has found its socket closed.
+    /// 1 if the worker has found its socket closed.
     cut_off: AtomicU64,
     slots: [Slot; Page::SLOTS as usize],
-    /// When the crash was recorded, on `CLOCK_BOOTTIME`, in nanoseconds.
+    /// When the last crash was recorded, in nanoseconds of `CLOCK_BOOTTIME`.
     crash_at: AtomicU64,
-    /// How long its record is, in bytes; 0: there is none.
+    /// The length of the crash record in bytes; 0: there is none.
     crash_length: AtomicU64,
     crash: [AtomicU8; Page::CRASH],
 }
@@ -42,26 +42,26 @@ struct Layout {
 #[repr(C)]
 #[derive(Debug)]
 struct Slot {
-    /// The task, shifted by two bits, and the state.
+    /// The id of the task, shifted left by two bits, and the state in the lowest two.
     word: AtomicU64,
-    /// Somebody wants the task to end by itself.
+    /// 1 if the task should end by itself.
     cancel: AtomicU32,
-    /// The task has asked whether it should end.
+    /// 1 if the task has ever asked whether it should end.
     asked: AtomicU32,
-    /// When the task began, in microseconds since the epoch; means something once it has.
+    /// When the task began, in microseconds since the epoch; valid once it has begun.
     started_us: AtomicI64,
 }
 
-/// What became of the task of a slot.
+/// The state of the task in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotState {
-    /// There is none.
+    /// The slot holds no task.
     Free,
-    /// Handed over; it may begin.
+    /// The task was handed to the worker, and may begin.
     Handed,
-    /// It has begun.
+    /// The task has begun.
     Begun,
-    /// Taken back; it will not begin.
+    /// The monitor has taken the task back, and it will not begin.
     Revoked,
 }
 
@@ -86,7 +86,7 @@ impl SlotState {
     }
 }
 
-/// A mapping of the page; each process has its own of the same file.
+/// A mapping of the page. Monitor and worker each map the same file.
 #[derive(Debug)]
 pub struct Page {
     file: File,
@@ -94,12 +94,12 @@ pub struct Page {
 }
 
 impl Page {
-    /// How many tasks a worker can be handed.
+    /// How many tasks a worker can hold at once.
     pub const SLOTS: u32 = 128;
-    /// The longest record of a crash, in bytes: seven numbers and the name of a library.
+    /// The longest crash record in bytes: seven numbers and the name of a library.
     pub const CRASH: usize = 384;
 
-    /// Makes a page of its own for a worker, readable by nobody else.
+    /// Creates the page of a worker, in a file that only its owner can read.
     pub fn create(path: &Path) -> Result<Self, WireError> {
         let fault = |source| WireError::System {
             doing: "make a shared page",
@@ -118,7 +118,7 @@ impl Page {
         Ok(page)
     }
 
-    /// The page of a monitor that is gone.
+    /// Opens the page of a monitor that is gone.
     pub fn open(path: &Path) -> Result<Self, WireError> {
         let file = OpenOptions::new()
             .read(true)
@@ -131,7 +131,7 @@ impl Page {
         Self::of_file(file)?.checked()
     }
 
-    /// The worker's side.
+    /// Maps the page in the worker.
     pub fn map(fd: OwnedFd) -> Result<Self, WireError> {
         Self::of_file(File::from(fd))?.checked()
     }
@@ -163,7 +163,7 @@ impl Page {
         })
     }
 
-    /// A descriptor to give to the worker.
+    /// A descriptor of the file, for the worker.
     pub fn descriptor(&self) -> Result<OwnedFd, WireError> {
         let cloned = self.file.try_clone();
         cloned
@@ -185,17 +185,17 @@ impl Page {
         &self.layout().slots[(slot % Self::SLOTS) as usize]
     }
 
-    /// What became of the task of a slot.
+    /// The state of the task in a slot.
     pub fn state(&self, slot: u32) -> SlotState {
         SlotState::of(self.slot(slot).word.load(Acquire))
     }
 
-    /// The task of a slot.
+    /// The id of the task in a slot.
     pub fn task(&self, slot: u32) -> i64 {
         (self.slot(slot).word.load(Acquire) >> 2).cast_signed()
     }
 
-    /// Monitor: this task may begin.
+    /// For the monitor: hands a task to the worker, which may begin it from now on.
     pub fn hand(&self, slot: u32, task: i64) {
         let slot = self.slot(slot);
         slot.cancel.store(0, Relaxed);
@@ -203,7 +203,7 @@ impl Page {
         slot.word.store(SlotState::Handed.with(task), Release);
     }
 
-    /// Monitor: takes a task back; false if it has begun, or there is none.
+    /// For the monitor: takes a task back. Returns `false` if it has begun, or the slot holds none.
     pub fn revoke(&self, slot: u32) -> bool {
         let task = self.task(slot);
         self.swap(
@@ -213,17 +213,17 @@ impl Page {
         )
     }
 
-    /// Monitor: the slot can be used again.
+    /// For the monitor: frees a slot.
     pub fn release(&self, slot: u32) {
         self.slot(slot).word.store(0, Release);
     }
 
-    /// Worker: begins a task, at this time in microseconds since the epoch; false if it was taken back, and
-    /// then it must not run. The time is the one that everybody sees from then on.
+    /// For the worker: begins a task at this time, in microseconds since the epoch. Returns `false` if the
+    /// monitor has taken the task back; then it must not run. The monitor reads the time from here.
     pub fn begin(&self, slot: u32, task: i64, started_us: i64) -> bool {
-        // Of an earlier task, which has survived it.
+        // An earlier task has survived its crash.
         self.forget_crash();
-        // Seen by whoever sees the swap that follows.
+        // Stored before the swap, so that a reader who sees `Begun` sees the time too.
         self.slot(slot).started_us.store(started_us, Relaxed);
         self.swap(
             slot,
@@ -232,7 +232,8 @@ impl Page {
         )
     }
 
-    /// Monitor: when the task of a slot began, in microseconds since the epoch, if it has begun.
+    /// For the monitor: when the task in a slot began, in microseconds since the epoch; `None` if it has
+    /// not.
     pub fn started_us(&self, slot: u32) -> Option<i64> {
         let is_begun = self.state(slot) == SlotState::Begun;
         is_begun.then(|| self.slot(slot).started_us.load(Relaxed))
@@ -245,31 +246,32 @@ impl Page {
             .is_ok()
     }
 
-    /// Monitor: asks a running task to end by itself.
+    /// For the monitor: asks a running task to end by itself.
     pub fn request_cancel(&self, slot: u32) {
         self.slot(slot).cancel.store(1, Release);
     }
 
-    /// Monitor: whether the task has ever asked, so that it may be given time to end by itself.
+    /// For the monitor: whether the task has ever asked whether it should end. If so, it gets time to do
+    /// so.
     pub fn asked_cancel(&self, slot: u32) -> bool {
         self.slot(slot).asked.load(Acquire) != 0
     }
 
-    /// Worker: whether the task should end by itself.
+    /// For the worker: whether the task should end by itself.
     pub fn cancelled(&self, slot: u32) -> bool {
         let slot = self.slot(slot);
         slot.asked.store(1, Release);
         slot.cancel.load(Acquire) != 0
     }
 
-    /// A process that a task has forked: whether the task is to end, or has ended. Unlike the worker
-    /// it is given no time for that.
+    /// For a process that a task has forked: whether the task should end, or has ended. Unlike the worker,
+    /// such a process gets no extra time.
     pub fn is_over(&self, slot: u32, task: i64) -> bool {
         let is_running = self.slot(slot).word.load(Acquire) == SlotState::Begun.with(task);
         !is_running || self.slot(slot).cancel.load(Acquire) != 0
     }
 
-    /// Worker, in a signal handler: this may be the end. The text is one that [`Crash`] reads.
+    /// For the worker's signal handler: records a crash that may end the worker. [`Crash`] reads the text.
     pub fn say_crash(&self, text: &[u8]) {
         let layout = self.layout();
         layout.crash_length.store(0, Release);
@@ -282,12 +284,13 @@ impl Page {
         layout.crash_length.store(length, Release);
     }
 
-    /// Worker, also in a signal handler: it was not.
+    /// For the worker, also in its signal handler: deletes the record, since the crash did not end the
+    /// worker.
     pub fn forget_crash(&self) {
         self.layout().crash_length.store(0, Release);
     }
 
-    /// Monitor, of a dead worker: what its signal handler recorded at most so long ago.
+    /// For the monitor, once the worker is dead: the crash that was recorded at most `within` ago.
     pub fn crash(&self, within: Duration) -> Option<Crash> {
         let layout = self.layout();
         let length = usize::try_from(layout.crash_length.load(Acquire)).ok()?;
@@ -300,23 +303,23 @@ impl Page {
         Crash::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// Monitor: until when, in nanoseconds of `CLOCK_BOOTTIME`, the worker may run what others
-    /// would repeat; `u64::MAX`: for ever.
+    /// For the monitor: until when the worker may run tasks, in nanoseconds of `CLOCK_BOOTTIME`; after
+    /// that, other monitors may repeat them. `u64::MAX`: without end.
     pub fn set_lease(&self, until: u64) {
         self.layout().lease_until.store(until, Release);
     }
 
-    /// Worker: an operation has closed the socket, so there is no other way to say so.
+    /// For the worker: records that an operation has closed its socket, since no message can say so.
     pub fn say_cut_off(&self) {
         self.layout().cut_off.store(1, Release);
     }
 
-    /// Monitor: whether the worker said that.
+    /// For the monitor: whether the worker has found its socket closed.
     pub fn is_cut_off(&self) -> bool {
         self.layout().cut_off.load(Acquire) != 0
     }
 
-    /// Worker: see [`Page::set_lease`].
+    /// For the worker: until when it may run tasks; see [`Page::set_lease`].
     pub fn lease_until(&self) -> u64 {
         match self.layout().lease_until.load(Acquire) {
             0 => u64::MAX,
@@ -325,8 +328,8 @@ impl Page {
     }
 }
 
-/// The clock that goes on while a machine sleeps, in nanoseconds. Async-signal-safe.
-fn boottime() -> u64 {
+/// `CLOCK_BOOTTIME`, which goes on while the machine sleeps, in nanoseconds. Async-signal-safe.
+pub fn boottime() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux has CLOCK_BOOTTIME");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
 }

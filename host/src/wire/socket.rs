@@ -22,10 +22,10 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// At most so many descriptors travel with one frame.
+/// The most descriptors that can travel with one frame (`SCM_MAX_FD` of Linux).
 const MAX_DESCRIPTORS: usize = 253;
 
-/// A connected pair, closed when this process executes another program.
+/// A connected pair of sockets, both close-on-exec.
 pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
     socketpair(
         AddressFamily::Unix,
@@ -36,7 +36,7 @@ pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), WireError> {
     .map_err(WireError::system("make a socket pair"))
 }
 
-/// What has been received: descriptors arrive with the first byte of their frame.
+/// Received bytes and descriptors. The descriptors of a frame arrive with its first byte.
 #[derive(Debug, Default)]
 struct Inbox {
     decoder: Decoder,
@@ -44,7 +44,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    /// Takes the next message and the descriptors that it announces.
+    /// Takes the next message, and the descriptors that belong to it.
     fn next<T>(
         &mut self,
         wants: impl Fn(&mut T) -> usize,
@@ -62,7 +62,7 @@ impl Inbox {
         Ok(Some((message, self.descriptors.drain(..count).collect())))
     }
 
-    /// Receives once; false at the end of the stream.
+    /// Receives once; `false` at the end of the stream.
     fn receive(&mut self, socket: RawFd) -> nix::Result<bool> {
         let mut buffer = [0_u8; 64 * 1024];
         let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
@@ -81,7 +81,7 @@ impl Inbox {
         }
         let count = received.bytes;
         for fd in arrived {
-            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+            // SAFETY: the kernel has just created this descriptor for this process; nothing else owns it.
             self.descriptors
                 .push_back(unsafe { OwnedFd::from_raw_fd(fd) });
         }
@@ -92,7 +92,7 @@ impl Inbox {
 
 fn descriptors_to_worker(message: &mut ToWorker) -> usize {
     match message {
-        // The file of the plugin.
+        // The descriptor of the plugin's file.
         ToWorker::Hello { .. } => 1,
         other => shared(other.payloads()),
     }
@@ -112,7 +112,7 @@ fn shared(payloads: Vec<&mut super::Bytes>) -> usize {
         .count()
 }
 
-/// A frame on its way out.
+/// A frame that is being sent.
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
@@ -120,32 +120,32 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    /// Sends what the socket takes now; true when all is sent.
+    /// Sends as much as the socket takes now; `true` when all is sent.
     fn send(&mut self, socket: RawFd) -> nix::Result<bool> {
         let fds: Vec<RawFd> = self.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
         let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
         let slices = [IoSlice::new(&self.bytes[self.sent..])];
         self.sent += sendmsg::<()>(socket, &slices, control, MsgFlags::MSG_NOSIGNAL, None)?;
-        // They went with the first byte.
+        // The descriptors went with the first byte.
         self.descriptors.clear();
         Ok(self.sent == self.bytes.len())
     }
 }
 
-/// Where a worker keeps its own descriptors from: few programs have so many open, so that an
-/// operation which closes what it did not open leaves these alone.
+/// The lowest number for the worker's own descriptors. Few programs have so many open, so an operation that
+/// closes descriptors which it did not open leaves these alone.
 const HIGH: RawFd = 200;
 
-/// A duplicate at a high number, which closes itself in whatever an operation executes.
+/// A close-on-exec duplicate of a descriptor, with a number of at least [`HIGH`].
 pub fn high(descriptor: impl AsFd) -> Result<OwnedFd, WireError> {
     let high = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(HIGH))
         .map_err(WireError::system("duplicate a descriptor"))?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(high) })
 }
 
-/// The worker's end. Any thread may send; only one receives.
+/// The worker's end of the socket. Any thread may send; one receives.
 #[derive(Debug)]
 pub struct BlockingSocket {
     fd: OwnedFd,
@@ -153,14 +153,14 @@ pub struct BlockingSocket {
     sender: BlockingSender,
 }
 
-/// Sends from any thread of the worker, one frame at a time.
+/// Sends frames from any thread of the worker, one at a time.
 #[derive(Debug, Clone)]
 pub struct BlockingSender {
     fd: Arc<Mutex<OwnedFd>>,
 }
 
 impl BlockingSocket {
-    /// Takes over a socket.
+    /// Takes over a connected socket.
     pub fn new(fd: OwnedFd) -> Result<Self, WireError> {
         let sender = BlockingSender {
             fd: Arc::new(Mutex::new(high(&fd)?)),
@@ -172,12 +172,12 @@ impl BlockingSocket {
         })
     }
 
-    /// The half that sends.
+    /// The sending half.
     pub fn sender(&self) -> BlockingSender {
         self.sender.clone()
     }
 
-    /// The next message with its descriptors; `None` when the monitor is gone.
+    /// The next message with its descriptors; `None` if the monitor has closed the socket.
     pub fn recv(&mut self) -> Result<Option<(ToWorker, Vec<OwnedFd>)>, WireError> {
         loop {
             if let Some(message) = self.inbox.next(descriptors_to_worker)? {
@@ -193,7 +193,7 @@ impl BlockingSocket {
 }
 
 impl BlockingSender {
-    /// Sends a message; what is large in it travels in descriptors, after those given here.
+    /// Sends a message. Its large payloads travel in descriptors, after those in `with`.
     pub fn send(&self, mut message: FromWorker, mut with: Vec<OwnedFd>) -> Result<(), WireError> {
         with.extend(memfd::share(message.payloads())?);
         let bytes = frame::encode(&message)?;
@@ -216,7 +216,7 @@ impl BlockingSender {
     }
 }
 
-/// A descriptor that the event loop watches.
+/// Registers a descriptor with the event loop.
 pub fn watched(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, WireError> {
     // SAFETY: an `OwnedFd` keeps its descriptor, the same one, open until it is dropped, and
     // nothing here replaces the value inside the `AsyncFd`.
@@ -226,7 +226,7 @@ pub fn watched(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, Wire
     })
 }
 
-/// The monitor's end, in two halves.
+/// The monitor's end of the socket, as a receiving and a sending half.
 pub fn async_socket(fd: OwnedFd) -> Result<(AsyncReader, AsyncWriter), WireError> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
@@ -241,7 +241,7 @@ pub fn async_socket(fd: OwnedFd) -> Result<(AsyncReader, AsyncWriter), WireError
     ))
 }
 
-/// The half that hears the worker.
+/// The half that receives from the worker.
 #[derive(Debug)]
 pub struct AsyncReader {
     fd: Arc<AsyncFd<OwnedFd>>,
@@ -249,7 +249,7 @@ pub struct AsyncReader {
 }
 
 impl AsyncReader {
-    /// The next message with its descriptors; `None` when the worker has hung up. Cancel-safe.
+    /// The next message with its descriptors; `None` if the worker has closed the socket. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<(FromWorker, Vec<OwnedFd>)>, WireError> {
         loop {
             if let Some(message) = self.inbox.next(descriptors_from_worker)? {
@@ -283,14 +283,14 @@ impl AsyncReader {
     }
 }
 
-/// The half that speaks to the worker.
+/// The half that sends to the worker.
 #[derive(Debug)]
 pub struct AsyncWriter {
     fd: Arc<AsyncFd<OwnedFd>>,
 }
 
 impl AsyncWriter {
-    /// Sends a message; what is large in it travels in descriptors, after those given here.
+    /// Sends a message. Its large payloads travel in descriptors, after those in `with`.
     pub async fn send(
         &mut self,
         mut message: ToWorker,

@@ -1,5 +1,5 @@
-//! The two pipes that a task prints into, and the markers that tell whose output it is. They last
-//! as long as the worker, unless a task leaves children behind: then those keep the old ones.
+//! The two pipes that a task prints into, and the markers that say which task the output belongs to. The
+//! pipes last as long as the worker, unless a task leaves child processes behind: those keep the old pipes.
 
 use crate::wire::{WireError, high, marker::Marker};
 use nix::{
@@ -13,14 +13,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The write ends, where no operation closes them by accident.
+/// The write ends of the pipes, under numbers that operations do not close by accident.
 #[derive(Debug)]
 struct Ends {
     stdout: OwnedFd,
     stderr: OwnedFd,
 }
 
-/// The pipes of this worker.
+/// The output pipes of this worker.
 #[derive(Debug)]
 pub(super) struct Capture {
     stdin: OwnedFd,
@@ -53,7 +53,7 @@ impl Capture {
         })
     }
 
-    /// What writes log records.
+    /// A writer of log records.
     pub(super) fn log_writer(&self) -> LogWriter {
         LogWriter {
             ends: Arc::clone(&self.ends),
@@ -61,7 +61,7 @@ impl Capture {
         }
     }
 
-    /// The output of this task begins; with `stdio`, what it prints counts.
+    /// Marks the beginning of a task's output. With `stdio`, printed lines are stored.
     pub(super) fn begin(&self, task: i64, attempt: u32, stdio: bool) -> Result<(), WireError> {
         self.restore()?;
         let mut marker = self.marker.begin(task, attempt);
@@ -72,20 +72,20 @@ impl Capture {
         Ok(())
     }
 
-    /// The output of this task has ended.
+    /// Marks the end of a task's output.
     pub(super) fn end(&self, task: i64) -> Result<(), WireError> {
         flush_c();
         self.write_both(&self.marker.end(task));
-        // Before anything else is opened: it would get the numbers that the task has closed, and
-        // be closed in its turn when they are restored.
+        // Before anything else is opened: it would get the numbers that the task has closed, and would be
+        // closed when they are restored.
         self.restore()?;
         dup2_stdin(&self.stdin).map_err(WireError::system("restore stdin"))?;
         self.make_blocking();
         Ok(())
     }
 
-    /// The mode belongs to the pipe, not to the descriptor: where one task leaves a pipe non-blocking,
-    /// a later one fails to print.
+    /// Makes both pipes blocking again. The mode belongs to the pipe, not to the descriptor: if one task
+    /// leaves a pipe non-blocking, a later task fails to print.
     fn make_blocking(&self) {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         for end in [&ends.stdout, &ends.stderr] {
@@ -99,7 +99,7 @@ impl Capture {
         }
     }
 
-    /// An operation may have closed or redirected descriptors 1 and 2.
+    /// Restores descriptors 1 and 2, which an operation may have closed or redirected.
     fn restore(&self) -> Result<(), WireError> {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         dup2_stdout(&ends.stdout).map_err(WireError::system("restore stdout"))?;
@@ -112,7 +112,7 @@ impl Capture {
         write_all(ends.stderr.as_fd(), marker);
     }
 
-    /// Makes new pipes; what the old children print goes on into the old ones. Answers the read
+    /// Replaces both pipes; children of the old task go on printing into the old ones. Returns the read
     /// ends for the monitor.
     pub(super) fn replace_pipes(&mut self) -> Result<Vec<OwnedFd>, WireError> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(WireError::system("make a pipe"));
@@ -132,7 +132,7 @@ impl Capture {
 }
 
 impl LogWriter {
-    /// A record of the task at hand.
+    /// Writes a log record of the running task.
     pub(super) fn record(&self, level: u8, time_us: i64, target: &str, text: &str) {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         for marker in self.marker.record(level, time_us, target, text) {
@@ -140,7 +140,7 @@ impl LogWriter {
         }
     }
 
-    /// From here on printed lines count, or do not.
+    /// Marks that printed lines are stored from here on, or are not.
     pub(super) fn stdio(&self, on: bool) {
         flush_c();
         let marker = self.marker.stdio(on);
@@ -150,8 +150,7 @@ impl LogWriter {
     }
 }
 
-/// Whether something that a task started still lives below this worker. Dead children are
-/// collected on the way.
+/// Whether a process that a task started is still alive below this worker. Dead children are reaped.
 pub(super) fn left_children() -> bool {
     use nix::sys::wait::WaitStatus;
     loop {
@@ -163,7 +162,7 @@ pub(super) fn left_children() -> bool {
     }
 }
 
-/// The monitor reads as fast as it can; if it is gone, nobody misses this.
+/// Writes all bytes. An error is ignored: it means that the monitor is gone, and nobody reads the pipe.
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match nix::unistd::write(fd, bytes) {
@@ -179,7 +178,7 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
     }
 }
 
-/// What C code has printed and not flushed.
+/// Flushes what C code has printed into the buffers of the C library.
 fn flush_c() {
     // SAFETY: flushing all of C's streams is allowed at any time.
     unsafe { libc::fflush(std::ptr::null_mut()) };
@@ -189,6 +188,6 @@ fn c_stdout() -> *mut libc::FILE {
     unsafe extern "C" {
         static stdout: *mut libc::FILE;
     }
-    // SAFETY: glibc initialises this before `main`.
+    // SAFETY: glibc initialises this variable before `main`.
     unsafe { stdout }
 }

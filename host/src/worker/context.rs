@@ -1,5 +1,5 @@
-//! What a running operation can ask of its worker. One context serves all tasks of a worker, one
-//! after the other, and lives as long as the process.
+//! The functions that a running operation can call in its worker. One context serves all tasks of a worker,
+//! one after the other, and lives as long as the process.
 
 use super::{capture::LogWriter, forked};
 use crate::{
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two progress reports; the last one before the end always arrives.
+/// The pause between two progress reports. The last one before the end is always sent.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// The context of every task of this worker.
@@ -27,14 +27,14 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Worker {
     sender: BlockingSender,
     receiver: Mutex<BlockingSocket>,
-    /// What came while a task waited for an answer.
+    /// Messages that arrived while a task waited for an answer.
     early: Mutex<VecDeque<(ToWorker, Vec<OwnedFd>)>>,
     page: &'static Page,
     log: LogWriter,
     current: Mutex<Current>,
 }
 
-/// The task at hand.
+/// The running task.
 #[derive(Debug)]
 struct Current {
     slot: u32,
@@ -49,7 +49,7 @@ struct Current {
     held_progress: Option<(f64, String)>,
 }
 
-/// What a task leaves when it returns.
+/// What a task has saved when it returns.
 #[derive(Debug)]
 pub(super) struct Saved {
     pub(super) output: Payload,
@@ -67,7 +67,7 @@ impl Default for Saved {
     }
 }
 
-/// Makes the one context of this process.
+/// Creates the only context of this process.
 pub(super) fn install(
     socket: BlockingSocket,
     page: &'static Page,
@@ -98,7 +98,8 @@ pub(super) fn install(
     }))
 }
 
-/// A thread of an operation that panicked inside has done so elsewhere; the state is whole.
+/// Locks a mutex, poisoned or not: if a thread of an operation has panicked, it did so outside of this
+/// code, and the state is consistent.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -112,12 +113,12 @@ impl Worker {
         locked(&self.receiver).recv()
     }
 
-    /// Says something to the monitor.
+    /// Sends a message to the monitor.
     pub(super) fn send(&self, message: FromWorker, with: Vec<OwnedFd>) -> Result<(), WireError> {
         self.sender.send(message, with)
     }
 
-    /// The next task begins. Answers whether what it prints counts.
+    /// Begins the next task. Returns whether printed lines are stored.
     pub(super) fn begin(
         &self,
         (slot, task): (u32, i64),
@@ -155,7 +156,7 @@ impl Worker {
         base.stdio
     }
 
-    /// The task has returned: what it leaves, after its last word on its progress.
+    /// Ends the task: sends its last progress, and returns what it has saved.
     pub(super) fn end(&self) -> Saved {
         let mut current = locked(&self.current);
         current.scopes.clear();
@@ -176,21 +177,21 @@ impl Worker {
         saved
     }
 
-    /// A warning of this program itself in the log of the task.
+    /// Writes a warning of the worker into the task's log.
     pub(super) fn warn(&self, message: &str) {
         const WARNING: u8 = 2;
         self.log
             .record(WARNING, Utc::now().timestamp_micros(), "rework", message);
     }
 
-    /// What is lent to the task may go.
+    /// Frees what was lent to the task.
     pub(super) fn forget(&self) {
         locked(&self.current).data = Arc::default();
     }
 }
 
 impl Current {
-    /// What counts now: the widest of what the task and its scopes ask for.
+    /// What is captured now: the widest of what the task and its open scopes ask for.
     fn captured(&self) -> Captured {
         self.scopes
             .values()
@@ -201,7 +202,7 @@ impl Current {
     }
 }
 
-/// A failure as the SDK writes it.
+/// A failure as the SDK writes it, in JSON.
 #[derive(Deserialize)]
 struct FailureText {
     #[serde(default)]
@@ -314,7 +315,7 @@ impl TaskContext for Worker {
         }
         let gone = || "the monitor is gone".to_owned();
         let task = locked(&self.current).task;
-        // Held over question and answer: two threads that ask get their own answers.
+        // Held from the request to the answer, so that of two threads each gets its own answer.
         let mut receiver = locked(&self.receiver);
         let question = FromWorker::Schedule {
             task,
@@ -333,7 +334,7 @@ impl TaskContext for Worker {
 
     fn capture(&self, scope: u32, captured: Captured) -> u32 {
         if !forked::is_worker() {
-            // What it prints is taken as what the worker prints.
+            // Output of a forked process is captured like the worker's.
             return 0;
         }
         let mut current = locked(&self.current);
@@ -360,7 +361,7 @@ impl TaskContext for Worker {
 
     fn panicking(&self, failure: &str) {
         if !forked::is_worker() {
-            // The end of its own process, of which the runtime's words on stderr tell.
+            // A forked process ends only itself; the runtime reports that on stderr.
             return;
         }
         let task = locked(&self.current).task;

@@ -1,46 +1,47 @@
-//! A record of the signal that ends a worker: which, where, and how far the stack had grown. It lies
-//! in the page that the monitor shares, which reads it there once the worker is dead, and says so in
-//! the task's error.
+//! A record of the signal that ends a worker: which signal, at which instruction, and how far the stack had
+//! grown. It lies in the page that is shared with the monitor, which reads it once the worker is dead and
+//! adds it to the task's error.
 //!
-//! The handler runs on a stack of its own and does nothing that a signal handler may not do: it
-//! allocates nothing, locks nothing, and writes into memory. If the plugin has installed a handler
-//! while it was loaded (as the runtimes of other languages and crash reporters do), that one is
-//! called then, with all that the kernel has said. It may repair what happened, and the record is
-//! void. Otherwise the signal's default action ends the process as it would have without us, so that
-//! the wait status is true.
+//! The handler runs on a stack of its own and does only what a signal handler may do: it allocates nothing,
+//! takes no lock, and writes into memory. If the plugin has installed a handler while it was loaded (as
+//! runtimes of other languages and crash reporters do), that handler is called next, with the same
+//! arguments. It may repair the fault; then the record is void. Otherwise the signal's default action ends
+//! the process, so that the wait status is the true one.
 //!
-//! Only the main thread has a stack for the handler: a thread that a plugin starts gets none, for
-//! the plugin's own copy of Rust's std was never initialised by a `main`. When such a thread uses
-//! up its stack there is no record, and the monitor says what that probably means.
+//! Only the main thread has a stack for the handler. A thread that a plugin starts has none, because the
+//! plugin's own copy of Rust's std was never initialised by a `main`. When such a thread exhausts its stack
+//! there is no record, and the monitor reports the probable reason.
 
 use crate::{
     plugin::is_companion,
+    proc::mapped_files,
     signals::{FAULTS, action, pass_on},
     wire::{Page, PluginFile, WireError},
 };
 use nix::{errno::Errno, unistd::Pid};
 use std::{collections::BTreeMap, sync::OnceLock};
 
-/// Enough for the handler, for one of the plugin, and for the largest register set (AVX-512, AMX).
+/// The size of the alternate signal stack in bytes: enough for this handler, a handler of the plugin, and
+/// the largest register set (AVX-512, AMX).
 const STACK: usize = 256 << 10;
 
-/// What each of [`FAULTS`] does.
+/// The action of each signal in [`FAULTS`].
 type Actions = [libc::sigaction; FAULTS.len()];
 
-/// What the handler needs, made before it can run.
+/// What the handler needs, prepared before it can run.
 struct Prepared {
     page: &'static Page,
     modules: Vec<Module>,
-    /// What a plugin has installed while it was loaded.
+    /// The actions that the plugin installed while it was loaded.
     of_plugin: [Option<libc::sigaction>; FAULTS.len()],
-    /// The process that leaves records. A child that an operation forks has the handler too, but
-    /// is not the worker.
+    /// The process whose crashes are recorded. A child that an operation forks has the handler too, but is
+    /// not the worker.
     worker: libc::pid_t,
     /// The lowest address of the main thread's stack.
     stack_end: u64,
 }
 
-/// A library and where it is mapped.
+/// A mapped library.
 struct Module {
     start: u64,
     end: u64,
@@ -49,10 +50,10 @@ struct Module {
 
 static PREPARED: OnceLock<Prepared> = OnceLock::new();
 
-/// What the signals did before a plugin was loaded: Rust's own handlers, whose work ours does.
+/// The actions before a plugin was loaded: Rust's own handlers, which this handler replaces.
 static BEFORE_LOADING: OnceLock<Actions> = OnceLock::new();
 
-/// Notes what the signals do now, before a plugin is loaded.
+/// Notes the current actions, before a plugin is loaded.
 pub(super) fn note_actions() {
     let _ = BEFORE_LOADING.set(FAULTS.map(|signal| action(signal as i32)));
 }
@@ -86,18 +87,18 @@ pub(super) fn install(page: &'static Page, plugin: &PluginFile) -> Result<(), Wi
         ours.sa_sigaction = handler as *const () as usize;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         if let Some(theirs) = of_plugin {
-            // While theirs runs, what it has asked for is blocked, and no more.
+            // While the plugin's handler runs, what it has asked for is blocked, and nothing else.
             ours.sa_mask = theirs.sa_mask;
             ours.sa_flags |= theirs.sa_flags & (libc::SA_NODEFER | libc::SA_RESTART);
         }
-        // SAFETY: the handler is async-signal-safe; see there.
+        // SAFETY: the handler is async-signal-safe, as its own comments show.
         let set = unsafe { libc::sigaction(*signal as i32, &raw const ours, std::ptr::null_mut()) };
         Errno::result(set).map_err(&failed)?;
     }
     Ok(())
 }
 
-/// Whether the handler is in place for every fault: no task has put another one there.
+/// Whether the handler is installed for every fault: no task has replaced it.
 pub(super) fn is_installed() -> bool {
     let handler: extern "C" fn(_, _, _) = handler;
     let ours = handler as *const () as usize;
@@ -111,8 +112,8 @@ fn empty_action() -> libc::sigaction {
     unsafe { std::mem::zeroed() }
 }
 
-/// Without a stack of its own a handler cannot run once the stack is used up. One that the plugin has
-/// provided stays, if it is as large.
+/// Provides an alternate stack, without which a handler cannot run once the stack is exhausted. A stack
+/// that the plugin has provided stays if it is at least as large.
 fn give_stack() -> Result<(), Errno> {
     let mut now = libc::stack_t {
         ss_sp: std::ptr::null_mut(),
@@ -135,7 +136,7 @@ fn give_stack() -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// The lowest address that the stack of this thread may reach; 0 if it cannot be known.
+/// The lowest address that this thread's stack may reach; 0 if it is unknown.
 fn stack_end() -> u64 {
     let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
     // SAFETY: the call always succeeds or leaves the attributes alone.
@@ -153,19 +154,12 @@ fn stack_end() -> u64 {
     if found == 0 { low.addr() as u64 } else { 0 }
 }
 
-/// The files that are mapped here, by the names that people know them by; see proc_pid_maps(5).
+/// The files that are mapped into this process, by their names.
 fn modules(plugin: &PluginFile) -> Vec<Module> {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let mut found: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for line in maps.lines() {
-        // `start-end perms offset device inode path`; only files have a slash.
-        let Some(path) = line.find('/').map(|at| &line[at..]) else {
-            continue;
-        };
-        let Some((start, end)) = range(line) else {
-            continue;
-        };
-        let bounds = found.entry(path).or_insert((start, end));
+    let mut found: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for file in mapped_files() {
+        let (start, end) = (file.start as u64, file.end as u64);
+        let bounds = found.entry(file.path).or_insert((start, end));
         *bounds = (bounds.0.min(start), bounds.1.max(end));
     }
     let named = |path: &str| {
@@ -174,7 +168,7 @@ fn modules(plugin: &PluginFile) -> Vec<Module> {
         } else {
             path.rsplit('/').next().unwrap_or(path)
         };
-        // One line, and short enough to be written at once.
+        // Kept on one line, and short enough for one record.
         name.chars()
             .filter(|c| !c.is_control())
             .take(100)
@@ -185,20 +179,14 @@ fn modules(plugin: &PluginFile) -> Vec<Module> {
         .map(|(path, (start, end))| Module {
             start,
             end,
-            name: named(path),
+            name: named(&path),
         })
         .collect()
 }
 
-fn range(line: &str) -> Option<(u64, u64)> {
-    let (start, end) = line.split(' ').next()?.split_once('-')?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    Some((number(start)?, number(end)?))
-}
-
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(prepared) = PREPARED.get() else {
-        // It is installed after that has been set.
+        // Cannot happen: the handler is installed after the value has been set.
         return;
     };
     // SAFETY: the kernel passes a valid siginfo.
@@ -207,7 +195,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let page = (prepared.worker == unsafe { libc::getpid() }).then_some(prepared.page);
     let place = FAULTS.iter().position(|known| *known as i32 == signal);
     let of_plugin = place.and_then(|place| prepared.of_plugin[place]);
-    // The kernel lets nobody ignore a fault, only a signal that somebody sent.
+    // A fault cannot be ignored, but a signal that a process sent can.
     if of_plugin.is_some_and(|action| action.sa_sigaction == libc::SIG_IGN && code <= 0) {
         return;
     }
@@ -221,7 +209,8 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     match of_plugin.filter(|action| action.sa_sigaction != libc::SIG_IGN) {
         Some(theirs) => {
             pass_on(&theirs, signal, info, context);
-            // It returned and wants to hear of the next one: this one was no crash.
+            // The plugin's handler has returned and is still installed, so this was no crash, and the next
+            // signal comes here again.
             let ours: extern "C" fn(_, _, _) = handler;
             if let Some(page) = page
                 && action(signal).sa_sigaction == ours as *const () as usize
@@ -231,9 +220,9 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
         }
         None => {
             let default = empty_action();
-            // SAFETY: the default action runs no code of ours.
+            // SAFETY: the default action runs no code of this program.
             unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
-            // A fault repeats when we return; a signal that somebody sent does not.
+            // A fault repeats when this handler returns; a signal that a process sent does not.
             if code <= 0 {
                 // SAFETY: raise(3) is async-signal-safe.
                 unsafe { libc::raise(signal) };
@@ -242,7 +231,7 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     }
 }
 
-/// Puts the record together; `wire::Crash` reads it.
+/// Writes the record that `wire::Crash` reads.
 fn record(
     prepared: &Prepared,
     signal: libc::c_int,
@@ -251,10 +240,10 @@ fn record(
     sp: u64,
 ) -> Line {
     let address = if info.si_code > 0 {
-        // SAFETY: of a fault the address is set.
+        // SAFETY: for a fault, si_addr is set.
         unsafe { info.si_addr() }.addr() as u64
     } else {
-        // SAFETY: of a signal that a process sent, the process is set.
+        // SAFETY: for a signal that a process sent, si_pid is set.
         u64::from(unsafe { info.si_pid() }.cast_unsigned())
     };
     let mut line = Line::default();
@@ -281,7 +270,7 @@ fn record(
     line
 }
 
-/// Instruction and stack pointer.
+/// The instruction pointer and the stack pointer.
 #[cfg(target_arch = "x86_64")]
 fn registers(context: &libc::ucontext_t) -> (u64, u64) {
     let registers = &context.uc_mcontext.gregs;
@@ -291,19 +280,19 @@ fn registers(context: &libc::ucontext_t) -> (u64, u64) {
     )
 }
 
-/// Instruction and stack pointer.
+/// The instruction pointer and the stack pointer.
 #[cfg(target_arch = "aarch64")]
 fn registers(context: &libc::ucontext_t) -> (u64, u64) {
     (context.uc_mcontext.pc, context.uc_mcontext.sp)
 }
 
-/// Elsewhere they stay unknown.
+/// On other architectures both are unknown.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn registers(_: &libc::ucontext_t) -> (u64, u64) {
     (0, 0)
 }
 
-/// A line that is put together without allocating.
+/// A line that is composed without allocating memory.
 struct Line {
     bytes: [u8; Page::CRASH],
     length: usize,

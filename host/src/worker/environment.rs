@@ -1,24 +1,24 @@
-//! The environment of the worker's process, as it was before a task.
+//! The environment of the worker's process, restored after each task.
 //!
-//! It is put back by pointing C's `environ` to a table of our own. Nothing is freed, so a thread of the
-//! plugin that reads the environment meanwhile reads the one or the other.
+//! It is restored by pointing C's `environ` to a table that is never freed. A thread of the plugin that
+//! reads the environment meanwhile sees either the old or the restored one.
 
 unsafe extern "C" {
     static mut environ: *mut *mut libc::c_char;
     fn tzset();
 }
 
-/// The variables that a worker begins with.
+/// The environment variables that a worker begins with.
 #[derive(Debug)]
 pub(super) struct Environment {
-    /// The strings, `NAME=value` each.
+    /// The variables as C strings, `NAME=value` each.
     strings: Vec<*mut libc::c_char>,
     /// A table for `environ`, with a null pointer at its end. C's `setenv` may write into it.
     table: &'static mut [*mut libc::c_char],
 }
 
 impl Environment {
-    /// As it is.
+    /// The environment as it is now.
     pub(super) fn now() -> Self {
         let strings = strings();
         let table = strings
@@ -32,7 +32,7 @@ impl Environment {
         }
     }
 
-    /// Makes it so again.
+    /// Restores the environment.
     pub(super) fn restore(&mut self) {
         if self.is_unchanged() {
             return;
@@ -42,10 +42,10 @@ impl Environment {
         }
         let end = self.table.len() - 1;
         self.table[end] = std::ptr::null_mut();
-        // SAFETY: the table lives for ever and ends with a null pointer; the strings were there
-        // when this worker began, and C frees none.
+        // SAFETY: the table lives for ever and ends with a null pointer; the strings existed when this
+        // worker began, and the C library frees none.
         unsafe { environ = self.table.as_mut_ptr() };
-        // SAFETY: reads the environment, for the time zone may have been among what was changed.
+        // SAFETY: reads the environment. It is called because `TZ` may be among the changed variables.
         unsafe { tzset() };
     }
 

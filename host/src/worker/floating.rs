@@ -1,7 +1,7 @@
-//! How this thread calculates with floating-point numbers: the rounding mode, whether subnormal
-//! numbers count as zero, and which exceptions are signals.
+//! The floating-point modes of this thread: the rounding mode, whether subnormal numbers count as zero, and
+//! which exceptions raise signals.
 
-/// The control registers.
+/// The control registers of the floating-point units.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Modes {
     #[cfg(target_arch = "x86_64")]
@@ -14,7 +14,7 @@ pub(super) struct Modes {
 
 #[cfg(target_arch = "x86_64")]
 impl Modes {
-    /// As they are.
+    /// The registers as they are now.
     pub(super) fn now() -> Self {
         let (mut mxcsr, mut x87) = (0_u32, 0_u16);
         // SAFETY: stores four bytes into a local.
@@ -24,8 +24,8 @@ impl Modes {
         Self { mxcsr, x87 }
     }
 
-    /// Makes them so again. The x87 unit is emptied too: MMX code that has not cleaned up makes every
-    /// calculation of it a NaN.
+    /// Restores the registers. The x87 unit is emptied too: after MMX code that has not cleaned up, each of
+    /// its calculations would give NaN.
     pub(super) fn restore(self) {
         // SAFETY: loads what was stored by `now`; Rust's own code expects just these modes.
         unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const self.mxcsr, options(nostack)) };
@@ -47,7 +47,7 @@ impl Modes {
 
 #[cfg(target_arch = "aarch64")]
 impl Modes {
-    /// As they are.
+    /// The registers as they are now.
     pub(super) fn now() -> Self {
         let fpcr: u64;
         // SAFETY: reads a register.
@@ -55,14 +55,14 @@ impl Modes {
         Self { fpcr }
     }
 
-    /// Makes them so again.
+    /// Restores the registers.
     pub(super) fn restore(self) {
         // SAFETY: loads what was read by `now`; Rust's own code expects just these modes.
         unsafe { std::arch::asm!("msr fpcr, {}", in(reg) self.fpcr, options(nostack, nomem)) };
     }
 }
 
-/// Elsewhere they are not known.
+/// On other architectures the registers are unknown.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 impl Modes {
     pub(super) fn now() -> Self {

@@ -1,32 +1,30 @@
-//! The processes that an operation forks. Each is a copy of the worker, with its socket, its pipes
-//! and its shared page; only the worker itself may use them to say something of the task.
+//! The processes that an operation forks. Each is a copy of the worker, with its socket, its pipes and its
+//! shared page; only the worker itself may use them.
 
 use super::context::Worker;
 use nix::unistd::Pid;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-/// The exit code of a forked process that returned from its operation: `EX_SOFTWARE` of
-/// sysexits(3), a fault of the program.
+/// The exit code of a forked process that has returned from its operation: `EX_SOFTWARE` of sysexits(3).
 const RETURNED: libc::c_int = 70;
 
-/// The worker's process.
+/// The process id of the worker.
 static WORKER: AtomicI32 = AtomicI32::new(0);
 
-/// Whether this process has complained; a process that it forks complains for itself.
+/// The process id of the last process that has logged a complaint; a process that it forks logs its own.
 static HAS_COMPLAINED: AtomicI32 = AtomicI32::new(0);
 
-/// This process is the worker.
+/// Notes that this process is the worker.
 pub(super) fn this_is_the_worker() {
     WORKER.store(Pid::this().as_raw(), Relaxed);
 }
 
-/// Whether this process is the worker, and not one that an operation has forked, directly or
-/// through others.
+/// Whether this process is the worker, and not one that an operation has forked, directly or indirectly.
 pub(super) fn is_worker() -> bool {
     Pid::this().as_raw() == WORKER.load(Relaxed)
 }
 
-/// Why a forked process is not served.
+/// Why a forked process cannot use a function of the task's context.
 pub(super) fn refusal(what: &str) -> String {
     let (this, worker) = (Pid::this(), WORKER.load(Relaxed));
     format!(
@@ -35,7 +33,7 @@ pub(super) fn refusal(what: &str) -> String {
     )
 }
 
-/// Says once per process, in the log of the task, that something was not done.
+/// Logs once per process, in the task's log, that something was not done.
 pub(super) fn complain(context: &Worker, what: &str) {
     let this = Pid::this().as_raw();
     if HAS_COMPLAINED.swap(this, Relaxed) != this {
@@ -43,9 +41,9 @@ pub(super) fn complain(context: &Worker, what: &str) {
     }
 }
 
-/// Ends this process if it is not the worker, for it has returned from the operation into the
-/// worker's own code. The functions that the worker has registered with atexit(3) are not called:
-/// what they put away is still the worker's.
+/// Ends this process if it is not the worker: it was forked by an operation, and has returned from it into
+/// the worker's own code. Functions that were registered with atexit(3) are not called: what they clean up
+/// still belongs to the worker.
 pub(super) fn end_if_forked(context: &Worker) {
     if is_worker() {
         return;

@@ -1,18 +1,18 @@
-//! What a task leaves in its process. The next task of the worker finds a process as the first one
-//! found it: what can be put back is put back; of the rest it is found out that it has changed, and
-//! then the worker runs nothing more.
+//! What a task changes in its process. The next task of the worker must find the process as the first one
+//! found it: what can be restored is restored; for the rest, a change is detected, and then the worker runs
+//! no other task.
 //!
-//! What counts is the state in which the plugin has been loaded. Signal handlers, timers and modes that
-//! its constructors have set up are its own and stay.
+//! The reference is the state after the plugin was loaded. Signal handlers, timers and modes that its
+//! constructors have set up belong to the plugin and stay.
 //!
-//! Looking for everything takes some twenty microseconds, which is more than a very short operation
-//! itself: half of that is `/proc/self/status`, without which each of 64 signals would have to be asked
-//! about. So an operation that has left nothing so many times in a row ([`TRUSTED`]) is looked at after
-//! each run only if that took long ([`LONG`]), and else after every sixteenth, or once something else
-//! follows: another operation, or a pause. So what such an operation leaves for the first time can only
-//! reach runs of itself that follow at once. What takes few system calls
-//! is always put back, among that all that changes what the next task calculates or when it runs; and the
-//! handlers of faults are always looked at: what an earlier task has left hides no crash.
+//! A full check takes some twenty microseconds, more than a very short operation itself; half of that is
+//! `/proc/self/status`, which saves one call for each of 64 signals. So an operation that has left nothing
+//! behind [`TRUSTED`] times in a row is checked only after a run that took long ([`LONG`]), after every
+//! sixteenth run, and before something else follows: another operation, or a run after a pause. What such
+//! an operation leaves for the first time can therefore only reach runs of itself that follow at once. What
+//! takes few system calls is restored after every run, including everything that affects what the next task
+//! computes or when it runs. The handlers for faults are also checked after every run, so that no earlier
+//! task hides a crash.
 
 use super::{crash, environment::Environment, floating::Modes};
 use crate::{
@@ -41,19 +41,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many runs in a row have to leave nothing before an operation is looked at less often.
+/// After this many runs in a row that leave nothing behind, an operation is checked less often.
 const TRUSTED: u32 = 100;
-/// And then after so many runs.
+/// A trusted operation is checked after every so many runs.
 const SAMPLE: u32 = 16;
-/// A run that took so long is always looked at.
+/// A run that took longer than this is always checked, since the check costs little in comparison.
 const LONG: Duration = Duration::from_micros(500);
 
-/// The signals that there are.
+/// The numbers of all signals.
 const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
-/// Those that glibc keeps for itself, and takes when it first needs them.
+/// The signals that glibc reserves for itself, and installs handlers for when it first needs them.
 const OF_GLIBC: [libc::c_int; 2] = [32, 33];
 
-/// Every limit of a process.
+/// Every resource limit of a process.
 const LIMITS: [Resource; 16] = [
     Resource::RLIMIT_AS,
     Resource::RLIMIT_CORE,
@@ -73,7 +73,7 @@ const LIMITS: [Resource; 16] = [
     Resource::RLIMIT_STACK,
 ];
 
-/// Lines of `/proc/self/status` that nothing can put back, and what it is when they change.
+/// Lines of `/proc/self/status` that cannot be restored, and what a changed line means.
 const STATUS_LINES: [(&str, &str); 9] = [
     ("Uid:", "another user"),
     ("Gid:", "another group"),
@@ -83,11 +83,11 @@ const STATUS_LINES: [(&str, &str); 9] = [
     ("CapEff:", "other effective capabilities"),
     ("CapBnd:", "another bounding set of capabilities"),
     ("Seccomp:", "a seccomp filter"),
-    // Where the worker has begun with a filter, as in a container, only the number of filters tells.
+    // In a container the worker begins with a filter; then only the number of filters shows a new one.
     ("Seccomp_filters:", "a seccomp filter"),
 ];
 
-/// Files of `/proc/self/ns`, each of which is another one (by inode) in another namespace, and what that is.
+/// Files of `/proc/self/ns`, whose inode identifies the namespace, and what a changed one means.
 const NAMESPACES: [(&str, &str); 8] = [
     ("mnt", "another mount namespace"),
     ("net", "another network namespace"),
@@ -102,31 +102,32 @@ const NAMESPACES: [(&str, &str); 8] = [
 const INTERVAL_TIMERS: [libc::c_int; 3] =
     [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF];
 
-/// The state that a task is to find, and how far operations are trusted to leave it alone.
+/// The state of the process that each task is to find, and how far each operation is trusted not to change
+/// it.
 #[derive(Debug)]
 pub(super) struct Leftovers {
     umask: Mode,
-    /// The working directory, also if it is removed.
+    /// The working directory, valid even if it is removed.
     directory: Option<OwnedFd>,
     mask: SigSet,
     modes: Modes,
     environment: Environment,
     alternate_stack: libc::stack_t,
-    /// Which of [`INTERVAL_TIMERS`] the plugin has started while it was loaded.
+    /// Which of [`INTERVAL_TIMERS`] the plugin started while it was loaded.
     has_timer: [bool; 3],
     locale: Option<CString>,
     affinity: Option<CpuSet>,
     nice: libc::c_int,
     policy: libc::c_int,
     rest: Rest,
-    /// By operation: how many runs in a row have left nothing.
+    /// How many runs in a row have left nothing behind, by operation.
     clean_runs: HashMap<String, u32>,
-    /// The operation whose last run has not been looked at, and when that ended.
-    unlooked: Option<(String, Instant)>,
+    /// The operation whose last run has not been checked, and when the run ended.
+    unchecked: Option<(String, Instant)>,
     is_final: bool,
 }
 
-/// What is looked at less often.
+/// The state that is checked less often.
 #[derive(Debug)]
 struct Rest {
     status: Option<File>,
@@ -137,25 +138,25 @@ struct Rest {
     limits: Vec<Option<(rlim_t, rlim_t)>>,
     personality: libc::c_int,
     parent_death: Option<Signal>,
-    /// Whether processes of the same user may look into this one; some processes of the plugin may have to.
+    /// Whether other processes of the same user may inspect this one, which helpers of the plugin may need.
     is_dumpable: bool,
-    /// `/proc/self/oom_score_adj`: how likely the kernel ends this process for want of memory.
+    /// `/proc/self/oom_score_adj`: how likely the kernel kills this process when memory runs out.
     oom_score: Option<File>,
     oom_score_before: String,
     /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
-    /// `/proc/self/ns`; also where a task has taken the root directory away.
+    /// `/proc/self/ns`, open in case a task changes the root directory.
     namespaces: Option<OwnedFd>,
-    /// Inodes of [`NAMESPACES`].
+    /// The inodes of [`NAMESPACES`] before the first task.
     namespaces_before: [Option<u64>; NAMESPACES.len()],
 }
 
 impl Leftovers {
-    /// Notes how this process is, before its first task.
+    /// Notes the state of this process before its first task.
     pub(super) fn note() -> Result<Self, WireError> {
         let mask =
             SigSet::thread_get_mask().map_err(WireError::system("ask for blocked signals"))?;
-        // There is no way to ask for it but to change it.
+        // The only way to read the mask is to set it.
         let mode = umask(Mode::empty());
         umask(mode);
         let path_only = OpenOptions::new()
@@ -176,31 +177,31 @@ impl Leftovers {
             policy: policy(),
             rest: Rest::note()?,
             clean_runs: HashMap::new(),
-            unlooked: None,
+            unchecked: None,
             is_final: false,
         })
     }
 
-    /// Whether something is left that cannot be put back, so that no other task may find it.
+    /// Whether a task has changed something that cannot be restored, so that no other task may run here.
     pub(super) fn is_final(&self) -> bool {
         self.is_final
     }
 
-    /// This process is not as it was, as somebody else has found out.
+    /// Marks the process as changed, as other code has found out.
     pub(super) fn run_nothing_more(&mut self) {
         self.is_final = true;
     }
 
-    /// A run of this operation is about to begin: looks at what an earlier run of another operation, or one
-    /// that ended a while ago, has left, if that has not been done. Answers that operation and what it
-    /// left that cannot be put back, in words.
-    pub(super) fn look_before(&mut self, operation: &str) -> Option<(String, String)> {
-        let (earlier, ended) = self.unlooked.as_ref()?;
+    /// Before a run of `operation`: checks what the last run has left behind, if that was not checked, and
+    /// was of another operation or ended a while ago. Returns its operation, and what it has changed that
+    /// cannot be restored, in words.
+    pub(super) fn check_before(&mut self, operation: &str) -> Option<(String, String)> {
+        let (earlier, ended) = self.unchecked.as_ref()?;
         if earlier == operation && ended.elapsed() < LONG {
             return None;
         }
-        let (earlier, _) = self.unlooked.take()?;
-        let left = self.rest.put_back();
+        let (earlier, _) = self.unchecked.take()?;
+        let left = self.rest.restore();
         if left.is_empty() {
             return None;
         }
@@ -208,20 +209,20 @@ impl Leftovers {
         Some((earlier, left.join(", ")))
     }
 
-    /// A run of an operation has ended: puts back what it has changed, and answers what is left of
-    /// that, in words.
-    pub(super) fn put_back(&mut self, operation: &str, took: Duration) -> Option<String> {
-        let mut left = self.put_back_cheaply();
+    /// After a run of an operation: restores what the run has changed, and returns what cannot be restored,
+    /// in words.
+    pub(super) fn restore(&mut self, operation: &str, took: Duration) -> Option<String> {
+        let mut left = self.restore_cheap();
         let clean_runs = self.clean_runs.get(operation).copied().unwrap_or(0);
         if clean_runs < TRUSTED
             || took >= LONG
             || clean_runs.is_multiple_of(SAMPLE)
             || !crash::is_installed()
         {
-            self.unlooked = None;
-            left.extend(self.rest.put_back());
+            self.unchecked = None;
+            left.extend(self.rest.restore());
         } else {
-            self.unlooked = Some((operation.to_owned(), Instant::now()));
+            self.unchecked = Some((operation.to_owned(), Instant::now()));
         }
         if !left.is_empty() {
             self.is_final = true;
@@ -234,15 +235,15 @@ impl Leftovers {
         None
     }
 
-    /// Answers what cannot be put back, in words.
-    fn put_back_cheaply(&mut self) -> Vec<String> {
-        // First, for what expires now may end this process.
+    /// Restores what can be checked at little cost. Returns what cannot be restored, in words.
+    fn restore_cheap(&mut self) -> Vec<String> {
+        // Timers come first, because one that expires now may end this process.
         for (timer, has_timer) in INTERVAL_TIMERS.iter().zip(self.has_timer) {
             if !has_timer {
                 disarm(*timer);
             }
         }
-        self.put_back_mask();
+        self.restore_mask();
         umask(self.umask);
         if let Some(directory) = &self.directory {
             let _ = fchdir(directory);
@@ -250,20 +251,20 @@ impl Leftovers {
         self.modes.restore();
         self.environment.restore();
         if alternate_stack().ss_sp != self.alternate_stack.ss_sp {
-            // SAFETY: the memory of this stack was leaked when it was given, or the plugin has
-            // provided it for its whole life.
+            // SAFETY: the memory of this stack was leaked when it was installed, or the plugin has provided
+            // it for its whole life.
             unsafe { libc::sigaltstack(&raw const self.alternate_stack, std::ptr::null_mut()) };
         }
         if let Some(before) = &self.locale
             && locale().as_ref() != Some(before)
         {
-            // SAFETY: the name is a string that C has given out itself.
+            // SAFETY: the name is a string that the C library returned itself.
             unsafe { libc::setlocale(libc::LC_ALL, before.as_ptr()) };
         }
-        self.put_back_scheduling()
+        self.restore_scheduling()
     }
 
-    fn put_back_scheduling(&self) -> Vec<String> {
+    fn restore_scheduling(&self) -> Vec<String> {
         let mut left = Vec::new();
         if policy() != self.policy {
             let none = libc::sched_param { sched_priority: 0 };
@@ -289,11 +290,11 @@ impl Leftovers {
         left
     }
 
-    fn put_back_mask(&self) {
+    fn restore_mask(&self) {
         if SigSet::thread_get_mask() == Ok(self.mask) {
             return;
         }
-        // What waits behind the mask was meant for the task that has ended.
+        // Signals that are pending behind the mask were meant for the task that has ended.
         for number in pending() {
             let is_to_stay =
                 Signal::try_from(number).is_ok_and(|signal| self.mask.contains(signal));
@@ -307,7 +308,7 @@ impl Leftovers {
 
 impl Rest {
     fn note() -> Result<Self, WireError> {
-        // Kept open: a task may leave no descriptor to open them with, or another root directory.
+        // Opened once: a task may leave no free descriptor, or change the root directory.
         let open = |path: &str| -> Result<Option<File>, WireError> {
             let file = File::open(path).ok().map(high).transpose()?;
             Ok(file.map(File::from))
@@ -345,23 +346,23 @@ impl Rest {
         })
     }
 
-    /// Puts back what can be put back; what cannot, in words.
-    fn put_back(&self) -> Vec<String> {
+    /// Restores what can be restored, and returns what cannot, in words.
+    fn restore(&self) -> Vec<String> {
         let text = read(self.status.as_ref());
-        let mut left = self.put_back_actions(&text);
+        let mut left = self.restore_actions(&text);
         for ((name, words), before) in STATUS_LINES.iter().zip(&self.status_lines) {
             if line_of(&text, name) != before.as_deref() {
                 left.push((*words).to_owned());
             }
         }
-        // Two lines tell of a filter.
+        // A filter changes two lines.
         left.dedup();
         if count_timers(self.posix_timers.as_ref()) > self.posix_timer_count {
             left.push("a timer (timer_create)".to_owned());
         }
-        left.extend(self.put_back_limits());
+        left.extend(self.restore_limits());
         if personality(ASK_PERSONALITY) != self.personality {
-            // The call answers what it was.
+            // The call returns the former value.
             personality(self.personality.cast_unsigned().into());
         }
         let _ = prctl::set_pdeathsig(self.parent_death);
@@ -387,7 +388,7 @@ impl Rest {
         left
     }
 
-    fn put_back_actions(&self, status: &str) -> Vec<String> {
+    fn restore_actions(&self, status: &str) -> Vec<String> {
         let bits = |name| {
             let line = line_of(status, name)?;
             u64::from_str_radix(line.trim(), 16).ok()
@@ -399,7 +400,7 @@ impl Rest {
             let was_caught = ![libc::SIG_DFL, libc::SIG_IGN].contains(&before.sa_sigaction);
             let was_ignored = before.sa_sigaction == libc::SIG_IGN;
             let is_same_kind = is_set(caught) == was_caught && is_set(ignored) == was_ignored;
-            // Another handler in the place of one is no other kind.
+            // A handler in the place of another handler is no change of kind.
             if OF_GLIBC.contains(&number) || is_same_kind && !was_caught {
                 continue;
             }
@@ -407,8 +408,8 @@ impl Rest {
             if now.sa_sigaction == before.sa_sigaction {
                 continue;
             }
-            if is_put_back(number, now.sa_sigaction) {
-                // SAFETY: what was there when this worker began, and nothing is ever unloaded.
+            if is_restored(number, now.sa_sigaction) {
+                // SAFETY: the action existed when this worker began, and no code is ever unloaded.
                 unsafe { libc::sigaction(number, before, std::ptr::null_mut()) };
             } else {
                 left.push(in_words(number, now.sa_sigaction));
@@ -417,7 +418,7 @@ impl Rest {
         left
     }
 
-    fn put_back_limits(&self) -> Vec<String> {
+    fn restore_limits(&self) -> Vec<String> {
         let mut left = Vec::new();
         for (resource, before) in LIMITS.iter().zip(&self.limits) {
             let Some((soft, hard)) = *before else {
@@ -432,10 +433,10 @@ impl Rest {
     }
 }
 
-/// Whether a signal's action can be put back without harm to what a plugin may still do: what a
-/// worker leaves to its monitor, a broken pipe that nobody wants to hear of, and children that are to
-/// be collected. Whoever has installed any other handler may rely on it.
-fn is_put_back(number: libc::c_int, now: usize) -> bool {
+/// Whether the action of a signal can be restored without harm to what a plugin may still do. That holds
+/// for the signals that a worker leaves to its monitor, for SIGPIPE, and for SIGCHLD; whoever installed
+/// another handler may rely on it.
+fn is_restored(number: libc::c_int, now: usize) -> bool {
     let Ok(signal) = Signal::try_from(number) else {
         return false;
     };
@@ -446,7 +447,7 @@ fn is_put_back(number: libc::c_int, now: usize) -> bool {
     }
 }
 
-/// `a handler for SIGSEGV`.
+/// An action in words: `a handler for SIGSEGV`.
 fn in_words(number: libc::c_int, action: usize) -> String {
     let name = Signal::try_from(number)
         .map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
@@ -457,7 +458,7 @@ fn in_words(number: libc::c_int, action: usize) -> String {
     }
 }
 
-/// The signals that wait until they are no longer blocked.
+/// The signals that are pending because they are blocked.
 fn pending() -> Vec<libc::c_int> {
     let mut set = SigSet::empty().as_ref().to_owned();
     // SAFETY: the pointer is to a local of the right type.
@@ -468,12 +469,12 @@ fn pending() -> Vec<libc::c_int> {
         .collect()
 }
 
-/// Forgets a signal that waits: ignoring it discards it.
+/// Discards a pending signal by ignoring it.
 fn discard(number: libc::c_int) {
     let before = signals::action(number);
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(number, libc::SIG_IGN) };
-    // SAFETY: what was there a moment ago.
+    // SAFETY: restores the action of a moment ago.
     unsafe { libc::sigaction(number, &raw const before, std::ptr::null_mut()) };
 }
 
@@ -485,7 +486,7 @@ fn is_armed(timer: libc::c_int) -> bool {
 }
 
 fn disarm(timer: libc::c_int) {
-    // SAFETY: the pointer is to a constant of the right type; the former value is not wanted.
+    // SAFETY: the pointer is to a constant of the right type; a null pointer asks for no former value.
     unsafe { libc::setitimer(timer, &raw const NEVER, std::ptr::null_mut()) };
 }
 
@@ -511,19 +512,19 @@ fn alternate_stack() -> libc::stack_t {
     now
 }
 
-/// How generous this thread is to others.
+/// The nice value of this thread.
 fn nice() -> libc::c_int {
     // SAFETY: a plain system call.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
-/// By which rule this thread gets its time.
+/// The scheduling policy of this thread.
 fn policy() -> libc::c_int {
     // SAFETY: a plain system call.
     unsafe { libc::sched_getscheduler(0) }
 }
 
-/// Changes nothing; see personality(2).
+/// The argument of personality(2) that only reads the value.
 const ASK_PERSONALITY: libc::c_ulong = 0xffff_ffff;
 
 fn personality(wanted: libc::c_ulong) -> libc::c_int {
@@ -544,18 +545,18 @@ fn inodes(directory: Option<&OwnedFd>) -> [Option<u64>; NAMESPACES.len()] {
     })
 }
 
-/// The name of C's locale, by which its numbers are read and written.
+/// The C library's current locale, which affects how numbers are read and written.
 fn locale() -> Option<CString> {
-    // SAFETY: a null pointer only asks.
+    // SAFETY: a null pointer only reads the locale.
     let name = unsafe { libc::setlocale(libc::LC_ALL, std::ptr::null()) };
     if name.is_null() {
         return None;
     }
-    // SAFETY: C answers a string that stays until the next call, and it is copied now.
+    // SAFETY: the string is valid until the next call, and is copied now.
     Some(unsafe { CStr::from_ptr(name) }.to_owned())
 }
 
-/// What a file of `/proc` says now; it is made anew for whoever reads its beginning.
+/// The present content of a file of `/proc`; the kernel generates it whenever it is read from the start.
 fn read(file: Option<&File>) -> String {
     let mut bytes = vec![0; 8192];
     let length = file.map_or(Ok(0), |file| file.read_at(&mut bytes, 0));
@@ -563,19 +564,19 @@ fn read(file: Option<&File>) -> String {
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// The same of a file that holds one number.
+/// Like [`read`], for a file that holds one number.
 fn read_short(file: Option<&File>) -> String {
     let mut bytes = [0; 32];
     let length = file.map_or(Ok(0), |file| file.read_at(&mut bytes, 0));
     String::from_utf8_lossy(&bytes[..length.unwrap_or(0)]).into_owned()
 }
 
-/// What follows this name at the beginning of a line.
+/// The rest of the line that begins with `name`.
 fn line_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name))
 }
 
-/// How many timers of timer_create(2) there are, where the kernel tells.
+/// How many timers of timer_create(2) exist, if the kernel says so.
 fn count_timers(file: Option<&File>) -> usize {
     let text = read(file);
     text.lines().filter(|line| line.starts_with("ID:")).count()
@@ -599,7 +600,7 @@ mod tests {
             (libc::SIGUSR1, libc::SIG_IGN, false),
             (40, handler, false),
         ] {
-            assert_eq!(is_put_back(number, now), expected, "{number} {now}");
+            assert_eq!(is_restored(number, now), expected, "{number} {now}");
         }
         assert_eq!(in_words(11, handler), "a handler for SIGSEGV");
         assert_eq!(in_words(40, libc::SIG_IGN), "signal 40 ignored");

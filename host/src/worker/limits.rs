@@ -1,6 +1,6 @@
-//! What an operation may use, as limits of this process while it runs. Only the soft limits move,
-//! so they can be restored afterwards; what the operation starts inherits them. The monitor
-//! watches what all of these use together.
+//! The limits of an operation, set as limits of this process while it runs. Only the soft limits change, so
+//! they can be restored afterwards. Processes that the operation starts inherit them; the monitor watches
+//! their sum.
 //!
 //! Memory is limited by `RLIMIT_DATA`, not by `RLIMIT_AS`: it counts what can become private
 //! memory, but neither mapped files nor the address space that allocators reserve for each thread
@@ -13,14 +13,14 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-/// Holds the limits of an operation until it is dropped.
+/// The limits of an operation, which are lifted when this is dropped.
 #[derive(Debug)]
 pub(super) struct Limited {
     before: Vec<(Resource, rlim_t)>,
 }
 
 impl Limited {
-    /// Limits this process to what it uses now and so much more.
+    /// Limits this process to what it uses now plus `limits`.
     pub(super) fn begin(limits: Limits) -> Self {
         let mut limited = Self { before: Vec::new() };
         if let Some(memory) = limits.memory_bytes
@@ -29,7 +29,7 @@ impl Limited {
             limited.lower(Resource::RLIMIT_DATA, used + memory);
         }
         if let Some(cpu) = limits.cpu_ms {
-            // Whole seconds only; the monitor is more exact.
+            // RLIMIT_CPU counts whole seconds; the monitor enforces the limit more exactly.
             limited.lower(Resource::RLIMIT_CPU, (processor_ms() + cpu).div_ceil(1000));
         }
         if let Some(files) = limits.open_files
@@ -54,29 +54,29 @@ impl Drop for Limited {
     fn drop(&mut self) {
         for (resource, soft) in self.before.drain(..) {
             if let Ok((_, hard)) = getrlimit(resource) {
-                // It was allowed before, so it is now.
+                // The process had these limits before, so it may set them.
                 let _ = setrlimit(resource, soft, hard);
             }
         }
     }
 }
 
-/// Processor time of this process so far. Its children have counts of their own.
+/// The processor time of this process so far, in milliseconds; each child has a limit of its own.
 fn processor_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(0, |time| {
         time.tv_sec().cast_unsigned() * 1000 + time.tv_nsec().cast_unsigned() / 1_000_000
     })
 }
 
-/// `RLIMIT_NOFILE` forbids numbers, not counts: the number below which so many are free. `None`: none
-/// is free even to look.
+/// `RLIMIT_NOFILE` limits numbers, not counts: returns the number below which `files` numbers are free.
+/// `None` if no descriptor is free to find out.
 fn first_forbidden(files: u32) -> Option<u64> {
     let mut open: Vec<u64> = std::fs::read_dir("/proc/self/fd")
         .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
-    // The one that read the directory is closed by now.
+    // Leaves out the descriptor with which the directory was read: it is closed by now.
     open.retain(|number| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok());
     Some(above_free(&open, files))
 }

@@ -1,34 +1,32 @@
-//! How much memory this process has: what it reports, and what limits are counted from.
+//! The memory of this process, for its reports and as the base of limits.
 
 use crate::wire::high;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::{fs::File, os::unix::fs::FileExt, sync::LazyLock};
 
-/// Resident memory now, in bytes. If a task has taken away the means to know, as much as there ever
-/// was.
+/// The resident memory in bytes. If a task has made it impossible to read, the peak so far.
 pub(super) fn resident_bytes() -> u64 {
     pages(1).map_or_else(peak_resident_bytes, |pages| pages * page_bytes())
 }
 
-/// The most resident memory so far, in bytes.
+/// The peak of resident memory in bytes.
 pub(super) fn peak_resident_bytes() -> u64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned() * 1024)
 }
 
-/// What `RLIMIT_DATA` counts, and the stack, in bytes.
+/// The bytes that `RLIMIT_DATA` counts, and the stack.
 pub(super) fn data_bytes() -> Option<u64> {
     pages(5).map(|pages| pages * page_bytes())
 }
 
-/// The size of a page of memory.
 pub(super) fn page_bytes() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     size.ok().flatten().unwrap_or(4096).cast_unsigned()
 }
 
-/// A number of `/proc/self/statm`; see proc_pid_statm(5).
+/// A number of `/proc/self/statm`, in pages; see proc_pid_statm(5).
 fn pages(field: usize) -> Option<u64> {
-    // Kept open: a task may leave no descriptor to open it with.
+    // Opened once: a task may leave no free descriptor.
     static STATM: LazyLock<Option<File>> =
         LazyLock::new(|| Some(high(File::open("/proc/self/statm").ok()?).ok()?.into()));
     let mut text = [0; 128];

@@ -1,5 +1,5 @@
-//! A worker: the process that loads one plugin of a domain and runs one task at a time. Its
-//! parent, a monitor, tells it what; it has no database, no credentials, and no async runtime.
+//! A worker: the process that loads one plugin of a domain and runs one task at a time, as its parent, a
+//! monitor, tells it. It has no database, no credentials, and no async runtime.
 
 mod capture;
 mod context;
@@ -8,10 +8,10 @@ mod crash;
 mod environment;
 mod floating;
 mod forked;
-mod lean;
 mod leftovers;
 mod limits;
 mod memory;
+mod memory_trim;
 mod network;
 mod run;
 mod session;

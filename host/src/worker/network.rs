@@ -1,5 +1,5 @@
-//! No TCP for plugins, by Landlock: a process gives up for ever what it will not need, and so do
-//! all threads and processes that it starts. See landlock(7).
+//! Denies TCP to plugins, by Landlock: a process gives up access for ever, for itself and for all threads
+//! and processes that it starts. See landlock(7).
 
 use crate::wire::WireError;
 use nix::errno::Errno;
@@ -15,8 +15,8 @@ struct Ruleset {
 const BIND_TCP: u64 = 1;
 const CONNECT_TCP: u64 = 1 << 1;
 
-/// Denies this thread, and all that it starts, to bind and to connect TCP sockets. The process has
-/// `PR_SET_NO_NEW_PRIVS` already.
+/// Denies this thread, and everything that it starts, to bind and to connect TCP sockets.
+/// `PR_SET_NO_NEW_PRIVS` must be set already.
 pub fn give_up() -> Result<(), WireError> {
     let failed = WireError::system("deny the network by Landlock (Linux 6.7)");
     let ruleset = Ruleset {
@@ -34,7 +34,7 @@ pub fn give_up() -> Result<(), WireError> {
     };
     let fd = i32::try_from(Errno::result(created).map_err(&failed)?)
         .map_err(|_| failed(Errno::EBADF))?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: a plain system call on a ruleset that is open.
     let restricted = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fd.as_raw_fd(), 0) };

@@ -1,12 +1,13 @@
-//! One task: begin it, invoke the operation, gather what it leaves.
+//! One task: begins it, calls the operation, and collects its result.
 
 use super::{
     capture::{Capture, left_children},
     context::Worker,
-    forked, lean,
+    forked,
     leftovers::Leftovers,
     limits::Limited,
     memory::{peak_resident_bytes, resident_bytes},
+    memory_trim,
 };
 use crate::{
     causes::chain,
@@ -22,8 +23,8 @@ use rework_plugin::abi::{ENCODING_FIELDS, ENCODING_NONE, ENCODING_RAW};
 use serde_json::json;
 use std::{os::fd::OwnedFd, time::Instant};
 
-/// Runs a task, unless the monitor has taken it back. Answers how it ended, and whether it left
-/// children behind.
+/// Runs a task, unless the monitor has taken it back. Returns how it ended, and whether it left child
+/// processes behind.
 pub(super) fn run(
     task: Run,
     descriptors: &mut Vec<OwnedFd>,
@@ -45,7 +46,7 @@ pub(super) fn run(
     let (mode, limits) = (task.capture, task.limits);
     let data = task_data(task, descriptors)?;
     let (used_before, peak_before) = (processor_us(), peak_resident_bytes());
-    if let Some((operation, left)) = leftovers.look_before(&operation) {
+    if let Some((operation, left)) = leftovers.check_before(&operation) {
         context.send(FromWorker::LeftBehind { operation, left }, Vec::new())?;
     }
     let started_us = Utc::now().timestamp_micros();
@@ -59,7 +60,7 @@ pub(super) fn run(
     let invoked = plugin::invoke(plugin, &domain, &operation, context);
     forked::end_if_forked(context);
     drop(limited);
-    let mut left_behind = leftovers.put_back(&operation, began.elapsed());
+    let mut left_behind = leftovers.restore(&operation, began.elapsed());
     let finished_us = Utc::now().timestamp_micros();
     let mut saved = context.end();
     match invoked {
@@ -71,14 +72,14 @@ pub(super) fn run(
         }
         Err(fault) => saved.failure = Some(error(&fault.to_string())),
     }
-    // Where the limit of open files cannot be raised again, descriptors 1 and 2 cannot be put back either.
-    // What the operation has returned counts all the same.
+    // If the limit of open files cannot be raised again, descriptors 1 and 2 cannot be restored either. The
+    // operation's result is valid all the same.
     if let Err(error) = capture.end(id) {
         left_behind.get_or_insert_with(|| chain(&error));
         leftovers.run_nothing_more();
     }
     context.forget();
-    lean::used();
+    memory_trim::used();
     let resident = resident_bytes();
     let peak = peak_resident_bytes();
     let finished = Finished {
@@ -107,7 +108,7 @@ fn task_data(task: Run, descriptors: &mut Vec<OwnedFd>) -> Result<TaskData, Wire
         crate::wire::Capture::Manual => "manual",
         crate::wire::Capture::None => "none",
     };
-    // A scope may want more than the operation's own level.
+    // A scope may capture lower levels than the operation's own.
     let log_level = match task.capture {
         crate::wire::Capture::None => 0,
         crate::wire::Capture::Manual => 5,
@@ -150,7 +151,7 @@ fn error(message: &str) -> Failure {
     }
 }
 
-/// Processor time of this process and its collected children so far, in microseconds.
+/// The processor time of this process and its reaped children so far, in microseconds.
 fn processor_us() -> u64 {
     let of = |who| {
         getrusage(who).map_or(0, |usage| {

@@ -1,18 +1,19 @@
-//! A worker's life: hello, load, ready, tasks until goodbye.
+//! The life of a worker: greet the monitor, load the plugin, report ready, run tasks until the goodbye.
 
 use super::{
     capture::Capture,
-    context, control, crash, forked, lean,
+    context, control, crash, forked,
     leftovers::Leftovers,
     memory::{peak_resident_bytes, resident_bytes},
-    network,
+    memory_trim, network,
     run::run,
 };
 use crate::{
     causes::chain,
     plugin, signals,
     wire::{
-        BlockingSocket, FromWorker, Page, ToWorker, WIRE_VERSION, WireError, high, marker::Marker,
+        BlockingSocket, FromWorker, PAGE_FD, Page, SOCKET_FD, ToWorker, WIRE_VERSION, WireError,
+        high, marker::Marker,
     },
 };
 use std::{
@@ -22,27 +23,22 @@ use std::{
     process::ExitCode,
 };
 
-/// Where the monitor has put the socket.
-const SOCKET_FD: RawFd = 3;
-/// Where the monitor has put the shared page.
-const PAGE_FD: RawFd = 4;
-
-/// How a session came to its end.
+/// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The monitor lives, and sees to what this process leaves behind.
+    /// In order: the monitor is alive, and ends what this process leaves behind.
     Agreed,
     /// The monitor has closed the socket: it is gone.
     Alone,
 }
 
-/// Runs a worker until its monitor says goodbye, or is gone.
+/// Runs a worker until its monitor tells it to exit, or is gone.
 pub fn main() -> ExitCode {
     match live() {
         Ok(End::Agreed) => ExitCode::SUCCESS,
         Ok(End::Alone) => control::end_with_all_below(),
         Err(error) => {
-            // Perhaps nobody reads it any more.
+            // Ignored if nobody reads stderr any more.
             let _ = writeln!(std::io::stderr(), "rework worker: {}", chain(&error));
             control::end_with_all_below()
         }
@@ -84,7 +80,7 @@ fn live() -> Result<End, WireError> {
         .next()
         .ok_or(WireError::Descriptor("missing"))?;
     let copy = keep_open(copy)?;
-    // What is loaded may end this process without a word.
+    // Sent first, because the plugin may end this process while it is loaded.
     sender.send(FromWorker::Loading, Vec::new())?;
     let loaded = match plugin::load(&copy, Path::new(&plugin.name)) {
         Ok(loaded) => loaded,
@@ -95,13 +91,13 @@ fn live() -> Result<End, WireError> {
     };
     sender.send(FromWorker::Loaded, Vec::new())?;
     signals::restore_after_load();
-    // What a task leaves behind stays below this process also where a plugin has changed that.
+    // Set again, because the plugin may have reset it: what a task starts must stay below this process.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let marker = Marker::new(nonce);
     let mut capture = Capture::new(marker.clone())?;
     crash::install(page, &plugin)?;
     let context = context::install(socket, page, capture.log_writer());
-    lean::Program::find().let_go();
+    memory_trim::Program::find().release_pages();
     let mut leftovers = Leftovers::note()?;
     let ready = FromWorker::Ready {
         version: WIRE_VERSION,
@@ -150,7 +146,8 @@ fn live() -> Result<End, WireError> {
     Ok(End::Alone)
 }
 
-/// The path of a plugin that came as a descriptor. It stays open: a backtrace opens the path once more.
+/// The path of a plugin that came as a descriptor. The descriptor stays open, since a backtrace opens the
+/// path again.
 fn keep_open(descriptor: OwnedFd) -> Result<PathBuf, WireError> {
     let kept = high(descriptor)?.into_raw_fd();
     Ok(PathBuf::from(format!("/proc/self/fd/{kept}")))
@@ -163,25 +160,25 @@ fn with_source(error: &WireError) -> String {
     }
 }
 
-/// Takes over a descriptor at a number that no operation will close by accident.
+/// Moves an inherited descriptor to a number that no operation closes by accident.
 fn inherited(fd: RawFd) -> Result<OwnedFd, WireError> {
-    // SAFETY: the number is this worker's own since it was executed; nothing else uses it.
+    // SAFETY: the descriptor was inherited for this purpose; nothing else in this process uses it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
     high(descriptor)
 }
 
-/// What a worker is for the system.
+/// Sets the attributes of the process that every worker has.
 fn prepare_process() -> Result<(), WireError> {
     use nix::sys::{prctl, resource};
     let failed = WireError::system("set up the worker process");
     forked::this_is_the_worker();
     signals::leave_to_monitor();
     crash::note_actions();
-    // What a task leaves behind stays below this process, however it forks.
+    // Whatever a task starts stays below this process, however it forks.
     prctl::set_child_subreaper(true).map_err(&failed)?;
     prctl::set_no_new_privs().map_err(&failed)?;
     prctl::set_name(c"rework-worker").map_err(&failed)?;
-    // No core files; 0 would not stop cores that are piped to a handler, 1 does.
+    // No core files. A limit of 0 would not stop cores that are piped to a handler; a limit of 1 does.
     let (_, hard) = resource::getrlimit(resource::Resource::RLIMIT_CORE).map_err(&failed)?;
     resource::setrlimit(resource::Resource::RLIMIT_CORE, 1.min(hard), 1.min(hard))
         .map_err(&failed)?;

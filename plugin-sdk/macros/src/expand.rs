@@ -5,13 +5,13 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{FnArg, Ident, ItemFn, Pat, Result, ReturnType, Type, spanned::Spanned};
 
-/// One named argument.
+/// One argument of an operation's function, with its name.
 struct Argument {
     name: Ident,
     kind: Type,
 }
 
-/// A function that can be an operation.
+/// The signature of a function that can be an operation.
 struct Signature {
     takes_task: bool,
     arguments: Vec<Argument>,
@@ -81,7 +81,7 @@ pub(crate) fn operation(attributes: TokenStream, item: TokenStream) -> Result<To
     })
 }
 
-/// Whether this function can be an operation, or what stands in the way.
+/// Reads the signature of a function; an error if it cannot be an operation.
 fn signature(function: &ItemFn) -> Result<Signature> {
     let signature = &function.sig;
     if !signature.generics.params.is_empty() {
@@ -143,7 +143,7 @@ fn is_task(kind: &Type) -> bool {
             if path.path.segments.last().is_some_and(|last| last.ident == "Task")))
 }
 
-/// What is known at expansion: the beginning of the note.
+/// The beginning of the note, which is known when the macro is expanded.
 fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &str) -> String {
     let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |n| n.to_string());
     let level = attributes
@@ -172,7 +172,7 @@ fn head(attributes: &Attributes, function: &ItemFn, operation: &str, domain: &st
     )
 }
 
-/// An operation cannot ask for more than the SDK that it is built with knows.
+/// Refuses an operation that requires a later ABI than that of the SDK it is built with.
 fn check_requirement(attributes: &Attributes) -> TokenStream {
     let Some(Requirement { major, minor, span }) = &attributes.requires else {
         return quote!();
@@ -185,10 +185,10 @@ fn check_requirement(attributes: &Attributes) -> TokenStream {
     }
 }
 
-/// The specs of the inputs, as an expression of type `&'static str`.
+/// The declarations of the inputs, as an expression of type `&'static str`.
 fn inputs_spec(signature: &Signature) -> TokenStream {
     if signature.arguments.is_empty() {
-        // With the task at hand it reads its input itself; without, there is none.
+        // An operation that takes the task reads its input itself; one without arguments has no input.
         return if signature.takes_task {
             quote!("null")
         } else {
@@ -216,12 +216,12 @@ fn inputs_spec(signature: &Signature) -> TokenStream {
     joined(&fields)
 }
 
-/// A type as a field of an input, so that errors point at the type.
+/// A type as a field of an input, with the type's span, so that errors point at the type.
 pub(crate) fn as_field(kind: &Type) -> TokenStream {
     quote_spanned!(kind.span()=> <#kind as ::rework_plugin::io::InputField>)
 }
 
-/// The parts of one field's spec; `field` is its type as the trait that knows it.
+/// The parts of one field's declaration; `field` is its type as the trait that describes it.
 pub(crate) fn field_parts(name: &str, field: &TokenStream, limits: Option<&Limits>) -> TokenStream {
     let open = format!("{{\"name\":{},\"type\":\"", json_string(name));
     let choices = limits.map_or_else(|| "null".to_owned(), Limits::choices);
@@ -237,7 +237,7 @@ pub(crate) fn field_parts(name: &str, field: &TokenStream, limits: Option<&Limit
     }
 }
 
-/// Fields as one JSON array, put together at compile time.
+/// Fields as one JSON array, composed at compile time.
 pub(crate) fn joined(fields: &[TokenStream]) -> TokenStream {
     let separated = fields.iter().enumerate().map(|(place, field)| {
         if place == 0 {
@@ -254,7 +254,7 @@ pub(crate) fn joined(fields: &[TokenStream]) -> TokenStream {
     })
 }
 
-/// Takes the arguments from the input.
+/// Statements that take the arguments from the input.
 fn takes(signature: &Signature) -> TokenStream {
     if signature.arguments.is_empty() {
         return quote!();
@@ -293,7 +293,7 @@ fn call(function: &ItemFn, signature: &Signature) -> TokenStream {
     }
 }
 
-/// The type of what the function returns.
+/// The return type of the function.
 fn returned(function: &ItemFn) -> TokenStream {
     match &function.sig.output {
         ReturnType::Default => quote!(()),

@@ -24,7 +24,7 @@ pub(crate) struct Attributes {
     pub(crate) requires: Option<Requirement>,
 }
 
-/// The oldest plugin ABI that an operation can do with.
+/// The oldest version of the plugin ABI that an operation works with.
 pub(crate) struct Requirement {
     pub(crate) major: u32,
     pub(crate) minor: u32,
@@ -83,7 +83,7 @@ fn at_least_one(name: &str, value: ParseStream<'_>) -> Result<u32> {
     }
 }
 
-/// A name or a domain: one word, as it is typed in a command line.
+/// Reads a name or a domain: one word, as it is typed in a command line.
 fn word(text: &LitStr) -> Result<String> {
     let value = text.value();
     if value.is_empty()
@@ -110,7 +110,7 @@ fn one_of(text: &LitStr, known: &[&str]) -> Result<String> {
     ))
 }
 
-/// `1.1`.
+/// Reads a version such as `1.1`.
 fn version(text: &LitStr) -> Result<Requirement> {
     let value = text.value();
     let numbers = value
@@ -129,7 +129,7 @@ fn version(text: &LitStr) -> Result<Requirement> {
     })
 }
 
-/// `3m`, `1h30m` or ISO 8601, in milliseconds.
+/// Reads `3m`, `1h30m` or an ISO 8601 duration, in milliseconds.
 fn duration(text: &LitStr) -> Result<u64> {
     let value = text.value();
     let upper = value.trim().to_ascii_uppercase();
@@ -164,7 +164,7 @@ fn duration(text: &LitStr) -> Result<u64> {
     }
 }
 
-/// `512MB`, `2GB`, in bytes; powers of 1024.
+/// Reads a size such as `512MB` or `2GB`, in bytes; units are powers of 1024.
 fn size(text: &LitStr) -> Result<u64> {
     let value = text.value();
     let upper = value.trim().to_ascii_uppercase();
@@ -186,7 +186,7 @@ fn size(text: &LitStr) -> Result<u64> {
     }
 }
 
-/// Adds up numbers, each with a unit.
+/// Adds up numbers that are each followed by a unit.
 fn parts(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let mut rest = text.trim();
     let mut total = None;
@@ -225,12 +225,12 @@ pub(crate) fn description(attributes: &[Attribute]) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// A name as JSON and people write it, without `r#`.
+/// An identifier as JSON and people write it, without `r#`.
 pub(crate) fn unraw(name: &Ident) -> String {
     name.unraw().to_string()
 }
 
-/// The values that an author allows for a field, and what it is when it is not given.
+/// The allowed values of a field, and its default.
 #[derive(Default)]
 pub(crate) struct Limits {
     pub(crate) choices: Option<Vec<Literal>>,
@@ -238,7 +238,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// The choices, as JSON.
+    /// The allowed values as JSON.
     pub(crate) fn choices(&self) -> String {
         let Some(choices) = &self.choices else {
             return "null".to_owned();
@@ -247,19 +247,19 @@ impl Limits {
         format!("[{}]", choices.join(","))
     }
 
-    /// The default, as JSON.
+    /// The default as JSON.
     pub(crate) fn default(&self) -> String {
         self.default
             .as_ref()
             .map_or_else(|| "null".to_owned(), |default| default.json.clone())
     }
 
-    /// Every value that is written down.
+    /// All literals: the allowed values and the default.
     pub(crate) fn literals(&self) -> impl Iterator<Item = &Literal> {
         self.choices.iter().flatten().chain(&self.default)
     }
 
-    /// Whether the default is one of the choices.
+    /// Checks that the default is one of the allowed values.
     pub(crate) fn check(&self) -> Result<()> {
         match (&self.choices, &self.default) {
             (Some(choices), Some(default))
@@ -275,11 +275,11 @@ impl Limits {
     }
 }
 
-/// A literal.
+/// A literal of an attribute.
 pub(crate) struct Literal {
-    /// As JSON. Numbers are written in one way: `1`, `1.0` and `1.` are the same.
+    /// The literal as JSON. Equal numbers are written in one way: `1`, `1.0` and `1.` are the same.
     pub(crate) json: String,
-    /// The type of JSON: `number`, `boolean` or `string`.
+    /// The JSON type: `number`, `boolean` or `string`.
     pub(crate) kind: &'static str,
     pub(crate) span: Span,
 }
@@ -312,7 +312,7 @@ fn not_a_literal<T>(span: Span) -> Result<T> {
     fault(span, "expected a number, a boolean or a string")
 }
 
-/// A number as JSON, which knows no `1.` and no `0x10`.
+/// A number as JSON, which has no `1.` and no `0x10`.
 fn json_number(literal: &Lit, sign: &str) -> Result<String> {
     match literal {
         Lit::Int(number) => Ok(format!("{sign}{}", number.base10_parse::<u64>()?)),
@@ -321,7 +321,7 @@ fn json_number(literal: &Lit, sign: &str) -> Result<String> {
             if !value.is_finite() {
                 return fault(number.span(), "JSON knows no such number");
             }
-            // As an integer where it is one.
+            // As an integer, if it is one.
             Ok(if value.fract() == 0.0 && value < 9e15 {
                 format!("{sign}{value:.0}")
             } else {
@@ -348,7 +348,7 @@ pub(crate) fn json_string(text: &str) -> String {
     json
 }
 
-/// An error that points at something.
+/// An error with the span of what is wrong.
 pub(crate) fn fault<T>(span: Span, message: &str) -> Result<T> {
     Err(syn::Error::new(span, message))
 }

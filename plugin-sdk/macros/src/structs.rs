@@ -11,9 +11,9 @@ use syn::{
     punctuated::Punctuated, spanned::Spanned,
 };
 
-/// What `#[input(…)]` or `#[output(…)]` says of a field.
+/// What `#[input(…)]` or `#[output(…)]` declares of a field.
 #[derive(Default)]
-struct Said {
+struct FieldAttributes {
     name: Option<String>,
     limits: Limits,
 }
@@ -92,7 +92,7 @@ pub(crate) fn outputs(item: TokenStream) -> Result<TokenStream> {
     })
 }
 
-/// Whether choices and default are of the type of their field, asked when it is compiled.
+/// Checks, made by the compiler, that choices and default have the type of their field.
 fn literal_checks(limits: &Limits, field: &TokenStream) -> Vec<TokenStream> {
     let check = |literal: &Literal| {
         let given = literal.kind;
@@ -102,14 +102,14 @@ fn literal_checks(limits: &Limits, field: &TokenStream) -> Vec<TokenStream> {
     limits.literals().map(check).collect()
 }
 
-/// The fields of a struct, each with a name of its own.
+/// The fields of a struct; an error if two have the same name in a payload.
 fn fields<'a>(item: &'a DeriveInput, derive: &str, word: &str) -> Result<Vec<Named<'a>>> {
     let mut named: Vec<Named<'a>> = Vec::new();
     for field in named_fields(item, derive)? {
-        let said = said(&field.attrs, word)?;
-        said.limits.check()?;
+        let field_attributes = field_attributes(&field.attrs, word)?;
+        field_attributes.limits.check()?;
         let ident = field.ident.as_ref().expect("its fields have names");
-        let name = said.name.unwrap_or_else(|| unraw(ident));
+        let name = field_attributes.name.unwrap_or_else(|| unraw(ident));
         if named.iter().any(|earlier| earlier.name == name) {
             return fault(ident.span(), &format!("there is another field `{name}`"));
         }
@@ -117,7 +117,7 @@ fn fields<'a>(item: &'a DeriveInput, derive: &str, word: &str) -> Result<Vec<Nam
             ident,
             kind: &field.ty,
             name,
-            limits: said.limits,
+            limits: field_attributes.limits,
         });
     }
     Ok(named)
@@ -148,8 +148,8 @@ fn named_fields<'a>(
     }
 }
 
-fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
-    let mut said = Said::default();
+fn field_attributes(attributes: &[Attribute], word: &str) -> Result<FieldAttributes> {
+    let mut field_attributes = FieldAttributes::default();
     for attribute in attributes
         .iter()
         .filter(|attribute| attribute.path().is_ident(word))
@@ -161,17 +161,18 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             match name.as_str() {
-                "name" => said.name = Some(meta.value()?.parse::<LitStr>()?.value()),
+                "name" => field_attributes.name = Some(meta.value()?.parse::<LitStr>()?.value()),
                 "choices" => {
                     let list: syn::ExprArray = meta.value()?.parse()?;
                     if list.elems.is_empty() {
                         return fault(list.span(), "without a choice there is no value");
                     }
                     let choices = list.elems.iter().map(Literal::read);
-                    said.limits.choices = Some(choices.collect::<Result<_>>()?);
+                    field_attributes.limits.choices = Some(choices.collect::<Result<_>>()?);
                 }
                 "default" => {
-                    said.limits.default = Some(Literal::read(&meta.value()?.parse::<Expr>()?)?);
+                    field_attributes.limits.default =
+                        Some(Literal::read(&meta.value()?.parse::<Expr>()?)?);
                 }
                 _ => {
                     let message =
@@ -182,5 +183,5 @@ fn said(attributes: &[Attribute], word: &str) -> Result<Said> {
             Ok(())
         })?;
     }
-    Ok(said)
+    Ok(field_attributes)
 }

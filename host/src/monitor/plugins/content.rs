@@ -8,11 +8,7 @@
 //! ```
 
 use crate::{periods::Periods, store::Offer};
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
+use std::{path::PathBuf, time::Instant};
 
 /// Why a content is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +161,7 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn try_again() -> Duration {
         Periods::current().supply_again

@@ -21,7 +21,7 @@ use super::{
     step::Step,
 };
 use crate::{
-    model::{plugin::short_hash, word::printable_path},
+    model::{name::printable_path, plugin::short_hash},
     plugin::{Examined, Verdict},
     store::{DropInOutcome, StoreError},
 };

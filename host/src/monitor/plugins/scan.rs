@@ -1,7 +1,7 @@
 //! What the drop-in directories hold at one moment.
 
 use crate::{
-    model::word::{is_active, word},
+    model::name::{is_active, parse_name},
     plugin::{FileStamp, signature_path},
 };
 use std::{
@@ -107,7 +107,7 @@ fn scan_directory(directory: &Path, domain: Option<&str>, scan: &mut Scan) {
             let domain = domain.map(str::to_owned);
             scan.files.insert(path, (domain, fingerprint));
         } else if metadata.is_dir() && domain.is_none() {
-            match name.to_str().map(word) {
+            match name.to_str().map(parse_name) {
                 Some(Ok(name)) => scan_directory(&path, Some(&name), scan),
                 Some(Err(error)) => {
                     let reason = format!("is left alone: its name is a domain, so {error}");

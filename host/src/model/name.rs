@@ -2,37 +2,37 @@
 
 use std::path::Path;
 
-/// A text that is no name.
+/// The error for a text that cannot be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotAWord {
-    /// It is empty, or has blanks or what cannot be seen in it.
+pub enum InvalidName {
+    /// The text is empty, or contains whitespace or invisible characters.
     #[error("it must be one word")]
-    Words,
-    /// It has so many bytes, more than a name may have.
+    NotOneWord,
+    /// The text has this many bytes, more than a name may have.
     #[error("it {}", too_long(*.0))]
-    Long(usize),
+    TooLong(usize),
 }
 
-/// What an index of Postgres takes, in bytes, with room for what stands beside it.
+/// The longest name in bytes: what an index row of Postgres holds, with room for the other columns.
 const LONGEST: usize = 500;
 
-/// The fault of a name of so many bytes, after its subject.
+/// The message about a name of this many bytes, to be put after its subject.
 pub fn too_long(bytes: usize) -> String {
     format!("has {bytes} bytes, more than {LONGEST}")
 }
 
-/// A text that can name a host, a domain or an operation.
-pub fn word(text: &str) -> Result<String, NotAWord> {
+/// Checks that a text can name a host, a domain or an operation.
+pub fn parse_name(text: &str) -> Result<String, InvalidName> {
     if text.is_empty() || text.contains(|c: char| c.is_whitespace() || is_active(c)) {
-        return Err(NotAWord::Words);
+        return Err(InvalidName::NotOneWord);
     }
     if text.len() > LONGEST {
-        return Err(NotAWord::Long(text.len()));
+        return Err(InvalidName::TooLong(text.len()));
     }
     Ok(text.to_owned())
 }
 
-/// A text that fits into one line and does nothing to a terminal but appear there.
+/// The text on one line, with every character that controls a terminal replaced.
 pub fn printable(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars() {
@@ -44,13 +44,13 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// A path in the same way.
+/// A path as [`printable`] shows it.
 pub fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy())
 }
 
-/// Whether a character does more to a terminal than appear there: controls, and what turns the
-/// direction of writing.
+/// Whether a terminal would do more with a character than display it: control characters, and characters
+/// that change the direction of text.
 pub fn is_active(c: char) -> bool {
     c.is_control()
         || ('\u{202a}'..='\u{202e}').contains(&c)
@@ -64,11 +64,11 @@ mod tests {
     #[test]
     fn a_name_is_a_word() {
         for name in ["default", "söllj", "a/b-c.d_e:1"] {
-            assert_eq!(word(name).as_deref(), Ok(name));
+            assert_eq!(parse_name(name).as_deref(), Ok(name));
         }
         for text in ["", "a b", "a\n", "a\u{202e}b", "\u{a0}"] {
-            assert_eq!(word(text), Err(NotAWord::Words), "{text:?}");
+            assert_eq!(parse_name(text), Err(InvalidName::NotOneWord), "{text:?}");
         }
-        assert_eq!(word(&"x".repeat(501)), Err(NotAWord::Long(501)));
+        assert_eq!(parse_name(&"x".repeat(501)), Err(InvalidName::TooLong(501)));
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a file is still being written.
+//! Whether another process is still writing a file.
 
 use std::{
     fs::OpenOptions,
@@ -7,21 +7,19 @@ use std::{
     path::Path,
 };
 
-/// Lets this process survive the signal by which the kernel asks for a lease back. Its default
-/// action would end us if somebody opened the file for writing at the wrong moment.
+/// Makes this process survive SIGIO, by which the kernel asks for a lease back. By default the signal would
+/// kill it if somebody opened the file for writing while the lease is held.
 pub(super) fn ignore_lease_breaks() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     // SAFETY: ignoring a signal installs no handler.
     let _ = unsafe { signal(Signal::SIGIO, SigHandler::SigIgn) };
 }
 
-/// Whether anybody has a file open for writing, as a slow `cp` has.
-///
-/// The kernel grants a read lease only while nobody has; see fcntl(2). Where leases do not exist
-/// (network file systems, files of others) nothing is known, and the caller has to rely on the file
-/// not changing.
+/// Whether a process has a file open for writing, as a slow `cp` has. The kernel grants a read lease only
+/// while no process does; see fcntl(2). Where leases do not exist (network file systems, files of other
+/// users) the answer is `false`, and the caller has to check that the file does not change.
 pub(super) fn is_being_written(file: &Path) -> bool {
-    // What is no regular file is refused later; a FIFO would block here.
+    // Other kinds of files are refused later; opening a FIFO would block.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -30,7 +28,7 @@ pub(super) fn is_being_written(file: &Path) -> bool {
         return false;
     };
     let lease = |kind: i32| {
-        // SAFETY: a plain system call on a descriptor that is open.
+        // SAFETY: a plain system call on an open descriptor.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
     };
     if lease(libc::F_RDLCK) == 0 {

@@ -1,13 +1,13 @@
-//! What an inspected plugin is registered as: all of its operations or those of one domain, under
-//! the domains that they declare or another one.
+//! Which operations of an inspected plugin are registered: all of them, or those of one domain, under the
+//! declared domains or another one.
 
 use super::{Inspection, OperationNote, PluginError};
 use crate::model::plugin::{NewOperation, NewPlugin};
 use std::path::Path;
 
 impl Inspection {
-    /// What to write about a plugin that the user knows as `named`: its operations of `domain`,
-    /// under `as_domain` if that is given.
+    /// The registration of a plugin, which messages call `named`: its operations of `domain` (`None`: all),
+    /// under `as_domain` if given.
     pub fn offer(
         &self,
         named: &Path,
@@ -37,7 +37,7 @@ impl Inspection {
                 ),
             ));
         }
-        // Under one domain, what its author has told apart by domains may no longer be.
+        // Under one domain, operations that differ only in their declared domain get the same name.
         let twice = operations.iter().enumerate().find_map(|(place, one)| {
             let is_same =
                 |other: &&NewOperation| (&other.domain, &other.name) == (&one.domain, &one.name);
