@@ -165,3 +165,26 @@ fn a_table_that_somebody_locks_is_a_problem() {
     );
     assert!(line.contains(&holder), "{doctor:?}");
 }
+
+/// Nobody may read all of it, as behind `| head`.
+#[test]
+fn what_was_found_counts_also_where_nobody_reads_it() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let output = rework.command(&["doctor"]).stdout(writer).output();
+    assert_eq!(output.unwrap().status.code(), Some(1), "no monitor runs");
+}
+
+#[test]
+fn a_lock_that_keeps_doctor_waiting_is_a_problem_of_its_own() {
+    let rework = Rework::with_plugins(&[hello()]).with_periods("lock_wait=500");
+    let lock = "lock table rework.task in access exclusive mode";
+    let open = OpenTransaction::begin(&rework, lock);
+    let doctor = rework.run(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    let line = |begin: &str| doctor.stdout.lines().find(|line| line.starts_with(begin));
+    assert!(line("ok schema").is_some(), "{doctor:?}");
+    let lock = line("problem lock: the other checks have to wait").unwrap_or_default();
+    assert!(lock.contains(open.process()), "{doctor:?}");
+}

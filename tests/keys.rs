@@ -225,3 +225,25 @@ fn a_schema_that_somebody_else_makes_is_refused_with_its_holder() {
     open.end();
     rework.ok(&["init-db"]);
 }
+
+/// Who interrupts a command that waits does not want it to happen later.
+#[test]
+fn a_command_that_is_interrupted_while_it_waits_does_nothing_later() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let id = rework.schedule(&["noop"]);
+    let lock = format!("select 1 from rework.task where id = {id} for update");
+    let open = OpenTransaction::begin(&rework, &lock);
+    let mut waiting = rework.command(&["abort-task", &id]).spawn().unwrap();
+    let waiters = || {
+        rework
+            .database
+            .psql("select count(*) from pg_locks where not granted")
+    };
+    until("it to wait", waiters, |count| count == "1");
+    let pid = nix::unistd::Pid::from_raw(waiting.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    waiting.wait().unwrap();
+    until("the server to know", waiters, |count| count == "0");
+    open.end();
+    assert_eq!(rework.task(&id)["state"], "queued");
+}

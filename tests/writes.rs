@@ -1,7 +1,7 @@
 //! Writes that the database refuses, for whatever reason: the monitor says so, keeps what it has to say,
 //! ends when it is told to, and loses nothing.
 
-use crate::harness::{Monitor, Rework, hello, misbehaving, report, side_by_side, until};
+use crate::harness::{Monitor, OpenTransaction, Rework, hello, misbehaving, report, side_by_side, until};
 use nix::sys::{signal::Signal, stat::Mode};
 use std::{
     fs,
@@ -367,18 +367,61 @@ fn a_monitor_that_is_told_to_end_leaves_what_is_refused_to_the_next_one() {
     until("the file to be gone", || unsaid(&rework), Option::is_none);
 }
 
+/// A pipe in the place where the monitor writes what it keeps: who opens it for writing waits until somebody
+/// reads it.
+fn stuck_disk(rework: &Rework) -> PathBuf {
+    let pages = fs::read_dir(rework.directory().join("pages")).unwrap();
+    let mut pages = pages.flatten().map(|entry| entry.path());
+    let pages = pages.find(|path| path.is_dir()).unwrap();
+    let stuck = pages.join("unsaid.json.new");
+    nix::unistd::mkfifo(&stuck, Mode::from_bits_truncate(0o600)).unwrap();
+    stuck
+}
+
+#[test]
+fn a_disk_that_does_not_answer_keeps_no_monitor_from_its_end() {
+    let (refuse, restore, words) = REFUSALS[0];
+    let rework = Rework::with_plugins(&[hello()]).with_periods(IMPATIENT);
+    let mut monitor = rework.monitor(&[]);
+    let first = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.wait(&first, &["done"]);
+    stuck_disk(&rework);
+    rework.database.psql(refuse);
+    let id = rework.schedule(&["my_first_task", "--input", "21"]);
+    wait_for_refusal(&rework, &monitor, words);
+    monitor.signal(Signal::SIGTERM);
+    assert_eq!(monitor.wait(), Some(1), "{}", monitor.log());
+    rework.database.psql(restore);
+    let _next = rework.monitor(&[]);
+    assert_eq!(rework.wait(&id, &["done", "aborted"])["output"], 42);
+}
+
+/// Locks are waited for as long as it takes; what waits with them is told and kept.
+#[test]
+fn a_report_that_waits_for_a_lock_is_told_and_kept() {
+    let rework = Rework::with_plugins(&[misbehaving()]).with_periods("report_unanswered=500,lease=3000");
+    let mut monitor = rework.monitor(&["--all-domains"]);
+    let id = rework.hang_until_released();
+    rework.wait(&id, &["running"]);
+    let open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
+    rework.release();
+    let words = "a report has had no answer for a while";
+    until("it to be logged", || monitor.log(), |log| log.contains(words));
+    until("the result to be kept", || unsaid(&rework), Option::is_some);
+    monitor.signal(Signal::SIGKILL);
+    monitor.wait();
+    open.end();
+    let _next = rework.monitor(&["--all-domains"]);
+    assert_eq!(rework.ended(&id)["state"], "done");
+}
+
 #[test]
 fn a_disk_that_does_not_answer_holds_up_no_task() {
     let rework = Rework::with_plugins(&[hello(), report()]);
     let monitor = rework.monitor(&["--all-domains"]);
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);
-    let pages = fs::read_dir(rework.directory().join("pages")).unwrap();
-    let mut pages = pages.flatten().map(|entry| entry.path());
-    let pages = pages.find(|path| path.is_dir()).unwrap();
-    // Who opens it for writing waits until somebody reads it.
-    let stuck = pages.join("unsaid.json.new");
-    nix::unistd::mkfifo(&stuck, Mode::from_bits_truncate(0o600)).unwrap();
+    let stuck = stuck_disk(&rework);
     rework.database.psql(REFUSE_FILES);
     let files = rework.schedule(&["word_frequencies", "--input", r#"{"text": "a b a"}"#]);
     wait_for_refusal(&rework, &monitor, "no files today");

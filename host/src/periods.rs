@@ -80,6 +80,9 @@ periods! {
     /// A monitor looks at the queue after this, and for tasks that fall due. Notifications and the times of
     /// what is delayed tell it of nearly all before.
     queue_look = 1_000 ms,
+    /// A report that has had no answer for this long is told of. A lock is the only reason that is left then,
+    /// and locks that somebody has forgotten are not let go.
+    report_unanswered = 10_000 ms,
     /// A worker that nobody needs stays idle for this long: starting another one costs more than its
     /// memory does.
     worker_linger = 5_000 ms,

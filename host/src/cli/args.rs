@@ -334,7 +334,7 @@ pub(super) struct ScheduleArgs {
     pub(super) delay: Option<Duration>,
     /// While a task of this operation with this key exists (until it is deleted, by default a day after its
     /// end), answer that one; with another input it is refused
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = key)]
     pub(super) key: Option<String>,
     /// How often it may be tried; otherwise what the operation declares
     #[arg(long, value_name = "N", value_parser = integer_in::<u32>(1..=0x7fff_ffff))]
@@ -357,7 +357,8 @@ pub(super) struct ScheduleArgs {
 #[derive(Debug, Args)]
 pub(super) struct InputArgs {
     /// The input: an object of fields, or any JSON for an operation that declares none
-    #[arg(long, value_name = "JSON", value_parser = json)]
+    // A negative number, as `-1e-7`, begins with a hyphen.
+    #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
     pub(super) input: Option<Value>,
     /// A file field of the input, read from a file; repeatable
     #[arg(long, value_name = "FIELD=PATH", value_parser = field_and_path)]
@@ -858,6 +859,13 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
 fn variable(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('=') {
         return Err("it must be the name of a variable; its value is the monitor's own".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn key(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        return Err("it is empty: all tasks that have it would be one");
     }
     Ok(text.to_owned())
 }

@@ -17,13 +17,14 @@ pub(super) async fn doctor(args: DoctorArgs) -> Result<()> {
             vec![Finding::problem("connection", message, hint)]
         }
     };
-    if args.json {
-        output::json(&findings)?;
+    let printed = if args.json {
+        output::json(&findings)
     } else {
-        findings.iter().try_for_each(print)?;
-    }
+        findings.iter().try_for_each(print)
+    };
     match findings.iter().filter(|finding| !finding.ok).count() {
-        0 => Ok(()),
+        // What was found counts also where nobody reads all of it.
+        0 => printed,
         1 => Err(Failure::new("1 problem was found")),
         count => Err(Failure::new(format!("{count} problems were found"))),
     }

@@ -2,10 +2,11 @@
 
 use super::{
     Client, ScheduleReport,
-    error::Result,
+    error::{ClientError, Result},
     waiting::{no_starts, remedy, unserved},
 };
 use crate::{
+    causes::chain,
     model::{
         duration::human,
         plugin::{doubles_warning, title},
@@ -74,7 +75,20 @@ impl Client {
         }
         findings.push(self.write_finding().await);
         findings.extend(self.lock_findings().await?);
-        findings.extend(self.monitor_findings().await?);
+        match self.table_findings().await {
+            Ok(rest) => findings.extend(rest),
+            Err(ClientError::Store(error @ StoreError::Locked { .. })) => {
+                let words = format!("the other checks have to wait: {}", chain(&error));
+                findings.push(Finding::problem("lock", words, error.hint()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(findings)
+    }
+
+    /// The checks that read tables of the schema.
+    async fn table_findings(&self) -> Result<Vec<Finding>> {
+        let mut findings = self.monitor_findings().await?;
         findings.extend(self.host_findings().await?);
         findings.extend(self.waiting_findings().await?);
         findings.extend(self.start_findings().await?);
@@ -167,7 +181,7 @@ impl Client {
                 "write",
                 format!(
                     "what is written about tasks has to wait for a lock: {}",
-                    crate::causes::chain(&error)
+                    chain(&error)
                 ),
                 error.hint(),
             ),
@@ -177,14 +191,14 @@ impl Client {
                 format!(
                     "could not look whether the database takes what is written about tasks, somebody \
                      else is at it: {}",
-                    crate::causes::chain(&error)
+                    chain(&error)
                 ),
             ),
             Err(error) => Finding::problem(
                 "write",
                 format!(
                     "the database refuses what is written about tasks: {}",
-                    crate::causes::chain(&error)
+                    chain(&error)
                 ),
                 "no task is claimed, and no end of one is reported, until it does: see to the rights \
                  of the role, to triggers, constraints and publications of schema rework, to the \

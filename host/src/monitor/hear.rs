@@ -119,9 +119,11 @@ impl Supervisor {
             }
             FromWorker::LeftBehind { operation, left } => {
                 worker.retire_for(format!("a task of `{operation}` left {left}"));
-                // That task has been reported; each worker says this once at most.
-                let warning = leftovers_warning(&operation, &worker.domain, &left);
-                tracing::warn!(worker.id = %id, "{warning}");
+                let key = (worker.plugin.hash.clone(), operation.clone());
+                if self.left_behind.insert(key) {
+                    let warning = leftovers_warning(&operation, &worker.domain, &left);
+                    tracing::warn!(worker.id = %id, "{warning}");
+                }
                 for handed in worker.revoke_all() {
                     self.wait_again(handed.task, handed.rank);
                 }
@@ -226,7 +228,8 @@ impl Supervisor {
             return;
         };
         let operation = &held.operation;
-        if self.left_behind.insert(operation.plugin_operation) {
+        let key = (operation.hash.clone(), operation.name.clone());
+        if self.left_behind.insert(key) {
             let warning = leftovers_warning(&operation.name, &operation.domain, left);
             tracing::warn!(task.id = %task, "{warning}");
         }

@@ -96,6 +96,14 @@ impl Refusals {
         }
     }
 
+    /// A report has had no answer for long. The server is at work on it (`store/silence.rs`), and nothing
+    /// takes this long but waiting for a lock.
+    pub(super) fn unanswered(&mut self, now: Instant) {
+        let words = "a report has had no answer for a while, as where somebody holds a lock on a table \
+                     (`rework doctor` names who does)";
+        self.refused(words.to_owned(), false, Refused::Report, now, Utc::now());
+    }
+
     /// A result was refused that was said alone.
     pub(super) fn strike(&mut self) {
         self.strikes += 1;

@@ -101,7 +101,7 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         .enable_all()
         .build()
         .map_err(system("could not start the event loop"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let local = tokio::task::LocalSet::new();
         let ended = local
             .run_until(async {
@@ -117,5 +117,8 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         // Inside the runtime: what the local tasks hold (a listener) needs it to be dropped.
         drop(local);
         ended
-    })
+    });
+    // A thread that waits for a disk that does not answer keeps nobody.
+    runtime.shutdown_background();
+    ended
 }

@@ -27,6 +27,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    periods::Periods,
     here,
     model::{MonitorId, TaskId, Token, WorkerId, duration::human},
     plugin::{Cache, Confinement},
@@ -109,6 +110,8 @@ pub(super) struct Supervisor {
     pub(super) outbox: Outbox,
     /// The cycle that the database is working on.
     pub(super) in_flight: Option<Cycle>,
+    /// Since when the database has owed an answer to a report about tasks or workers, as of the last tick.
+    unanswered_since: Option<Instant>,
     pub(super) cycle_number: u64,
     /// So many things are said in cycles of their own, for the database has refused one of them.
     pub(super) said_alone: usize,
@@ -138,8 +141,8 @@ pub(super) struct Supervisor {
     pub(super) plugins: Plugins,
     pub(super) phase: Phase,
     interrupts: Interrupts,
-    /// The versions of operations of which it has been said that they leave something behind.
-    pub(super) left_behind: HashSet<i32>,
+    /// The operations that were logged for leaving their worker changed: hash of the plugin, and name.
+    pub(super) left_behind: HashSet<(String, String)>,
     /// Where workers get cgroups of their own, if anywhere.
     pub(super) cgroup: Option<Delegated>,
     /// Who workers run as, if not as this process.
@@ -229,6 +232,7 @@ impl Supervisor {
             lines: Lines::default(),
             outbox: Outbox::default(),
             in_flight: None,
+            unanswered_since: None,
             cycle_number: 0,
             said_alone: 0,
             look: true,
@@ -645,7 +649,7 @@ impl Supervisor {
         let rest = if unsaid.is_empty() {
             "the next monitor of this host clears up after it".to_owned()
         } else {
-            match unsaid.write(self.pages.directory()) {
+            match unsaid.write_in_time(self.pages.directory()) {
                 Ok(path) => format!(
                     "that is kept in {}, and the next monitor of this host reports it",
                     path.display()
@@ -666,6 +670,14 @@ impl Supervisor {
 
     /// Says which writes are refused, and when that is over.
     pub(super) fn tell_refusals(&mut self, now: Instant) {
+        if self.in_flight.is_some() || self.saving {
+            let since = *self.unanswered_since.get_or_insert(now);
+            if now.duration_since(since) >= Periods::current().report_unanswered {
+                self.refusals.unanswered(now);
+            }
+        } else {
+            self.unanswered_since = None;
+        }
         let waiting = self.unreported();
         let all_reported = self.outbox.parked.is_over()
             && self.taken_at.is_some()
@@ -700,10 +712,11 @@ impl Supervisor {
     }
 
     fn is_finished(&self) -> bool {
-        if self.phase == Phase::Working || !self.workers.is_empty() || self.keeping.is_busy {
+        if self.phase == Phase::Working || !self.workers.is_empty() {
             return false;
         }
-        self.is_settled() || self.is_unheard(Instant::now())
+        // A disk that does not answer must not keep this process from its end.
+        self.is_settled() && !self.keeping.is_busy || self.is_unheard(Instant::now())
     }
 
     /// Whether the database has had its time to take what this monitor has to say. What it has not taken is

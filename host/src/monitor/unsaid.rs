@@ -18,7 +18,8 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,8 @@ const BATCH: usize = 200;
 /// While the database takes nothing, the file is written anew at most so often; a large one more seldom.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 const KEEP_SHARE: u32 = 20;
+/// How long a monitor that ends waits for the disk. Service managers kill after 90 s.
+const LAST_WRITE: Duration = Duration::from_secs(10);
 
 /// What was not said.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,8 +54,28 @@ impl Unsaid {
 
     /// Writes it, complete or not at all; readable by nobody else.
     pub(super) fn write(&self, directory: &Path) -> io::Result<PathBuf> {
+        self.write_by(directory, "new")
+    }
+
+    /// As [`Unsaid::write`], at the end of the monitor: a disk that does not answer for [`LAST_WRITE`] is left
+    /// alone, also where another thread still waits for it.
+    pub(super) fn write_in_time(self, directory: &Path) -> io::Result<PathBuf> {
+        let (sender, receiver) = mpsc::channel();
+        let directory = directory.to_owned();
+        thread::spawn(move || {
+            // Nobody may wait for the answer any more.
+            let _ = sender.send(self.write_by(&directory, "last"));
+        });
+        receiver.recv_timeout(LAST_WRITE).unwrap_or_else(|_| {
+            let text = format!("the disk has not answered for {} s", LAST_WRITE.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
+    }
+
+    /// Writes it by way of a file with this suffix.
+    fn write_by(&self, directory: &Path, suffix: &str) -> io::Result<PathBuf> {
         let path = directory.join(FILE);
-        let unfinished = directory.join(format!("{FILE}.new"));
+        let unfinished = directory.join(format!("{FILE}.{suffix}"));
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -295,8 +318,8 @@ pub(super) struct Keeping {
     next: Option<Instant>,
     /// The ends that are in the file; `None`: there is no file.
     kept: Option<Print>,
-    /// The file is being written or removed by another thread. The monitor does not end meanwhile: its
-    /// last words go into the same file.
+    /// The file is being written or removed by another thread. The monitor does not end meanwhile, unless
+    /// the disk does not answer: its last words go into the same file.
     pub(super) is_busy: bool,
 }
 

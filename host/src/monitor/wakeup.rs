@@ -35,6 +35,8 @@ pub(super) struct Wakeup {
     /// The next look where not everybody may notify, or as long as that is unknown; `None`: everybody
     /// notifies.
     without_notifications: Option<Instant>,
+    /// Whether the log tells already that nobody notifies.
+    is_announced: bool,
     /// Whether Postgres believes that this monitor sleeps, and has to be notified.
     is_asleep: bool,
     /// Whether Postgres is being told.
@@ -48,6 +50,7 @@ impl Wakeup {
             next: now,
             after: [None; 2],
             without_notifications: Some(now),
+            is_announced: false,
             is_asleep: false,
             is_telling: false,
         }
@@ -57,7 +60,8 @@ impl Wakeup {
     /// functions do not, for a prepared transaction must not have notified.
     pub(super) fn notifications(&mut self, may_notify: bool, now: Instant) {
         self.without_notifications = (!may_notify).then_some(now);
-        if !may_notify {
+        let was_announced = std::mem::replace(&mut self.is_announced, !may_notify);
+        if !may_notify && !was_announced {
             tracing::info!(
                 "the server allows prepared transactions, which cannot notify: the queue is looked at \
                  every {}",

@@ -111,6 +111,9 @@ pub(super) fn words(error: &sqlx::Error) -> String {
         }
         return database.message().to_owned();
     }
+    if let sqlx::Error::PoolTimedOut = error {
+        return "no connection was free in time".to_owned();
+    }
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -41,8 +41,9 @@ pub(super) const SETTINGS: [(&str, &str); 26] = [
     ("idle_session_timeout", "0"),
     // A transaction of ours waits for nothing but its own next statement.
     ("idle_in_transaction_session_timeout", "5min"),
-    // A statement whose client has gone ends.
-    ("client_connection_check_interval", "10s"),
+    // A statement whose client has gone ends: who interrupts a command that waits for a lock does not want it
+    // to happen later.
+    ("client_connection_check_interval", "1s"),
     ("standard_conforming_strings", "on"),
     ("transform_null_equals", "off"),
     ("array_nulls", "on"),
