@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     here,
-    model::{MonitorId, WorkerId, duration::human},
+    model::{MonitorId, TaskId, Token, WorkerId, duration::human},
     plugin::{Cache, Confinement},
     store::{CatalogRow, Notification, Store, StoreError},
 };
@@ -497,14 +497,17 @@ impl Supervisor {
                 // Its tasks have been given to others, or ended; nothing here may go on.
                 self.phase = Phase::Lost;
             }
-            Some(lease::News::Held(held)) => {
-                if self.tasks.compare(held, Utc::now()) {
-                    self.lease.reconcile_soon(now);
-                }
-            }
+            Some(lease::News::Held(believed)) => self.compare_claims(believed, now),
             Some(lease::News::TasksReady) => self.look = true,
             Some(lease::News::DatabaseFailed(error)) => self.database_failed(&error),
             None => {}
+        }
+    }
+
+    /// The database has said which claims it believes that this monitor holds.
+    fn compare_claims(&mut self, believed: Vec<(TaskId, Token)>, now: Instant) {
+        if self.tasks.compare(believed, Utc::now()) {
+            self.lease.reconcile_soon(now);
         }
     }
 
