@@ -35,7 +35,7 @@ const AS_OF_1_0: &[Patch] = &[
     ("src/abi.rs", LAST_FIELD, "}\n"),
     (
         "src/abi.rs",
-        "    /// As [`Host::schedule`], with a raw input.\n",
+        "    /// Like [`Host::schedule`], with a raw input.\n",
         "",
     ),
     (

@@ -4,21 +4,16 @@
 use super::{
     claim::Appetite,
     event::Event,
-    report::{self, Held, Place},
     supervisor::{Phase, Supervisor},
+    tasks::{Fetched, Stage},
 };
 use crate::{
-    model::{TaskId, Token, log::LogLine},
-    store::{
-        CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, LogChunk, Mark, Store,
-        StoreError,
-    },
+    causes::chain,
+    model::{TaskId, Token},
+    store::{Claimed, Cycle, CycleResult, FileContent, Store, StoreError},
 };
 use chrono::Utc;
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// A task that has begun is shown as running when it has not ended after this.
 const MARK_AFTER: Duration = Duration::from_millis(2);
@@ -26,11 +21,11 @@ const MARK_AFTER: Duration = Duration::from_millis(2);
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.
     pub(super) fn cycle(&mut self, now: Instant) {
-        if self.in_flight.is_some() || !self.outage.may_ask(now) {
+        if self.tasks.is_in_flight() || !self.outage.may_ask(now) {
             return;
         }
         self.mark_running(now);
-        self.lines.show_unfinished(now);
+        self.tasks.show_unfinished(now);
         self.save_workers();
         if self.saving {
             // The workers first: whoever sees a task running finds the worker that runs it.
@@ -42,41 +37,20 @@ impl Supervisor {
                 pool.look = true;
             }
         }
-        if self.outbox.is_empty() && self.lines.is_empty() {
-            self.said_alone = 0;
-        }
-        let again = match self.said_alone {
-            0 => self.outbox.parked.take_due(now),
-            _ => None,
+        let words = self.tasks.next_words(now);
+        let appetites = if words.is_alone {
+            Vec::new()
+        } else {
+            self.appetites(now)
         };
-        // What was refused is tried again alone, and claims nothing: a claim may be what is refused.
-        let appetites = match (self.said_alone, &again) {
-            (0, None) => self.appetites(now),
-            _ => Vec::new(),
-        };
-        if self.outbox.is_empty()
-            && self.lines.is_empty()
-            && appetites.is_empty()
-            && again.is_none()
-        {
+        if words.is_empty() && appetites.is_empty() {
             return;
         }
-        self.cycle_number += 1;
-        let (ended, marks, logs) = again.unwrap_or_else(|| self.what_to_say());
         for appetite in &appetites {
             self.pool(&appetite.domain).look = false;
         }
         let scans = self.claims.look_for(appetites, now);
-        let cycle = Cycle {
-            monitor: self.monitor,
-            number: self.cycle_number,
-            ended,
-            marks,
-            logs,
-            finished_cycles: self.outbox.take_finished_cycles(),
-            scans,
-        };
-        self.in_flight = Some(cycle.clone());
+        let cycle = self.tasks.begin_cycle(self.monitor, words, scans);
         let store = self.store.clone();
         // No limit here: the store ends a question that the server is not at work on (`store/silence.rs`),
         // and a server that waits for a lock is at work, however long somebody holds that lock. Whether a
@@ -88,7 +62,7 @@ impl Supervisor {
     /// Deletes what was shown of lines that went on, where something newer is written. In a
     /// statement of its own: this is rare, and the cycle is the same for everybody.
     fn delete_superseded_lines(&mut self) {
-        let rows = self.lines.written();
+        let rows = self.tasks.superseded_lines();
         if rows.is_empty() {
             return;
         }
@@ -100,23 +74,6 @@ impl Supervisor {
             },
             |(deleted, rows)| Event::LinesDeleted(deleted, rows),
         );
-    }
-
-    /// Everything that waits, or, after a refusal, one thing, so that it is found out which one the
-    /// database cannot store.
-    fn what_to_say(&mut self) -> (Vec<Ended>, Vec<Mark>, Vec<LogChunk>) {
-        if self.said_alone == 0 {
-            let (ended, marks) = self.outbox.take();
-            return (ended, marks, self.lines.take());
-        }
-        self.said_alone -= 1;
-        let (ended, marks) = self.outbox.take_one();
-        let logs = if ended.is_empty() && marks.is_empty() {
-            self.lines.take_one()
-        } else {
-            Vec::new()
-        };
-        (ended, marks, logs)
     }
 
     /// What can be taken by the pools that there may be something for. A pool that has no reason to
@@ -144,71 +101,107 @@ impl Supervisor {
             let Some((begun, started)) = handed.begun else {
                 continue;
             };
-            let Some(held) = self.tasks.get_mut(&handed.task) else {
-                continue;
-            };
-            if held.marked || now.duration_since(begun) < MARK_AFTER {
+            let held = self.tasks.get(handed.task);
+            let is_to_be_shown = held.is_some_and(|held| !held.is_shown());
+            if !is_to_be_shown || now.duration_since(begun) < MARK_AFTER {
                 continue;
             }
-            held.marked = true;
+            self.tasks.begin(handed.task, worker.id, started);
             worker.shown_task = Some(handed.task);
             worker.dirty = true;
-            let mark = Mark {
-                task: handed.task,
-                token: held.token,
-                started,
-                worker: worker.id,
-                plugin_operation: held.operation.plugin_operation,
-                progress: None,
-                progress_message: None,
-            };
-            self.outbox.marks.insert(handed.task, mark);
         }
     }
 
     /// When a task that has begun is to be shown as running.
-    pub(super) fn next_mark(&self) -> Option<Instant> {
+    pub(super) fn next_mark(&self, now: Instant) -> Option<Instant> {
         self.workers
             .values()
             .filter(|worker| worker.started.is_some())
             .flat_map(|worker| worker.handed.values())
             .filter(|(_, handed)| {
-                self.tasks
-                    .get(&handed.task)
-                    .is_some_and(|held| !held.marked)
+                let held = self.tasks.get(handed.task);
+                held.is_some_and(|held| !held.is_shown())
             })
             .map(|(_, handed)| match handed.begun {
                 Some((begun, _)) => begun + MARK_AFTER,
                 // The page has to be looked at.
-                None => Instant::now() + MARK_AFTER,
+                None => now + MARK_AFTER,
             })
             .min()
     }
 
-    /// A cycle came back.
-    pub(super) fn cycled(&mut self, result: Result<CycleResult, StoreError>) {
-        let cycle = self.in_flight.take().expect("a cycle was in flight");
-        let now = Instant::now();
-        match result {
-            Ok(result) => {
-                self.database_answered(now);
-                self.delete_superseded_lines();
-                let said_something =
-                    !(cycle.ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty());
-                self.cycle_taken(said_something);
-                let token = Token::new(cycle.monitor, cycle.number);
-                let waiting = self.settle(cycle.ended, &result);
-                let unmarked = self.unmarked(cycle.marks, &result);
-                if !waiting.is_empty() || !unmarked.is_empty() {
-                    self.outage.row_is_locked(now);
-                }
-                self.outbox.put_back(waiting, unmarked, Vec::new());
-                self.looked(&result.claimed, now);
-                for claimed in result.claimed {
-                    self.claimed(claimed, token);
-                }
+    /// The database has answered a cycle, or has not.
+    pub(super) fn cycled(&mut self, result: Result<CycleResult, StoreError>, now: Instant) {
+        let (cycle, was_try) = self.tasks.end_cycle();
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => return self.cycle_failed(cycle, was_try, &error, now),
+        };
+        self.database_answered(now);
+        self.delete_superseded_lines();
+        let said_something =
+            !(cycle.ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty());
+        if said_something {
+            self.report_taken(was_try, now);
+        }
+        let token = Token::new(cycle.monitor, cycle.number);
+        let settled = self.tasks.settle(cycle.ended, cycle.marks, &result);
+        if let Some(pause) = settled.retry_in {
+            self.housekeeping.promote_at(now + pause);
+        }
+        if settled.is_row_locked {
+            self.outage.row_is_locked(now);
+        }
+        self.looked(&result.claimed, now);
+        for claimed in result.claimed {
+            self.claimed(claimed, token, now);
+        }
+    }
+
+    /// A report was taken. If it was a try, or the end of a general refusal, what was set aside is said again
+    /// with the rest.
+    fn report_taken(&mut self, was_try: bool, now: Instant) {
+        let was_general = self.refusals.is_general();
+        self.refusals.taken();
+        self.taken_at = Some(now);
+        if was_try || was_general {
+            self.tasks.say_parked();
+        }
+    }
+
+    /// A cycle did not happen. Nothing of what it said is lost: what the database refuses is found out
+    /// and set aside, and what it cannot store is said in words that it can.
+    fn cycle_failed(&mut self, cycle: Cycle, was_try: bool, error: &StoreError, now: Instant) {
+        self.look = true;
+        let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
+        // A claim is said together with results: it may be what is refused.
+        let has_claim = !cycle.scans.is_empty();
+        if error.is_disconnect() || error.is_passing() || pieces == 0 {
+            // A matter of the server, which passes.
+            self.database_failed(error);
+            self.outage.back_off(now);
+            self.tasks.say_again(cycle);
+        } else if error.is_bad_data() && pieces == 1 && !was_try {
+            let reason = chain(error);
+            tracing::error!("the database cannot store what a task left: {reason}");
+            if self.tasks.say_storable(cycle, &reason, now) {
+                self.refusals.strike();
+                self.report_refused(error);
             }
-            Err(error) => self.cycle_failed(cycle, &error),
+        } else if (pieces > 1 || has_claim) && !self.refusals.is_general() {
+            // One of them is refused, and the others must not suffer from it.
+            self.tasks.say_alone(pieces);
+            self.tasks.say_again(cycle);
+        } else {
+            self.report_refused(error);
+            // The same result, refused again, says nothing about the others.
+            if pieces == 1 && !was_try {
+                self.refusals.strike();
+            }
+            self.tasks.park(cycle, now);
+            if self.refusals.is_general() {
+                self.tasks.say_alone(0);
+            }
         }
     }
 
@@ -232,112 +225,24 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn say_again(&mut self, cycle: Cycle) {
-        self.outbox
-            .put_back(cycle.ended, cycle.marks, cycle.finished_cycles);
-        self.lines.put_back(cycle.logs);
-    }
-
-    /// The one thing that a cycle said cannot be stored: something that can be is said instead. False:
-    /// nothing is left to leave out, so that it was set aside.
-    pub(super) fn unstorable(&mut self, mut cycle: Cycle, text: &str) -> bool {
-        tracing::error!("the database cannot store what a task left: {text}");
-        cycle.marks.clear();
-        let (mut storable, mut refused) = (Vec::new(), Vec::new());
-        for ended in std::mem::take(&mut cycle.ended) {
-            match report::storable(ended.clone(), text) {
-                Some(ended) => storable.push(ended),
-                // It is not what the task left that is refused.
-                None => refused.push(ended),
-            }
-        }
-        let is_storable = refused.is_empty();
-        if !is_storable {
-            let bare = Cycle {
-                ended: refused,
-                logs: Vec::new(),
-                finished_cycles: Vec::new(),
-                ..cycle.clone()
-            };
-            self.refusals.strike();
-            self.park(bare, Instant::now());
-        }
-        cycle.ended = storable;
-        cycle.logs = std::mem::take(&mut cycle.logs)
-            .into_iter()
-            .filter_map(|chunk| storable_lines(chunk, text))
-            .collect();
-        self.said_alone += cycle.ended.len() + cycle.logs.len();
-        self.say_again(cycle);
-        is_storable
-    }
-
-    /// Marks that a cycle had to leave out, of tasks that are still ours.
-    fn unmarked(&self, marks: Vec<Mark>, result: &CycleResult) -> Vec<Mark> {
-        let written: HashSet<TaskId> = result.marked.iter().copied().collect();
-        marks
-            .into_iter()
-            .filter(|mark| !written.contains(&mark.task) && self.tasks.contains_key(&mark.task))
-            .collect()
-    }
-
-    /// What a cycle wrote is forgotten here; what it had to leave out is returned.
-    fn settle(&mut self, ended: Vec<Ended>, result: &CycleResult) -> Vec<Ended> {
-        let written: HashSet<TaskId> = result
-            .reported
-            .iter()
-            .chain(&result.moved)
-            .copied()
-            .collect();
-        let mut waiting = Vec::new();
-        for one in ended {
-            if written.contains(&one.task) {
-                if let Fate::Retry(delay_ms) = one.fate {
-                    let delay = Duration::from_millis(delay_ms.max(0).cast_unsigned());
-                    self.housekeeping.promote_at(Instant::now() + delay);
-                }
-                self.outbox.close(one.token);
-                if let Some(held) = self.tasks.get(&one.task)
-                    && held.token == one.token
-                {
-                    self.tasks.remove(&one.task);
-                }
-            } else {
-                waiting.push(one);
-            }
-        }
-        waiting
-    }
-
-    /// A task is ours.
-    fn claimed(&mut self, claimed: Claimed, token: Token) {
-        self.outbox.open(token);
-        let task = claimed.task;
+    /// A task is claimed: it waits for a worker.
+    fn claimed(&mut self, claimed: Claimed, token: Token, now: Instant) {
         let operation = self.claims.catalog().operation(claimed.operation);
         // The version that is current now has to accept what was found in that lane.
         let operation = operation.filter(|operation| operation.lanes.contains(&claimed.lane));
-        let Some(operation) = operation.cloned() else {
-            // The catalog changed while the claim was under way.
-            self.outbox
-                .end(Ended::new(task, token, Fate::Release, Utc::now()));
-            return;
-        };
-        self.lines.open(task, claimed.attempt, claimed.log_lines);
-        let rank = claimed.rank;
-        let share = self.pool(&operation.domain).share(&operation.hash);
-        share.push(rank, task, Instant::now());
-        self.tasks.insert(task, held(claimed, token, operation));
+        let (task, rank, operation) = (claimed.task, claimed.rank, operation.cloned());
+        if let Some(operation) = self.tasks.claim_in(claimed, token, operation, Utc::now()) {
+            let share = self.pool(&operation.domain).share(&operation.hash);
+            share.push(rank, task, now);
+        }
     }
 
     /// Fetches what a claim did not bring along. This happens when a worker has room for the task,
     /// so that the monitor never holds more than its workers can take.
     pub(super) fn fetch(&mut self, task: TaskId) {
-        let Some(held) = self.tasks.get_mut(&task) else {
+        let Some(fields) = self.tasks.fetch(task) else {
             return;
         };
-        held.place = Place::Fetching;
-        let claimed = &held.claimed;
-        let fields = claimed.input_encoding.as_deref() == Some("fields") && claimed.input.is_none();
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         self.ask(
             async move {
@@ -350,16 +255,14 @@ impl Supervisor {
 
     /// What a claim did not bring along has arrived.
     pub(super) fn fetched(&mut self, task: TaskId, fetched: Result<Fetched, StoreError>) {
-        let Some(held) = self.tasks.get_mut(&task) else {
+        let held = self.tasks.get(task);
+        let Some(held) = held.filter(|held| held.stage() == Stage::Fetching) else {
             return;
         };
-        if held.place != Place::Fetching {
-            return;
-        }
+        let rank = held.claimed.rank;
         match fetched {
             Ok(fetched) => {
-                let rank = held.claimed.rank;
-                held.fetched = Some(fetched);
+                self.tasks.bring(task, fetched);
                 self.wait_again(task, rank);
             }
             Err(error) => {
@@ -368,43 +271,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// What stands in the place of lines that cannot be stored; `None`: not even that.
-fn storable_lines(mut chunk: LogChunk, text: &str) -> Option<LogChunk> {
-    const TARGET: &str = "rework";
-    let first = chunk.lines.first()?;
-    if first.3.as_deref() == Some(TARGET) {
-        return None;
-    }
-    let said = format!("{} lines cannot be stored: {text}", chunk.lines.len());
-    let target = Some(TARGET.to_owned());
-    chunk.lines = vec![LogLine(first.0, "log".into(), "error".into(), target, said)];
-    Some(chunk)
-}
-
-fn held(claimed: Claimed, token: Token, operation: std::sync::Arc<CatalogRow>) -> Held {
-    Held {
-        claimed,
-        fetched: None,
-        operation,
-        token,
-        place: Place::Waiting,
-        marked: false,
-        abort: None,
-        asked_to_end: None,
-    }
-}
-
-/// What a claim did not bring along.
-#[derive(Debug, Default)]
-pub(super) struct Fetched {
-    /// Large fields, as JSON text.
-    pub(super) fields: Option<String>,
-    /// Large raw bytes.
-    pub(super) raw: Option<Vec<u8>>,
-    /// The contents of file fields.
-    pub(super) files: Vec<FileContent>,
 }
 
 async fn fetched(store: &Store, task: TaskId, fields: bool) -> Result<Fetched, StoreError> {

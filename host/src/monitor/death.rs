@@ -3,13 +3,13 @@
 use super::{
     fault::Death,
     process,
-    report::{self, AskedToEnd, Place},
     supervisor::Supervisor,
+    tasks::{Ran, without_nul},
     worker::{Life, Worker},
 };
 use crate::{
+    causes::chain,
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
-    store::Ended,
     wire::{self, WireError},
 };
 use chrono::Utc;
@@ -21,7 +21,7 @@ const PANIC_TAKES: Duration = Duration::from_secs(5);
 impl Supervisor {
     /// A worker sent what cannot be read: whatever it still does, nobody would hear of it.
     pub(super) fn garbled(&mut self, id: WorkerId, error: &WireError) {
-        let words = report::chain(error);
+        let words = chain(error);
         self.unusable(id, format!("its worker sent what cannot be read: {words}"));
     }
 
@@ -37,9 +37,8 @@ impl Supervisor {
         };
         worker.see_begun(Instant::now());
         let running = worker.running().map(|(_, handed)| handed.task);
-        if let Some(held) = running.and_then(|task| self.tasks.get_mut(&task)) {
-            held.asked_to_end
-                .get_or_insert(AskedToEnd { because: Some(why) });
+        if let Some(task) = running {
+            self.tasks.ask_to_end(task, Some(why));
         }
         worker.kill(WorkerCause::Task(Cause::Crash));
     }
@@ -108,7 +107,7 @@ impl Supervisor {
             .filter_map(|pipe| pipe.left_to())
             .collect();
         for task in left {
-            self.lines.close(task);
+            self.tasks.close_lines(task);
         }
 
         worker.see_begun(Instant::now());
@@ -126,16 +125,12 @@ impl Supervisor {
                 self.wait_again(handed.task, handed.rank);
                 continue;
             }
-            let Some(held) = self.tasks.get_mut(&handed.task) else {
+            let Some(held) = self.tasks.get(handed.task) else {
                 continue;
             };
-            held.place = Place::Ending;
             let why = Death {
                 killed,
-                because: held
-                    .asked_to_end
-                    .as_ref()
-                    .and_then(|asked| asked.because.as_deref()),
+                because: held.asked_because(),
                 panic: fatal_panic(&worker, handed.task),
                 last_words: worker.last_words(),
                 crash: crash.as_ref(),
@@ -146,15 +141,13 @@ impl Supervisor {
             }
             .fault();
             fault = why.cause.map(|cause| (cause, why.error.clone()));
-            let ended = held.end(why, Utc::now());
-            self.outbox.end(Ended {
+            let ran = Ran {
                 started: handed.begun.map(|(_, time)| time),
                 peak_memory: Some(worker.peak_of_last(&exit) as i64),
                 cpu_seconds: Some(worker.cpu_of_last(&exit)),
                 worker: Some(id),
-                ..ended
-            });
-            self.lines.close(handed.task);
+            };
+            self.tasks.end(handed.task, why, ran, Utc::now());
         }
         let end = worker_end(&worker, &exit, killed, fault);
         if worker.started.is_none() && killed.is_none() {
@@ -206,7 +199,7 @@ fn worker_end(
     if let Some(reason) = &worker.refused {
         return (
             WorkerCause::Task(Cause::Crash),
-            Some(report::without_nul(reason.clone())),
+            Some(without_nul(reason.clone())),
         );
     }
     if let Some(name) = loading {

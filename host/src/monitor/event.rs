@@ -1,7 +1,9 @@
 //! Everything that can happen to a monitor.
 
 use super::{
-    claim, cron, cycle::Fetched, housekeeping, lease, plugins, report::Saved, unsaid::Kept,
+    claim, cron, housekeeping, lease, plugins,
+    tasks::{Fetched, Saved},
+    unsaid::Kept,
 };
 use crate::{
     model::{TaskId, WorkerId},
@@ -24,7 +26,7 @@ pub(super) enum Event {
     /// A message could not be sent to a worker that lives; the task that it was about.
     Unsaid(WorkerId, Option<TaskId>, WireError),
     /// What a task left has been unpacked, or cannot be stored.
-    Unpacked(TaskId, Box<Ended>, Result<Saved, String>),
+    Unpacked(Box<Ended>, Result<Saved, String>),
     /// There is something to read in this output of a worker.
     Readable(WorkerId, u64),
     /// A child changed its state.

@@ -4,14 +4,15 @@
 use super::{
     limits::end_task,
     pool::{Member, Pool, PoolOptions},
-    report::{Held, Place},
     supervisor::{Phase, Supervisor},
+    tasks::{Held, Stage},
     worker::{Life, Worker},
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
-    wire::{Bytes, Capture, Payload, Run, ToWorker},
+    wire::ToWorker,
 };
+use chrono::Utc;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -74,8 +75,8 @@ impl Supervisor {
             let Some((rank, task)) = self.pool(domain).share(plugin).first() else {
                 return;
             };
-            let is_incomplete = self.tasks.get(&task).is_some_and(Held::is_incomplete);
-            if is_incomplete && self.fetching(domain) >= self.options.pool.max_workers {
+            let is_incomplete = self.tasks.get(task).is_some_and(Held::is_incomplete);
+            if is_incomplete && self.tasks.fetching(domain) >= self.options.pool.max_workers {
                 // It is the next one, and those behind it wait their turn.
                 return;
             }
@@ -85,42 +86,30 @@ impl Supervisor {
                 self.fetch(task);
             } else {
                 share.last_handed = Some(now);
-                self.hand_task(members[candidate].id, task, rank);
+                self.hand_task(members[candidate].id, task, rank, now);
                 members[candidate].given();
             }
         }
     }
 
-    fn hand_task(&mut self, worker: WorkerId, task: TaskId, rank: i16) {
-        let Some(held) = self.tasks.get_mut(&task) else {
+    fn hand_task(&mut self, worker: WorkerId, task: TaskId, rank: i16, now: Instant) {
+        let Some(held) = self.tasks.get(task) else {
             return;
         };
         let worker = self.workers.get_mut(&worker).expect("the candidate lives");
         let Some(slot) = worker.hand(task, rank) else {
             let operation = Arc::clone(&held.operation);
             let share = self.pool(&operation.domain).share(&operation.hash);
-            share.push(rank, task, Instant::now());
+            share.push(rank, task, now);
             return;
         };
-        held.place = Place::Handed(worker.id);
-        let run = run_message(slot, held);
         let worker = worker.id;
+        let Some(run) = self.tasks.hand(task, worker, slot) else {
+            return;
+        };
         // Before it can begin.
         self.set_lease(worker);
         self.workers[&worker].send(ToWorker::Run(Box::new(run)));
-    }
-
-    /// How many tasks of a domain are being fetched, or wait with what was fetched.
-    fn fetching(&self, domain: &str) -> usize {
-        self.tasks
-            .values()
-            .filter(|held| held.claimed.has_more && held.operation.domain == domain)
-            .filter(|held| match held.place {
-                Place::Fetching => true,
-                Place::Waiting => held.fetched.is_some(),
-                Place::Handed(_) | Place::Ending => false,
-            })
-            .count()
     }
 
     /// Tasks behind one that turns out to be slow are taken back, for other workers.
@@ -142,30 +131,26 @@ impl Supervisor {
 
     /// A task that was handed over and has not begun waits for another worker.
     pub(super) fn wait_again(&mut self, task: TaskId, rank: i16) {
-        let Some(held) = self.tasks.get_mut(&task) else {
+        let Some(held) = self.tasks.get(task) else {
             return;
         };
         if self.claims.catalog().is_outdated(&held.operation) {
             return self.release(task);
         }
-        held.place = Place::Waiting;
-        let operation = Arc::clone(&held.operation);
-        let share = self.pool(&operation.domain).share(&operation.hash);
-        share.push(rank, task, Instant::now());
+        if let Some(operation) = self.tasks.wait(task) {
+            let share = self.pool(&operation.domain).share(&operation.hash);
+            share.push(rank, task, Instant::now());
+        }
     }
 
     /// Tasks that wait here and were claimed for another version of their operation are given back,
     /// so that they are claimed for the one that will run them: its limits, its outputs and the
     /// version that their rows name belong together.
     pub(super) fn release_outdated(&mut self) {
-        let outdated: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, held)| held.place == Place::Waiting)
-            .filter(|(_, held)| self.claims.catalog().is_outdated(&held.operation))
-            .map(|(task, _)| *task)
-            .collect();
-        for task in outdated {
+        let catalog = self.claims.catalog();
+        let is_outdated =
+            |held: &Held| held.stage() == Stage::Waiting && catalog.is_outdated(&held.operation);
+        for (task, _) in self.tasks.select(is_outdated) {
             if self.stop_waiting(task) {
                 self.release(task);
             }
@@ -183,7 +168,7 @@ impl Supervisor {
 
     /// A waiting task waits no longer for a worker; false: it did not wait.
     pub(super) fn stop_waiting(&mut self, task: TaskId) -> bool {
-        let Some(held) = self.tasks.get(&task) else {
+        let Some(held) = self.tasks.get(task) else {
             return false;
         };
         let (operation, rank) = (Arc::clone(&held.operation), held.claimed.rank);
@@ -193,12 +178,7 @@ impl Supervisor {
 
     /// Gives a task back to the queue, as if nobody had claimed it.
     pub(super) fn release(&mut self, task: TaskId) {
-        if let Some(held) = self.tasks.get_mut(&task) {
-            held.place = Place::Ending;
-            self.outbox.end(held.release());
-            // Whoever claims it next opens them anew.
-            self.lines.close(task);
-        }
+        self.tasks.release(task, Utc::now());
     }
 
     /// Tasks of operations that have been paused, and that have not begun, are given back.
@@ -208,20 +188,14 @@ impl Supervisor {
             let operation = catalog.operation(held.claimed.operation);
             operation.is_some_and(|operation| operation.paused)
         };
-        let paused: Vec<(TaskId, Place)> = self
-            .tasks
-            .iter()
-            .filter(|(_, held)| is_paused(held))
-            .map(|(task, held)| (*task, held.place))
-            .collect();
-        for (task, place) in paused {
-            let is_free = match place {
-                Place::Waiting => self.stop_waiting(task),
-                Place::Handed(worker) => self.workers.get_mut(&worker).is_some_and(|worker| {
+        for (task, stage) in self.tasks.select(is_paused) {
+            let is_free = match stage {
+                Stage::Waiting => self.stop_waiting(task),
+                Stage::Handed(worker) => self.workers.get_mut(&worker).is_some_and(|worker| {
                     let slot = worker.slot_of(task);
                     slot.is_some_and(|slot| worker.revoke(slot).is_some())
                 }),
-                Place::Fetching | Place::Ending => false,
+                Stage::Fetching | Stage::Ending => false,
             };
             if is_free {
                 self.release(task);
@@ -297,50 +271,5 @@ pub(super) fn room(worker: &Worker, window: usize, options: &PoolOptions) -> usi
             }
         }
         Life::Draining(_) | Life::Killed(_) => 0,
-    }
-}
-
-/// What was fetched goes with the message; should the task come back, it is fetched again.
-fn run_message(slot: u32, held: &mut Held) -> Run {
-    let fetched = held.fetched.take().unwrap_or_default();
-    let claimed = &held.claimed;
-    let operation = &held.operation;
-    let input = match claimed.input_encoding.as_deref() {
-        Some("raw") => {
-            let raw = fetched.raw.or_else(|| claimed.input_raw.clone());
-            Payload::Raw(Bytes::Inline(raw.unwrap_or_default()))
-        }
-        Some(_) => {
-            let fields = fetched.fields.or_else(|| claimed.input.clone());
-            Payload::Fields(Bytes::Inline(fields.unwrap_or_default().into_bytes()))
-        }
-        None => Payload::None,
-    };
-    let level = operation.log_level.as_deref().unwrap_or("info");
-    Run {
-        slot,
-        task: claimed.task.0,
-        attempt: claimed.attempt.cast_unsigned(),
-        operation: operation.name.clone(),
-        declared_domain: operation.declared_domain.clone(),
-        domain: operation.domain.clone(),
-        metadata: claimed
-            .metadata
-            .as_ref()
-            .map_or_else(|| "{}".to_owned(), ToString::to_string),
-        input,
-        files: fetched
-            .files
-            .into_iter()
-            .map(|file| (file.name, Bytes::Inline(file.content)))
-            .collect(),
-        log_level: crate::model::log::level_number(level).unwrap_or(3),
-        capture: match operation.capture.as_str() {
-            "logs" => Capture::Logs,
-            "manual" => Capture::Manual,
-            "none" => Capture::None,
-            _ => Capture::All,
-        },
-        limits: held.limits(),
     }
 }

@@ -5,13 +5,14 @@ use super::{
     event::Event,
     fault::Fault,
     output::{Said, TaskLine},
-    report::{self, Place, Saved},
     supervisor::Supervisor,
+    tasks::{self, Ran, Saved},
     worker::Life,
 };
 use crate::{
+    causes::chain,
     model::{TaskId, WorkerId, task::Cause, worker::WorkerCause},
-    store::{Ended, Fate, FileContent, Mark, ScheduleRequest, StoreError},
+    store::{Ended, ScheduleRequest, StoreError},
     wire::{Finished, FromWorker, ToWorker, WireError},
 };
 use chrono::Utc;
@@ -70,25 +71,11 @@ impl Supervisor {
                     return;
                 };
                 let started = handed.begun.map_or_else(Utc::now, |(_, time)| time);
-                let Some(held) = self.tasks.get_mut(&handed.task) else {
-                    return;
-                };
-                if held.place == Place::Ending {
-                    return;
+                let progress = (fraction.clamp(0.0, 1.0) as f32, tasks::without_nul(message));
+                if self.tasks.progress(handed.task, id, started, progress) {
+                    worker.dirty |= worker.shown_task != Some(handed.task);
+                    worker.shown_task = Some(handed.task);
                 }
-                held.marked = true;
-                worker.dirty |= worker.shown_task != Some(handed.task);
-                worker.shown_task = Some(handed.task);
-                let mark = Mark {
-                    task: handed.task,
-                    token: held.token,
-                    started,
-                    worker: id,
-                    plugin_operation: held.operation.plugin_operation,
-                    progress: Some(fraction.clamp(0.0, 1.0) as f32),
-                    progress_message: Some(report::without_nul(message)),
-                };
-                self.outbox.marks.insert(handed.task, mark);
             }
             FromWorker::Schedule {
                 task,
@@ -112,7 +99,7 @@ impl Supervisor {
             FromWorker::Pipes { task } => {
                 let events = self.events.clone();
                 if let Err(error) = worker.replace_pipes(descriptors, TaskId(task), &events) {
-                    let why = report::chain(&error);
+                    let why = chain(&error);
                     tracing::error!(worker.id = %id, "could not take over pipes of worker {id}: {why}");
                     worker.kill(WorkerCause::Task(Cause::Crash));
                 }
@@ -187,44 +174,26 @@ impl Supervisor {
         if let Some(left) = &finished.left_behind {
             self.say_left_behind(handed.task, left);
         }
-        let Some(held) = self.tasks.get_mut(&handed.task) else {
-            return;
-        };
-        held.place = Place::Ending;
-        let mut ended = held.finished(&finished, id);
-        if let Some(cause) = ended_for {
-            // It ended by itself when it was asked to, which counts as if it had been made to.
-            let because = held.asked_to_end.take().and_then(|asked| asked.because);
-            let fault = Fault::of(cause, because);
-            let end = held.end(fault, ended.finished);
-            ended.fate = end.fate;
-            ended.cause = end.cause;
-            ended.error = end.error;
-        }
-        if lingering {
-            self.lines.end(handed.task);
-        } else {
-            self.lines.close(handed.task);
-        }
+        let ended = self.tasks.finish(&finished, id, ended_for, lingering);
+        let Some(ended) = ended else { return };
         let Finished { output, files, .. } = finished;
         if descriptors.is_empty() {
-            let saved = report::saved(output, files, &mut descriptors);
-            self.unpacked(handed.task, ended, saved);
+            let saved = tasks::saved(output, files, &mut descriptors);
+            self.unpacked(ended, saved);
         } else {
             // Large: to be hashed and checked off the loop.
             let unpack =
-                tokio::task::spawn_blocking(move || report::saved(output, files, &mut descriptors));
-            let task = handed.task;
+                tokio::task::spawn_blocking(move || tasks::saved(output, files, &mut descriptors));
             self.ask(
                 async move { unpack.await.unwrap_or_else(|error| Err(error.to_string())) },
-                move |saved| Event::Unpacked(task, Box::new(ended), saved),
+                move |saved| Event::Unpacked(Box::new(ended), saved),
             );
         }
     }
 
     /// Says once per version of an operation what it leaves in its process.
     fn say_left_behind(&mut self, task: TaskId, left: &str) {
-        let Some(held) = self.tasks.get(&task) else {
+        let Some(held) = self.tasks.get(task) else {
             return;
         };
         let operation = &held.operation;
@@ -235,44 +204,13 @@ impl Supervisor {
         }
     }
 
-    /// What a task left is at hand, or cannot be stored: its end, or first what goes beside it.
-    pub(super) fn unpacked(
-        &mut self,
-        task: TaskId,
-        mut ended: Ended,
-        saved: Result<Saved, String>,
-    ) {
-        let Some(held) = self.tasks.get(&task) else {
+    /// What a task left is at hand, or cannot be stored: its end is reported, or first what goes beside its
+    /// output is written.
+    pub(super) fn unpacked(&mut self, ended: Ended, saved: Result<Saved, String>) {
+        let task = ended.task;
+        let Some((token, files)) = self.tasks.output(ended, saved) else {
             return;
         };
-        match saved {
-            // Another attempt will make its own.
-            _ if matches!(ended.fate, Fate::Retry(_)) => self.outbox.end(ended),
-            Ok(saved) => {
-                ended.output = saved.fields;
-                ended.output_raw = saved.raw;
-                ended.output_encoding = saved.encoding.map(str::to_owned);
-                if saved.files.is_empty() {
-                    self.outbox.end(ended);
-                } else {
-                    self.store_files(ended, saved.files);
-                }
-            }
-            Err(fault) if ended.cause.is_none() => {
-                let ended = held.bad_output(ended, fault);
-                self.outbox.end(ended);
-            }
-            // It failed anyway, and says why.
-            Err(_) => self.outbox.end(ended),
-        }
-    }
-
-    /// Writes the contents beside a task's output; its end is reported after that.
-    fn store_files(&mut self, ended: Ended, files: Vec<FileContent>) {
-        let (task, token) = (ended.task, ended.token);
-        let files = Arc::new(files);
-        let storing = (ended, files.clone());
-        self.storing.insert(task, storing);
         let (store, transfers) = (self.store.clone(), self.transfers.clone());
         let events = self.events.clone();
         self.ask(
@@ -300,39 +238,29 @@ impl Supervisor {
 
     /// The contents beside an output are stored; now its end.
     pub(super) fn stored(&mut self, task: TaskId, stored: Result<(), StoreError>) {
-        let Some((ended, _)) = self.storing.remove(&task) else {
-            return;
-        };
-        let ended = match (stored, self.tasks.get(&task)) {
-            (Err(error), Some(held)) => {
-                let fault = format!("the output cannot be stored: {}", report::chain(&error));
-                held.bad_output(ended, fault)
-            }
-            _ => ended,
-        };
-        self.outbox.end(ended);
+        let stored = stored.map_err(|error| chain(&error));
+        self.tasks.stored(task, stored);
     }
 
     /// A message could not be put together for a worker that lives.
     pub(super) fn unsaid(&mut self, id: WorkerId, task: Option<TaskId>, error: &WireError) {
-        let words = report::chain(error);
+        let words = chain(error);
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
         let slot = task.and_then(|task| worker.slot_of(task));
         let revoked = slot.and_then(|slot| worker.revoke(slot));
-        let held = revoked.and_then(|handed| self.tasks.get_mut(&handed.task));
-        let Some(held) = held else {
+        let held = revoked.filter(|handed| self.tasks.get(handed.task).is_some());
+        let Some(handed) = held else {
             // It waits for what it will never hear.
             tracing::error!(worker.id = %id, "worker {id} could not be told something: {words}");
             worker.kill(WorkerCause::Task(Cause::Crash));
             return;
         };
-        held.place = Place::Ending;
         let fault = format!("it could not be handed to a worker: {words}");
-        let ended = held.end(Fault::of(Cause::Error, Some(fault)), Utc::now());
-        self.lines.close(ended.task);
-        self.outbox.end(ended);
+        let fault = Fault::of(Cause::Error, Some(fault));
+        self.tasks
+            .end(handed.task, fault, Ran::default(), Utc::now());
     }
 
     /// There is something to read.
@@ -345,7 +273,7 @@ impl Supervisor {
         let orphaned = worker.drop_closed_pipes();
         self.keep_lines(lines);
         for task in orphaned {
-            self.lines.close(task);
+            self.tasks.close_lines(task);
         }
     }
 
@@ -353,7 +281,7 @@ impl Supervisor {
         let now = Instant::now();
         for (task, said) in lines {
             match (task, said) {
-                (Some(task), said) => self.lines.keep(task, said, now),
+                (Some(task), said) => self.tasks.print(task, said, now),
                 (None, Said::Line(line)) => {
                     tracing::debug!("a worker said between two tasks: {}", line.4);
                 }
@@ -376,7 +304,7 @@ impl Supervisor {
                 rows.into_iter().filter(|_| error.is_disconnect()).collect()
             }
         };
-        self.lines.deleted(left);
+        self.tasks.lines_deleted(left);
     }
 
     /// Queues a task that a task asks for.
@@ -395,7 +323,7 @@ impl Supervisor {
                     raw_input.map_err(|error| format!("the input cannot be read: {error}"))?;
                 match store.task_schedule(&request, None).await {
                     Ok(task) => Ok(task.0),
-                    Err(error) => Err(report::chain(&error)),
+                    Err(error) => Err(chain(&error)),
                 }
             },
             move |answer| Event::Scheduled(id, answer),

@@ -1,12 +1,6 @@
 //! Ends that are asked for: tasks that run for too long, workers that do not start, aborts.
 
-use super::{
-    event::Event,
-    fault::Fault,
-    report::{AskedToEnd, Place},
-    supervisor::Supervisor,
-    worker::Life,
-};
+use super::{event::Event, supervisor::Supervisor, tasks::Stage, worker::Life};
 use crate::{
     model::{TaskId, WorkerId, duration::human, task::Cause, worker::WorkerCause},
     store::{SLOW_LOAD, StoreError},
@@ -71,7 +65,7 @@ impl Supervisor {
             let Some((begun, _)) = handed.begun else {
                 continue;
             };
-            let Some(held) = self.tasks.get_mut(&handed.task) else {
+            let Some(held) = self.tasks.get(handed.task) else {
                 continue;
             };
             let limit = held
@@ -80,11 +74,10 @@ impl Supervisor {
                 .map(|ms| Duration::from_millis(ms.max(0).cast_unsigned()));
             if let Some(limit) = limit
                 && now.duration_since(begun) >= limit
-                && held.asked_to_end.is_none()
+                && !held.is_asked_to_end()
             {
-                held.asked_to_end = Some(AskedToEnd {
-                    because: Some(format!("ran longer than {}", human(limit))),
-                });
+                let because = format!("ran longer than {}", human(limit));
+                self.tasks.ask_to_end(handed.task, Some(because));
                 end_task(
                     worker,
                     slot,
@@ -109,12 +102,12 @@ impl Supervisor {
                 let starting = (worker.life == Life::Starting)
                     .then(|| worker.spawned + self.options.pool.start_timeout);
                 let timeout = worker.running().and_then(|(_, handed)| {
-                    let held = self.tasks.get(&handed.task)?;
+                    let held = self.tasks.get(handed.task)?;
                     // Once it is being ended, that has a deadline of its own.
                     let limit = held
                         .operation
                         .timeout_ms
-                        .filter(|_| held.asked_to_end.is_none())?;
+                        .filter(|_| !held.is_asked_to_end())?;
                     Some(handed.begun?.0 + Duration::from_millis(limit.max(0).cast_unsigned()))
                 });
                 let dying = worker.exit.map(|_| now + Duration::from_millis(50));
@@ -155,7 +148,7 @@ impl Supervisor {
         if !self.abort_requests.begin(now) {
             return;
         }
-        let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
+        let tasks = self.tasks.ids();
         if tasks.is_empty() {
             return self.abort_requests.answered();
         }
@@ -179,21 +172,17 @@ impl Supervisor {
         };
         let now = Instant::now();
         for (task, message) in requests {
-            let Some(held) = self.tasks.get_mut(&task) else {
+            let Some(stage) = self.tasks.want_abort(task, message.clone()) else {
                 continue;
             };
-            if held.abort.is_some() {
-                continue;
-            }
-            held.abort = Some(message.clone());
-            match held.place {
-                Place::Ending => {}
-                Place::Fetching => self.abort_unbegun(task),
-                Place::Waiting => {
+            match stage {
+                Stage::Ending => {}
+                Stage::Fetching => self.tasks.abort(task, Utc::now()),
+                Stage::Waiting => {
                     self.stop_waiting(task);
-                    self.abort_unbegun(task);
+                    self.tasks.abort(task, Utc::now());
                 }
-                Place::Handed(id) => {
+                Stage::Handed(id) => {
                     let Some(worker) = self.workers.get_mut(&id) else {
                         continue;
                     };
@@ -202,41 +191,24 @@ impl Supervisor {
                     };
                     worker.see_begun(now);
                     if worker.revoke(slot).is_some() {
-                        self.abort_unbegun(task);
+                        self.tasks.abort(task, Utc::now());
                     } else if worker
                         .running()
                         .is_some_and(|(_, handed)| handed.task == task)
                         || worker.handed.len() == 1
                     {
-                        if held.asked_to_end.is_some() {
+                        if !self.tasks.ask_to_end(task, message) {
                             continue;
                         }
-                        held.asked_to_end = Some(AskedToEnd { because: message });
                         let cause = WorkerCause::Task(Cause::Abort);
                         end_task(worker, slot, self.options.kill_grace, cause, now);
                     } else {
                         // It has ended a moment ago, and a later one runs: its report is on its way.
-                        held.abort = None;
+                        self.tasks.forget_abort(task);
                     }
                 }
             }
         }
-    }
-
-    fn abort_unbegun(&mut self, task: TaskId) {
-        let Some(held) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        held.place = Place::Ending;
-        let error = held.abort.clone().flatten();
-        let fault = Fault {
-            cause: Some(Cause::Abort),
-            error,
-            ..Fault::default()
-        };
-        let ended = held.end(fault, Utc::now());
-        self.outbox.end(ended);
-        self.lines.close(task);
     }
 }
 

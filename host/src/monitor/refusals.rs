@@ -1,5 +1,5 @@
 //! Writes that the database refuses, for whatever reason: what is said about them, when, and when it is
-//! over. No database is asked here; `supervisor` and `parked` tell what was refused.
+//! over. No database is asked here; `supervisor` and `cycle` tell what was refused.
 
 use crate::{
     model::{duration::human, time},
@@ -64,7 +64,7 @@ struct Refusal {
 impl Refusals {
     /// The database has refused something.
     pub(super) fn note(&mut self, error: &StoreError, what: Refused, now: Instant) {
-        let words = super::report::chain(error);
+        let words = crate::causes::chain(error);
         let words = match error.code() {
             Some(code) => format!("{words} (SQLSTATE {code})"),
             None => words,

@@ -3,8 +3,8 @@
 
 use super::{
     pool::{Member, Stage},
-    report::without_nul,
     supervisor::Supervisor,
+    tasks::without_nul,
     worker::{Life, Spawn, Worker},
 };
 use crate::{

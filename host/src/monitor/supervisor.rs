@@ -10,7 +10,6 @@ use super::{
     identity::Identity,
     init,
     lease::{self, Lease},
-    lines::Lines,
     mailbox::Mailbox,
     outage::Outage,
     pages::{Pages, pages_dir},
@@ -20,8 +19,8 @@ use super::{
     process,
     recover::Recovery,
     refusals::{Refusals, Refused, Said},
-    report::{Held, Outbox},
     run::{MonitorError, Options},
+    tasks::Tasks,
     unsaid::Keeping,
     wakeup::{Backlog, Wakeup},
     worker::Worker,
@@ -31,12 +30,12 @@ use crate::{
     here,
     model::{MonitorId, TaskId, Token, WorkerId, duration::human},
     plugin::{Cache, Confinement},
-    store::{CatalogRow, Cycle, Ended, Fate, FileContent, Notification, Store, StoreError},
+    store::{CatalogRow, Notification, Store, StoreError},
 };
 use chrono::Utc;
 use nix::sys::signal::Signal;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -105,16 +104,9 @@ pub(super) struct Supervisor {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) dead_workers: Vec<crate::store::WorkerSave>,
-    pub(super) tasks: HashMap<TaskId, Held>,
-    pub(super) lines: Lines,
-    pub(super) outbox: Outbox,
-    /// The cycle that the database is working on.
-    pub(super) in_flight: Option<Cycle>,
+    pub(super) tasks: Tasks,
     /// Since when the database has owed an answer to a report about tasks or workers, as of the last tick.
     unanswered_since: Option<Instant>,
-    pub(super) cycle_number: u64,
-    /// So many things are said in cycles of their own, for the database has refused one of them.
-    pub(super) said_alone: usize,
     /// There may be something to claim for any of the pools; each then remembers it for itself.
     pub(super) look: bool,
     pub(super) outage: Outage,
@@ -133,8 +125,6 @@ pub(super) struct Supervisor {
     pub(super) next_figures: Instant,
     /// Whether workers are being written down.
     pub(super) saving: bool,
-    /// Outputs whose contents are being written beside their rows.
-    pub(super) storing: HashMap<TaskId, (Ended, Arc<Vec<FileContent>>)>,
     /// When a report was last taken.
     pub(super) taken_at: Option<Instant>,
     pub(super) cron: Cron,
@@ -228,13 +218,8 @@ impl Supervisor {
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
             dead_workers: Vec::new(),
-            tasks: HashMap::new(),
-            lines: Lines::default(),
-            outbox: Outbox::default(),
-            in_flight: None,
+            tasks: Tasks::default(),
             unanswered_since: None,
-            cycle_number: 0,
-            said_alone: 0,
             look: true,
             outage: Outage::default(),
             wakeup: Wakeup::new(now),
@@ -252,7 +237,6 @@ impl Supervisor {
             next_second: now,
             next_figures: now + Duration::from_secs(2),
             saving: false,
-            storing: HashMap::new(),
             taken_at: None,
             cron: Cron::new(cron, host, domains, now),
             plugins,
@@ -350,7 +334,7 @@ impl Supervisor {
             Event::Garbled(worker, error) => self.garbled(worker, &error),
             Event::Hung(worker) => self.hung(worker),
             Event::Unsaid(worker, task, error) => self.unsaid(worker, task, &error),
-            Event::Unpacked(task, ended, saved) => self.unpacked(task, *ended, saved),
+            Event::Unpacked(ended, saved) => self.unpacked(*ended, saved),
             Event::Readable(worker, pipe) => self.readable(worker, pipe),
             Event::Child => self.reap(),
             Event::Interrupted => {
@@ -361,7 +345,7 @@ impl Supervisor {
                 self.interrupts.relayed += 1;
                 self.interrupted();
             }
-            Event::Cycled(result) => self.cycled(result),
+            Event::Cycled(result) => self.cycled(result, now),
             Event::LinesDeleted(deleted, rows) => self.lines_deleted(deleted, rows),
             Event::Catalog(rows) => self.catalog_read(rows),
             Event::Aborts(requests) => self.aborts_arrived(requests),
@@ -422,7 +406,7 @@ impl Supervisor {
     fn next_wake(&self, now: Instant) -> Instant {
         let is_working = self.phase == Phase::Working;
         let may_ask = self.outage.may_ask(now);
-        let may_report = self.in_flight.is_none() && may_ask && !self.saving;
+        let may_report = !self.tasks.is_in_flight() && may_ask && !self.saving;
         let end = match self.phase {
             Phase::Draining(deadline) | Phase::Forced(deadline) => Some(deadline),
             Phase::Working | Phase::Lost => None,
@@ -440,9 +424,8 @@ impl Supervisor {
             self.stop_requests.next_wake(),
             self.lease.next_wake(is_working),
             self.housekeeping.next_wake(is_working),
-            may_report.then(|| self.next_mark()).flatten(),
-            self.outbox.parked.next_try().filter(|at| *at > now),
-            self.lines.next_wake().filter(|at| *at > now),
+            may_report.then(|| self.next_mark(now)).flatten(),
+            self.tasks.next_wake(now),
             self.next_limit(),
             self.next_usage(),
             end.filter(|at| *at > now),
@@ -495,8 +478,8 @@ impl Supervisor {
         if self.phase == Phase::Working {
             self.lease.watch_others(now);
         }
-        if self.in_flight.is_none() {
-            self.lease.reconcile(self.cycle_number, now);
+        if !self.tasks.is_in_flight() {
+            self.lease.reconcile(self.tasks.cycle_number(), now);
         }
     }
 
@@ -518,10 +501,17 @@ impl Supervisor {
                 // Its tasks have been given to others, or ended; nothing here may go on.
                 self.phase = Phase::Lost;
             }
-            Some(lease::News::Held(held)) => self.reconcile(held),
+            Some(lease::News::Held(believed)) => self.compare_claims(believed, now),
             Some(lease::News::TasksReady) => self.look = true,
             Some(lease::News::DatabaseFailed(error)) => self.database_failed(&error),
             None => {}
+        }
+    }
+
+    /// The database has said which claims it believes that this monitor holds.
+    fn compare_claims(&mut self, believed: Vec<(TaskId, Token)>, now: Instant) {
+        if self.tasks.compare(believed, Utc::now()) {
+            self.lease.reconcile_soon(now);
         }
     }
 
@@ -610,7 +600,7 @@ impl Supervisor {
             return;
         };
         let repeatable = worker.handed.values().any(|(_, handed)| {
-            let held = self.tasks.get(&handed.task);
+            let held = self.tasks.get(handed.task);
             held.is_some_and(|held| held.claimed.max_attempts > 1)
         });
         worker.page.set_lease(if repeatable {
@@ -618,26 +608,6 @@ impl Supervisor {
         } else {
             u64::MAX
         });
-    }
-
-    /// Compares what this monitor holds with what the database believes that it holds: a claim may have
-    /// been committed without an answer.
-    fn reconcile(&mut self, held: Vec<(TaskId, Token)>) {
-        for (task, token) in held {
-            let ours = self
-                .tasks
-                .get(&task)
-                .is_some_and(|held| held.token == token);
-            let is_reported = self.outbox.ended.contains_key(&task)
-                || self.outbox.parked.ended.contains_key(&task);
-            if ours || is_reported {
-                continue;
-            }
-            tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
-            self.outbox.open(token);
-            self.outbox
-                .end(Ended::new(task, token, Fate::Release, Utc::now()));
-        }
     }
 
     /// Leaves what could not be said to the host's next monitor, with the claims and what tells that this
@@ -670,7 +640,7 @@ impl Supervisor {
 
     /// Says which writes are refused, and when that is over.
     pub(super) fn tell_refusals(&mut self, now: Instant) {
-        if self.in_flight.is_some() || self.saving {
+        if self.tasks.is_in_flight() || self.saving {
             let since = *self.unanswered_since.get_or_insert(now);
             if now.duration_since(since) >= Periods::current().report_unanswered {
                 self.refusals.unanswered(now);
@@ -679,10 +649,10 @@ impl Supervisor {
             self.unanswered_since = None;
         }
         let waiting = self.unreported();
-        let all_reported = self.outbox.parked.is_over()
+        let all_reported = self.tasks.is_nothing_parked()
             && self.taken_at.is_some()
             && !self.refusals.is_general()
-            && self.said_alone == 0;
+            && !self.tasks.is_saying_alone();
         for said in self.refusals.say(waiting, all_reported, now) {
             match said {
                 Said::Refused(line) => tracing::error!("{line}"),
@@ -727,7 +697,7 @@ impl Supervisor {
             Phase::Forced(deadline) => self.outage.is_away() || now >= deadline,
             Phase::Draining(_) | Phase::Lost => {
                 let in_trouble = self.outage.is_away() || self.refusals.is_any();
-                let limit = if self.storing.is_empty() || in_trouble {
+                let limit = if !self.tasks.is_storing() || in_trouble {
                     REPORT_GRACE
                 } else {
                     FILES_GRACE
@@ -740,14 +710,7 @@ impl Supervisor {
 
     /// Whether everything has been said.
     fn is_settled(&self) -> bool {
-        self.in_flight.is_none()
-            && self.tasks.is_empty()
-            && self.outbox.is_empty()
-            && self.outbox.parked.is_empty()
-            && self.lines.is_empty()
-            && !self.lines.is_deleting
-            && self.dead_workers.is_empty()
-            && !self.saving
+        self.tasks.is_settled() && self.dead_workers.is_empty() && !self.saving
     }
 
     fn listen_to_signals(&self) -> Result<(), MonitorError> {

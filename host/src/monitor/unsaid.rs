@@ -4,12 +4,12 @@
 use super::{
     event::Event,
     pages::Abandoned,
-    report::{chain, storable},
     supervisor::Supervisor,
+    tasks::{Files, Unreported, chain, storable},
 };
 use crate::{
     model::{MonitorId, TaskId},
-    store::{Cycle, Ended, FileContent, LogChunk, Result, Store, StoreError},
+    store::{Cycle, Ended, LogChunk, Result, Store, StoreError},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -18,7 +18,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -42,7 +42,7 @@ pub(super) struct Unsaid {
     pub(super) monitor: MonitorId,
     pub(super) ended: Vec<Ended>,
     /// Contents beside the outputs of some of them.
-    pub(super) files: Vec<(TaskId, Arc<Vec<FileContent>>)>,
+    pub(super) files: Vec<(TaskId, Files)>,
     pub(super) logs: Vec<LogChunk>,
 }
 
@@ -334,42 +334,12 @@ pub(super) struct Kept {
 impl Supervisor {
     /// How many results wait to be reported.
     pub(super) fn unreported(&self) -> usize {
-        self.unreported_tasks().count()
+        self.tasks.unreported().count()
     }
 
-    fn unreported_tasks(&self) -> impl Iterator<Item = TaskId> {
-        let in_flight = self.in_flight.iter().flat_map(|cycle| &cycle.ended);
-        let outbox = &self.outbox;
-        outbox
-            .ended
-            .keys()
-            .chain(outbox.parked.ended.keys())
-            .chain(self.storing.keys())
-            .chain(in_flight.map(|ended| &ended.task))
-            .copied()
-    }
-
-    /// All that has not been said: also what a cycle says whose answer is still awaited. What is said
-    /// twice is found out by its token.
+    /// All that the database has not taken, to be left to the host's next monitor.
     pub(super) fn all_unsaid(&mut self) -> Unsaid {
-        let mut ended = Vec::new();
-        let mut logs = self.outbox.parked.logs.clone();
-        if let Some(cycle) = &self.in_flight {
-            ended.extend(cycle.ended.iter().cloned());
-            logs.extend(cycle.logs.iter().cloned());
-        }
-        ended.extend(self.outbox.parked.ended.values().cloned());
-        ended.extend(self.outbox.ended.values().cloned());
-        let storing = &self.storing;
-        ended.extend(storing.values().map(|(ended, _)| ended.clone()));
-        let files = storing
-            .iter()
-            .map(|(task, (_, files))| (*task, Arc::clone(files)))
-            .collect();
-        // What is numbered already is said as it was, and still waits here.
-        let waiting = self.lines.take();
-        logs.extend(waiting.iter().cloned());
-        self.lines.put_back(waiting);
+        let Unreported { ended, files, logs } = self.tasks.all_unreported();
         Unsaid {
             installation: self.installation.clone(),
             monitor: self.monitor,
@@ -387,7 +357,8 @@ impl Supervisor {
         }
         let in_trouble = self.outage.is_away() || self.refusals.is_any();
         let print = self
-            .unreported_tasks()
+            .tasks
+            .unreported()
             .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
         let is_empty = print.0 == 0;
         if self.keeping.kept == (!is_empty).then_some(print) || !is_empty && !in_trouble {
@@ -440,9 +411,10 @@ mod tests {
             log::LogLine,
             task::{Cause, Outcome},
         },
-        store::Fate,
+        store::{Fate, FileContent},
     };
     use chrono::Utc;
+    use std::sync::Arc;
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -5,7 +5,6 @@ use super::{
     fault::megabytes,
     limits::end_task,
     process::{self, Figures},
-    report::AskedToEnd,
     supervisor::Supervisor,
     worker::Worker,
 };
@@ -90,15 +89,14 @@ impl Supervisor {
             .map(|_| Processes::look());
         for worker in self.workers.values_mut() {
             let running = worker.running().and_then(|(slot, handed)| {
-                let held = self.tasks.get_mut(&handed.task)?;
-                let limits = held.limits();
+                let limits = self.tasks.get(handed.task)?.limits();
                 (limits.memory_bytes.is_some() || limits.cpu_ms.is_some()).then_some((
-                    (slot, handed.task),
-                    held,
+                    slot,
+                    handed.task,
                     limits,
                 ))
             });
-            let Some(((slot, task), held, limits)) = running else {
+            let Some((slot, task, limits)) = running else {
                 if worker.watched.take().is_some() {
                     worker.set_memory_limit(None);
                 }
@@ -111,9 +109,7 @@ impl Supervisor {
                     let Some((cause, words)) = watched.look(worker.pid, table, limits) else {
                         continue;
                     };
-                    held.asked_to_end.get_or_insert(AskedToEnd {
-                        because: Some(words),
-                    });
+                    self.tasks.ask_to_end(task, Some(words));
                     if worker.kill_at.is_none() {
                         let cause = WorkerCause::Task(cause);
                         end_task(worker, slot, self.options.kill_grace, cause, now);

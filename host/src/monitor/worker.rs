@@ -7,7 +7,7 @@ use super::{
     identity::Identity,
     output::{Pipe, TaskLine},
     process,
-    report::{from_micros, without_nul},
+    tasks::{from_micros, without_nul},
     usage::Watched,
 };
 use crate::{

@@ -1,11 +1,10 @@
 //! Reports that the database has refused, set aside so that they hold up no others. Every few seconds one
 //! of them is tried again; when it is taken, so may be the rest.
 
-use super::supervisor::Supervisor;
 use crate::{
-    model::TaskId,
+    model::{TaskId, Token},
     periods::Periods,
-    store::{Cycle, Ended, LogChunk, Mark, StoreError},
+    store::{Ended, LogChunk, Mark},
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -16,13 +15,13 @@ pub(super) type Words = (Vec<Ended>, Vec<Mark>, Vec<LogChunk>);
 #[derive(Debug, Default)]
 pub(super) struct Parked {
     pub(super) ended: BTreeMap<TaskId, Ended>,
-    pub(super) marks: BTreeMap<TaskId, Mark>,
+    marks: BTreeMap<TaskId, Mark>,
     pub(super) logs: Vec<LogChunk>,
     /// The end that was tried last.
     tried: Option<TaskId>,
     try_at: Option<Instant>,
     /// Whether the cycle that is under way is such a try.
-    is_trying: bool,
+    pub(super) is_trying: bool,
 }
 
 impl Parked {
@@ -41,7 +40,8 @@ impl Parked {
         self.try_at.filter(|_| !self.is_empty() && !self.is_trying)
     }
 
-    fn park(&mut self, (ended, marks, logs): Words, now: Instant) {
+    /// Sets something aside; a while later it is tried again.
+    pub(super) fn park(&mut self, (ended, marks, logs): Words, now: Instant) {
         self.ended
             .extend(ended.into_iter().map(|one| (one.task, one)));
         for mark in marks {
@@ -75,8 +75,19 @@ impl Parked {
         Some((Vec::new(), Vec::new(), vec![self.logs.remove(0)]))
     }
 
+    /// An end of this claim says more than what its mark would have said.
+    pub(super) fn forget_mark(&mut self, task: TaskId, token: Token) {
+        if self
+            .marks
+            .get(&task)
+            .is_some_and(|mark| mark.token == token)
+        {
+            self.marks.remove(&task);
+        }
+    }
+
     /// Everything, to be said anew.
-    fn take_all(&mut self) -> Words {
+    pub(super) fn take_all(&mut self) -> Words {
         (
             std::mem::take(&mut self.ended).into_values().collect(),
             std::mem::take(&mut self.marks).into_values().collect(),
@@ -85,75 +96,10 @@ impl Parked {
     }
 }
 
-impl Supervisor {
-    /// A cycle did not happen. Nothing of what it said is lost: what the database refuses is found out
-    /// and set aside, and what it cannot store is said in words that it can.
-    pub(super) fn cycle_failed(&mut self, cycle: Cycle, error: &StoreError) {
-        let now = Instant::now();
-        self.look = true;
-        let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
-        let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
-        // A claim is said together with results: it may be what is refused.
-        let has_claim = !cycle.scans.is_empty();
-        if error.is_disconnect() || error.is_passing() || pieces == 0 {
-            // A matter of the server, which passes.
-            self.database_failed(error);
-            self.outage.back_off(now);
-            self.say_again(cycle);
-        } else if error.is_bad_data() && pieces == 1 && !was_try {
-            if !self.unstorable(cycle, &super::report::chain(error)) {
-                self.report_refused(error);
-            }
-        } else if (pieces > 1 || has_claim) && !self.refusals.is_general() {
-            // One of them is refused, and the others must not suffer from it.
-            self.said_alone = pieces;
-            self.say_again(cycle);
-        } else {
-            self.report_refused(error);
-            // The same result, refused again, says nothing about the others.
-            if pieces == 1 && !was_try {
-                self.refusals.strike();
-            }
-            self.park(cycle, now);
-            if self.refusals.is_general() {
-                self.said_alone = 0;
-            }
-        }
-    }
-
-    /// Sets aside what a cycle said.
-    pub(super) fn park(&mut self, cycle: Cycle, now: Instant) {
-        let said = (cycle.ended, cycle.marks, cycle.logs);
-        self.outbox.parked.park(said, now);
-        self.outbox
-            .put_back(Vec::new(), Vec::new(), cycle.finished_cycles);
-    }
-
-    /// A cycle was taken. If it was a try, or the end of a general refusal, what was set aside is said
-    /// again with the rest.
-    pub(super) fn cycle_taken(&mut self, said_something: bool) {
-        let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
-        if !said_something {
-            return;
-        }
-        let was_general = self.refusals.is_general();
-        self.refusals.taken();
-        self.taken_at = Some(Instant::now());
-        if was_try || was_general {
-            let (ended, marks, logs) = self.outbox.parked.take_all();
-            self.outbox.put_back(ended, marks, Vec::new());
-            self.lines.put_back(logs);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Token, task::Outcome},
-        store::Fate,
-    };
+    use crate::{model::task::Outcome, store::Fate};
     use chrono::Utc;
 
     fn end(task: i64) -> Ended {

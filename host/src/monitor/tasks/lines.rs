@@ -4,9 +4,9 @@
 //! Rows of the log are never updated. What an unfinished line shows is a row of its own, which is
 //! deleted when what follows it has been written: its next state, or the whole line.
 
-use super::output::Said;
 use crate::{
     model::{TaskId, log::LogLine},
+    monitor::output::Said,
     store::LogChunk,
 };
 use std::{
