@@ -493,7 +493,7 @@ fn what_init_db_lacks_is_told_before_anything_is_written() {
     ));
     let told = rework.fails(1, &["init-db", &other.url()]);
     assert!(
-        told.contains("does not own the tables in schema rework"),
+        told.contains("does not own all that is in schema rework"),
         "{told}"
     );
 }

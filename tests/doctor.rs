@@ -178,7 +178,8 @@ fn what_was_found_counts_also_where_nobody_reads_it() {
 
 #[test]
 fn a_lock_that_keeps_doctor_waiting_is_a_problem_of_its_own() {
-    let rework = Rework::with_plugins(&[hello()]).with_periods("lock_wait=500");
+    let rework = Rework::with_plugins(&[hello()])
+        .with_periods("lock_wait=2000,answer_patience=200,answer_again=200");
     let lock = "lock table rework.task in access exclusive mode";
     let open = OpenTransaction::begin(&rework, lock);
     let doctor = rework.run(&["doctor"]);

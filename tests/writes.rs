@@ -1,7 +1,9 @@
 //! Writes that the database refuses, for whatever reason: the monitor says so, keeps what it has to say,
 //! ends when it is told to, and loses nothing.
 
-use crate::harness::{Monitor, OpenTransaction, Rework, hello, misbehaving, report, side_by_side, until};
+use crate::harness::{
+    Monitor, OpenTransaction, Rework, hello, misbehaving, report, side_by_side, until,
+};
 use nix::sys::{signal::Signal, stat::Mode};
 use std::{
     fs,
@@ -399,14 +401,19 @@ fn a_disk_that_does_not_answer_keeps_no_monitor_from_its_end() {
 /// Locks are waited for as long as it takes; what waits with them is told and kept.
 #[test]
 fn a_report_that_waits_for_a_lock_is_told_and_kept() {
-    let rework = Rework::with_plugins(&[misbehaving()]).with_periods("report_unanswered=500,lease=3000");
+    let rework =
+        Rework::with_plugins(&[misbehaving()]).with_periods("report_unanswered=500,lease=3000");
     let mut monitor = rework.monitor(&["--all-domains"]);
     let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
     let open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
     rework.release();
     let words = "a report has had no answer for a while";
-    until("it to be logged", || monitor.log(), |log| log.contains(words));
+    until(
+        "it to be logged",
+        || monitor.log(),
+        |log| log.contains(words),
+    );
     until("the result to be kept", || unsaid(&rework), Option::is_some);
     monitor.signal(Signal::SIGKILL);
     monitor.wait();

@@ -101,7 +101,7 @@ impl Refusals {
     pub(super) fn unanswered(&mut self, now: Instant) {
         let words = "a report has had no answer for a while, as where somebody holds a lock on a table \
                      (`rework doctor` names who does)";
-        self.refused(words.to_owned(), false, Refused::Report, now, Utc::now());
+        self.refused(words.to_owned(), false, Refused::Other, now, Utc::now());
     }
 
     /// A result was refused that was said alone.

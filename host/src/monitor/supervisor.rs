@@ -26,9 +26,9 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    periods::Periods,
     here,
     model::{MonitorId, TaskId, Token, WorkerId, duration::human},
+    periods::Periods,
     plugin::{Cache, Confinement},
     store::{CatalogRow, Notification, Store, StoreError},
 };
