@@ -1056,6 +1056,28 @@ as $$
       from rework.task t where t.id = task_doing.id
 $$;
 
+-- Takes a task that may wait in the queue out of it, locks the task, and answers its state. The queue's row
+-- first, as claims do: the other order would deadlock with them.
+create or replace function rework.task_withdraw(
+    id bigint, out status text, out outcome text, out token bigint)
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    t record;
+begin
+    select lane, -priority as rank into t from rework.task where task.id = task_withdraw.id;
+    if not found then
+        raise exception 'no task %', task_withdraw.id
+            using errcode = 'RW001', hint = 'see `rework list-tasks`';
+    end if;
+    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_withdraw.id;
+    delete from rework.delayed d where d.id = task_withdraw.id;
+    select task.status, task.outcome, task.token into task_withdraw.status, task_withdraw.outcome, task_withdraw.token
+      from rework.task where task.id = task_withdraw.id for update;
+end
+$$;
+
 -- Ends a queued task at once (answers `aborted`), asks for the end of a claimed one (`aborting`).
 create or replace function rework.task_abort(id bigint, message text default null)
 returns text
@@ -1065,14 +1087,7 @@ as $$
 declare
     t record;
 begin
-    select lane, -priority as rank into t from rework.task where task.id = task_abort.id;
-    if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    end if;
-    -- The queue's row first, as claims do: the other order would deadlock with them.
-    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_abort.id;
-    delete from rework.delayed d where d.id = task_abort.id;
-    select status, outcome, token into t from rework.task where task.id = task_abort.id for update;
+    select * into t from rework.task_withdraw(task_abort.id);
     if t.status = 'done' then
         raise exception 'task % has ended already: it is %', id, t.outcome using errcode = 'RW004';
     elsif t.token is null then
@@ -1150,14 +1165,7 @@ as $$
 declare
     t record;
 begin
-    select lane, -priority as rank into t from rework.task where task.id = task_delete.id;
-    if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    end if;
-    -- The queue's row first, as claims do: the other order would deadlock with them.
-    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_delete.id;
-    delete from rework.delayed d where d.id = task_delete.id;
-    select status, token into t from rework.task where task.id = task_delete.id for update;
+    select * into t from rework.task_withdraw(task_delete.id);
     if t.status <> 'done' and t.token is not null then
         raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
             using errcode = 'RW004', hint = case rework.task_doing(id)

@@ -121,11 +121,7 @@ pub fn pass_on(
 ) {
     type WithInfo = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
     type Plain = extern "C" fn(libc::c_int);
-    // Signals that are left to the monitor keep their handler in the worker, whatever the plugin asked for.
-    let is_left_to_monitor = LEFT_TO_MONITOR
-        .iter()
-        .any(|one| *one as libc::c_int == signal);
-    if theirs.sa_flags & libc::SA_RESETHAND != 0 && !is_left_to_monitor {
+    if theirs.sa_flags & libc::SA_RESETHAND != 0 {
         // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of this program.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
@@ -170,7 +166,12 @@ extern "C" fn left_to_monitor(
         .zip(place)
         .and_then(|(all, place)| all[place]);
     if let Some(theirs) = of_plugin {
-        return pass_on(&theirs, signal, info, context);
+        pass_on(&theirs, signal, info, context);
+        if this == WORKER.load(Relaxed) {
+            // Whatever the plugin's handler and its flags have made of it.
+            handle_ends();
+        }
+        return;
     }
     // SAFETY: signal(2) is async-signal-safe, and the default action runs no code of this program.
     unsafe { libc::signal(signal, libc::SIG_DFL) };

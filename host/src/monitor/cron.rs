@@ -4,7 +4,10 @@
 //! or set, does nothing. If the database's own clock goes back, what was done for times that lie ahead
 //! again does not count.
 
-use super::{database::Database, poll::Poll};
+use super::{
+    database::{Database, News},
+    poll::Poll,
+};
 use crate::{
     model::{
         ScheduleId,
@@ -216,17 +219,6 @@ pub(super) enum Event {
     Fired(ScheduleId, DateTime<Utc>, Result<ScheduledFire, StoreError>),
 }
 
-/// What the supervisor has to know.
-#[derive(Debug)]
-pub(super) enum News {
-    /// There is a task in the queue that was not there before.
-    TasksReady,
-    /// The database has not done something.
-    DatabaseFailed(StoreError),
-    /// A run could not be queued; it is tried again after a rest.
-    DatabaseStuck(StoreError),
-}
-
 /// Queues the tasks of schedules.
 #[derive(Debug)]
 pub(super) struct Cron {
@@ -291,7 +283,7 @@ impl Cron {
                 self.reload.answered();
                 match plans {
                     Ok(plans) => self.plan.arrived(plans, now),
-                    Err(error) => return Some(News::DatabaseFailed(error)),
+                    Err(error) => return Some(News::Failed(error)),
                 }
                 None
             }
@@ -323,7 +315,7 @@ impl Cron {
             Ok(ScheduledFire::Refused(fault)) => self.plan.refused(schedule, fault.to_string()),
             Err(error) => {
                 self.plan.due.insert((time, schedule));
-                return Some(News::DatabaseStuck(error));
+                return Some(News::Stuck(error));
             }
         }
         let now = self.plan.clock.map(|clock| clock.at(now));

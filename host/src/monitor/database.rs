@@ -2,7 +2,18 @@
 //! loop never waits.
 
 use super::mailbox::Mailbox;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+
+/// What the supervisor has to know of an answer to a room that puts tasks into the queue.
+#[derive(Debug)]
+pub(super) enum News {
+    /// There are tasks in the queue that were not there before.
+    TasksReady,
+    /// The database has not done something.
+    Failed(StoreError),
+    /// The database has not done something without which the monitor cannot go on: it is given a rest.
+    Stuck(StoreError),
+}
 
 /// The database, for a room of the monitor whose events are of type `E`.
 #[derive(Debug)]

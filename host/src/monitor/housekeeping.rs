@@ -1,7 +1,10 @@
 //! What has to be done now and then by some monitor, whatever tasks there are: delayed tasks are promoted,
 //! old rows are removed, numbers for workers are reserved.
 
-use super::{database::Database, poll::Poll};
+use super::{
+    database::{Database, News},
+    poll::Poll,
+};
 use crate::{
     model::WorkerId,
     periods::Periods,
@@ -33,17 +36,6 @@ pub(super) enum Event {
     Vacuumed(Result<(i64, u64), StoreError>),
     /// Numbers for workers to come.
     Reserved(Result<Vec<WorkerId>, StoreError>),
-}
-
-/// What the supervisor has to know.
-#[derive(Debug)]
-pub(super) enum News {
-    /// There are tasks in the queue that were not there before.
-    TasksReady,
-    /// The database has not done something.
-    DatabaseFailed(StoreError),
-    /// The database has not done something without which the monitor cannot go on: it is given a rest.
-    DatabaseStuck(StoreError),
 }
 
 /// What is due when.
@@ -127,7 +119,7 @@ impl Housekeeping {
                     Ok((tasks, workers)) => {
                         tracing::info!("vacuum: deleted {tasks} tasks and {workers} workers");
                     }
-                    Err(error) => return Some(News::DatabaseFailed(error)),
+                    Err(error) => return Some(News::Failed(error)),
                 }
                 None
             }
@@ -135,7 +127,7 @@ impl Housekeeping {
                 self.reservation.answered();
                 match numbers {
                     Ok(numbers) => self.numbers.extend(numbers),
-                    Err(error) => return Some(News::DatabaseStuck(error)),
+                    Err(error) => return Some(News::Stuck(error)),
                 }
                 None
             }
@@ -160,10 +152,7 @@ impl Housekeeping {
                 pause_after(count, next),
                 (count > 0).then_some(News::TasksReady),
             ),
-            Err(error) => (
-                Periods::current().queue_look,
-                Some(News::DatabaseFailed(error)),
-            ),
+            Err(error) => (Periods::current().queue_look, Some(News::Failed(error))),
         };
         self.promotion.want(now + pause);
         news

@@ -47,6 +47,8 @@ pub(super) struct Refusals {
     current: BTreeMap<String, Refusal>,
     /// Results refused one after the other.
     strikes: u32,
+    /// Since when the database has owed an answer to a report.
+    unanswered_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -96,12 +98,19 @@ impl Refusals {
         }
     }
 
-    /// A report has had no answer for long. The server is at work on it (`store/silence.rs`), and nothing
-    /// takes this long but waiting for a lock.
-    pub(super) fn unanswered(&mut self, now: Instant) {
-        let words = "a report has had no answer for a while, as where somebody holds a lock on a table \
-                     (`rework doctor` names who does)";
-        self.refused(words.to_owned(), false, Refused::Other, now, Utc::now());
+    /// Whether the database owes an answer to a report now. One that takes long counts as refused: the server
+    /// is at work on it (`store/silence.rs`), and nothing takes this long but waiting for a lock.
+    pub(super) fn wait(&mut self, is_unanswered: bool, now: Instant) {
+        if !is_unanswered {
+            self.unanswered_since = None;
+            return;
+        }
+        let since = *self.unanswered_since.get_or_insert(now);
+        if now.duration_since(since) >= Periods::current().report_unanswered {
+            let words = "a report has had no answer for a while, as where somebody holds a lock on a table \
+                         (`rework doctor` names who does)";
+            self.refused(words.to_owned(), false, Refused::Other, now, Utc::now());
+        }
     }
 
     /// A result was refused that was said alone.
@@ -262,5 +271,21 @@ mod tests {
         assert!(refusals.is_general());
         refusals.taken();
         assert!(!refusals.is_general());
+    }
+
+    #[test]
+    fn a_report_without_an_answer_is_told_until_it_is_answered() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let long = Periods::current().report_unanswered;
+        let mut refusals = Refusals::default();
+        refusals.wait(true, start);
+        refusals.wait(true, start + long - second);
+        assert!(!refusals.is_any());
+        // Another report: each has its time.
+        refusals.wait(false, start + long);
+        refusals.wait(true, start + long);
+        assert!(!refusals.is_any());
+        refusals.wait(true, start + long * 2);
+        assert!(refusals.is_any());
     }
 }

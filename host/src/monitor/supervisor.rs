@@ -3,10 +3,10 @@
 use super::{
     cgroup::Delegated,
     claim::{self, Claims},
-    cron::{self, Cron},
-    database::Database,
+    cron::Cron,
+    database::{self, Database},
     event::Event,
-    housekeeping::{self, Housekeeping},
+    housekeeping::Housekeeping,
     identity::Identity,
     init,
     lease::{self, Lease},
@@ -28,7 +28,6 @@ use super::{
 use crate::{
     here,
     model::{MonitorId, TaskId, Token, WorkerId, duration::human},
-    periods::Periods,
     plugin::{Cache, Confinement},
     store::{CatalogRow, Notification, Store, StoreError},
 };
@@ -105,8 +104,6 @@ pub(super) struct Supervisor {
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) dead_workers: Vec<crate::store::WorkerSave>,
     pub(super) tasks: Tasks,
-    /// Since when the database has owed an answer to a report about tasks or workers, as of the last tick.
-    unanswered_since: Option<Instant>,
     /// There may be something to claim for any of the pools; each then remembers it for itself.
     pub(super) look: bool,
     pub(super) outage: Outage,
@@ -219,7 +216,6 @@ impl Supervisor {
             workers: BTreeMap::new(),
             dead_workers: Vec::new(),
             tasks: Tasks::default(),
-            unanswered_since: None,
             look: true,
             outage: Outage::default(),
             wakeup: Wakeup::new(now),
@@ -352,9 +348,15 @@ impl Supervisor {
             Event::Fetched(task, files) => self.fetched(task, files),
             Event::Stored(task, stored) => self.stored(task, stored),
             Event::Scheduled(worker, answer) => self.scheduled(worker, answer),
-            Event::Cron(event) => self.cron_event(event, now),
+            Event::Cron(event) => {
+                let news = self.cron.handle(event, now);
+                self.database_news(news, now);
+            }
             Event::StopRequests(requests) => self.stop_requested(requests),
-            Event::Housekeeping(event) => self.housekeeping_event(event, now),
+            Event::Housekeeping(event) => {
+                let news = self.housekeeping.handle(event, now);
+                self.database_news(news, now);
+            }
             Event::Lease(event) => self.lease_event(event, now),
             Event::SleepTold(told) => self.sleep_told(told, now),
             Event::WorkersSaved(saved, rows) => self.workers_saved(saved, rows),
@@ -515,11 +517,11 @@ impl Supervisor {
         }
     }
 
-    fn housekeeping_event(&mut self, event: housekeeping::Event, now: Instant) {
-        match self.housekeeping.handle(event, now) {
-            Some(housekeeping::News::TasksReady) => self.look = true,
-            Some(housekeeping::News::DatabaseFailed(error)) => self.database_failed(&error),
-            Some(housekeeping::News::DatabaseStuck(error)) => self.database_stuck(&error, now),
+    fn database_news(&mut self, news: Option<database::News>, now: Instant) {
+        match news {
+            Some(database::News::TasksReady) => self.look = true,
+            Some(database::News::Failed(error)) => self.database_failed(&error),
+            Some(database::News::Stuck(error)) => self.database_stuck(&error, now),
             None => {}
         }
     }
@@ -528,15 +530,6 @@ impl Supervisor {
         match news {
             Some(plugins::News::CatalogChanged) => self.claims.reload(now),
             Some(plugins::News::DatabaseFailed(error)) => self.database_failed(&error),
-            None => {}
-        }
-    }
-
-    fn cron_event(&mut self, event: cron::Event, now: Instant) {
-        match self.cron.handle(event, now) {
-            Some(cron::News::TasksReady) => self.look = true,
-            Some(cron::News::DatabaseFailed(error)) => self.database_failed(&error),
-            Some(cron::News::DatabaseStuck(error)) => self.database_stuck(&error, now),
             None => {}
         }
     }
@@ -640,14 +633,8 @@ impl Supervisor {
 
     /// Says which writes are refused, and when that is over.
     pub(super) fn tell_refusals(&mut self, now: Instant) {
-        if self.tasks.is_in_flight() || self.saving {
-            let since = *self.unanswered_since.get_or_insert(now);
-            if now.duration_since(since) >= Periods::current().report_unanswered {
-                self.refusals.unanswered(now);
-            }
-        } else {
-            self.unanswered_since = None;
-        }
+        self.refusals
+            .wait(self.tasks.is_in_flight() || self.saving, now);
         let waiting = self.unreported();
         let all_reported = self.tasks.is_nothing_parked()
             && self.taken_at.is_some()

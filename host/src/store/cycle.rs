@@ -221,6 +221,27 @@ pub struct Claimed {
     pub log_lines: i64,
 }
 
+#[cfg(test)]
+impl Claimed {
+    /// A task without an input, in its first attempt.
+    pub(crate) fn example(task: i64, lane: i32, rank: i16) -> Self {
+        Self {
+            task: TaskId(task),
+            operation: OperationId(1),
+            lane,
+            rank,
+            attempt: 1,
+            max_attempts: 1,
+            input_encoding: None,
+            input: None,
+            input_raw: None,
+            has_more: false,
+            metadata: None,
+            log_lines: 0,
+        }
+    }
+}
+
 impl Store {
     /// Runs a cycle. On an error nothing of it happened, unless the connection was lost during the
     /// commit; then [`Store::claim_held`] tells.

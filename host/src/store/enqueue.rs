@@ -1,6 +1,11 @@
 //! Queuing tasks whose input has been checked: one, or many in one statement.
 
-use super::{Document, FileContent, Store, StoreError, error::Result, lock, session::Session};
+use super::{
+    Document, FileContent, Store, StoreError,
+    error::Result,
+    lock::{self, Deed},
+    session::Session,
+};
 use crate::model::{OperationId, ScheduleId, TaskId, input::sha256};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -159,8 +164,11 @@ impl Store {
         .await
         .map_err(|error| {
             // Without a key no other task can be in the way.
-            let kind = if task.key.is_some() { lock::ROW } else { "" };
-            StoreError::from(error).of_lock(|| task.failure(), kind, "has scheduled the same")
+            let deed = task.key.is_some().then_some(Deed {
+                kind: lock::ROW,
+                words: "has scheduled the same",
+            });
+            StoreError::from(error).of_lock(|| task.failure(), deed)
         })?;
         let queued = Queued {
             id: TaskId(queued.id),

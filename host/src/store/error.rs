@@ -1,7 +1,7 @@
 //! Errors of the database, and what follows from each: a hint, or another try.
 
 use super::{
-    lock::{Holder, Wait},
+    lock::{Deed, Holder, Wait},
     session::is_locked,
 };
 use crate::model::duration::human;
@@ -152,22 +152,17 @@ impl StoreError {
 
     /// Of a lock that was not to be had, says what did not happen for it and, if it is a lock of this kind,
     /// what its holder has done. Other errors stay as they are.
-    pub(super) fn of_lock(
-        self,
-        failure: impl FnOnce() -> String,
-        kind: &str,
-        deed: &'static str,
-    ) -> Self {
+    pub(super) fn of_lock(self, failure: impl FnOnce() -> String, deed: Option<Deed>) -> Self {
         let (wait, waited) = match self {
             Self::Locked { wait, waited, .. } => (wait, waited),
             // In a session of the caller, under its own limit.
             Self::Query(error) if is_locked(&error) => (None, None),
             other => return other,
         };
-        let is_of_kind = wait.as_ref().is_some_and(|wait| wait.kind == kind);
+        let deed = deed.filter(|deed| wait.as_ref().is_some_and(|wait| wait.kind == deed.kind));
         Self::Locked {
             doing: failure(),
-            deed: if is_of_kind { deed } else { HOLDS },
+            deed: deed.map_or(HOLDS, |deed| deed.words),
             wait,
             waited,
         }

@@ -60,6 +60,15 @@ pub(super) const ROW: &str = "transactionid";
 /// The kind of a lock that our own statements take by its number.
 pub(super) const ADVISORY: &str = "advisory";
 
+/// What the holder of a lock has done, where the kind of lock tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deed {
+    /// [`ROW`] or [`ADVISORY`].
+    pub(super) kind: &'static str,
+    /// What it has done, for people.
+    pub(super) words: &'static str,
+}
+
 /// A lock that a session waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {

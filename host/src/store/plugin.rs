@@ -1,6 +1,11 @@
 //! Registering a plugin: its version, its operations, and which host runs them.
 
-use super::{PackedPlugin, Store, StoreError, error::Result, lock, session::Session};
+use super::{
+    PackedPlugin, Store, StoreError,
+    error::Result,
+    lock::{self, Deed},
+    session::Session,
+};
 use crate::model::plugin::{NewOperation, NewPlugin, title};
 
 /// Where and how to register a plugin.
@@ -302,7 +307,11 @@ pub(super) async fn lock_deployments(connection: &mut Session<'_>) -> Result<()>
         .await
         .map_err(|error| {
             let doing = || "could not change what is registered".to_owned();
-            StoreError::from(error).of_lock(doing, lock::ADVISORY, "changes it as well")
+            let deed = Deed {
+                kind: lock::ADVISORY,
+                words: "changes it as well",
+            };
+            StoreError::from(error).of_lock(doing, Some(deed))
         })?;
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! Schedules (operations with a cron rule), and the one place where they fire.
 
 use super::{
-    Document, Resolved, ScheduleRequest, Store, StoreError, error::Result, lock, schedule::refused,
+    Document, Resolved, ScheduleRequest, Store, StoreError,
+    error::Result,
+    lock::{self, Deed},
+    schedule::refused,
     session::Session,
 };
 use crate::model::{
@@ -258,7 +261,11 @@ impl Store {
         .await
         .map_err(|error| {
             let doing = || format!("could not prepare `{}`", request.operation);
-            StoreError::from(error).of_lock(doing, lock::ROW, "prepares the same")
+            let deed = Deed {
+                kind: lock::ROW,
+                words: "prepares the same",
+            };
+            StoreError::from(error).of_lock(doing, Some(deed))
         })?;
         Ok(ScheduleId(id))
     }

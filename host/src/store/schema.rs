@@ -4,7 +4,7 @@
 use super::{
     Store,
     error::{Result, StoreError},
-    lock,
+    lock::{self, Deed},
 };
 use crate::model::input::sha256;
 use sqlx::{
@@ -200,7 +200,11 @@ impl Store {
             .await;
         migrated.map_err(|error| {
             let doing = || "could not migrate the schema".to_owned();
-            error.of_lock(doing, lock::ADVISORY, "migrates it as well")
+            let deed = Deed {
+                kind: lock::ADVISORY,
+                words: "migrates it as well",
+            };
+            error.of_lock(doing, Some(deed))
         })
     }
 

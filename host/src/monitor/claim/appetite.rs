@@ -50,23 +50,9 @@ pub(in crate::monitor) fn found(appetites: &[Appetite], claimed: &[Claimed]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{OperationId, TaskId};
 
     fn claimed(lane: i32) -> Claimed {
-        Claimed {
-            task: TaskId(1),
-            operation: OperationId(1),
-            lane,
-            rank: 0,
-            attempt: 1,
-            max_attempts: 1,
-            input_encoding: None,
-            input: None,
-            input_raw: None,
-            has_more: false,
-            metadata: None,
-            log_lines: 0,
-        }
+        Claimed::example(1, lane, 0)
     }
 
     fn of(pool: i32, wants: &[&[i32]]) -> Appetite {

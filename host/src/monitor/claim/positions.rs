@@ -128,10 +128,7 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{OperationId, TaskId},
-        monitor::claim::appetite::Want,
-    };
+    use crate::monitor::claim::appetite::Want;
 
     fn one_of(lane: i32) -> Appetite {
         Appetite {
@@ -165,20 +162,7 @@ mod tests {
     }
 
     fn claimed(lane: i32, rank: i16, id: i64) -> Claimed {
-        Claimed {
-            task: TaskId(id),
-            operation: OperationId(1),
-            lane,
-            rank,
-            attempt: 1,
-            max_attempts: 1,
-            input_encoding: None,
-            input: None,
-            input_raw: None,
-            has_more: false,
-            metadata: None,
-            log_lines: 0,
-        }
+        Claimed::example(id, lane, rank)
     }
 
     #[test]

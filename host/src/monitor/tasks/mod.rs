@@ -715,18 +715,8 @@ mod tests {
 
     fn claimed(task: i64) -> Claimed {
         Claimed {
-            task: TaskId(task),
-            operation: OperationId(1),
-            lane: 1,
-            rank: 0,
-            attempt: 1,
             max_attempts: 2,
-            input_encoding: None,
-            input: None,
-            input_raw: None,
-            has_more: false,
-            metadata: None,
-            log_lines: 0,
+            ..Claimed::example(task, 1, 0)
         }
     }
 
