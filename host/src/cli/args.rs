@@ -147,7 +147,7 @@ pub(super) enum EmbeddedCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct EmbeddedArgs {
-    /// Its directory, if it is not the default one
+    /// Its directory; without it the cluster that REWORK_DB leads to, or else the default one
     #[arg(long, value_name = "DIR")]
     pub(super) path: Option<PathBuf>,
 }

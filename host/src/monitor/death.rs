@@ -136,7 +136,7 @@ impl Supervisor {
                 crash: crash.as_ref(),
                 limits: held.limits(),
                 out_of_memory: worker.was_out_of_memory(),
-                cut_off: worker.page.is_cut_off(),
+                self_end: worker.page.self_end(),
                 ..Death::of(&exit)
             }
             .fault();
@@ -210,7 +210,7 @@ fn worker_end(
     let fault = Death {
         crash: crash.as_ref(),
         had_handler: worker.started.is_some(),
-        cut_off: worker.page.is_cut_off(),
+        self_end: worker.page.self_end(),
         ..Death::of(exit)
     }
     .fault();

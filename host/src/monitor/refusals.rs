@@ -143,7 +143,7 @@ impl Refusals {
                 if refusal.said.is_some() {
                     let lasted = human(whole_seconds(now.duration_since(refusal.since)));
                     said.push(Said::Over(format!(
-                        "the database takes what it refused for {lasted}: {words}"
+                        "the database takes again what it did not take for {lasted}: {words}"
                     )));
                 }
                 return false;
@@ -160,7 +160,7 @@ impl Refusals {
                     }
                 };
                 said.push(Said::Refused(format!(
-                    "the database refuses what this monitor writes{lasted} ({}; running tasks go on): \
+                    "the database does not take what this monitor writes{lasted} ({}; running tasks go on): \
                      {words}",
                     results(waiting)
                 )));
@@ -225,7 +225,7 @@ mod tests {
         }
         let expected = ["", " for 30s", " for 1m"].map(|lasted| {
             Said::Refused(format!(
-                "the database refuses what this monitor writes{lasted} (2 results wait; running tasks \
+                "the database does not take what this monitor writes{lasted} (2 results wait; running tasks \
                  go on): no"
             ))
         });
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(
             over,
             [Said::Over(
-                "the database takes what it refused for 1m11s: no".to_owned()
+                "the database takes again what it did not take for 1m11s: no".to_owned()
             )]
         );
         assert_eq!(refusals.trouble(0), None);
