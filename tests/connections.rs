@@ -820,3 +820,71 @@ fn a_server_that_has_become_read_only_is_left_and_looked_for_anew() {
         directory.path().join("pg").to_str().unwrap(),
     ]);
 }
+
+#[test]
+fn a_standby_that_is_away_keeps_no_command_for_ever() {
+    let rework = Rework::without_schema();
+    let directory = tempfile::Builder::new()
+        .prefix("rw")
+        .tempdir_in(beside_cluster("pg").parent().unwrap())
+        .unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = directory.path().join("pg");
+    let embedded = format!("embedded:{}", path.display());
+    let run = |arguments: &[&str]| {
+        let mut command = rework.command(arguments);
+        command.env("REWORK_DB", &embedded);
+        command.env(
+            "REWORK_TEST_PERIODS",
+            "lock_wait=1000,answer_patience=200,answer_again=200",
+        );
+        command.output().unwrap()
+    };
+    let ours = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    ours(&["init-db"]);
+    ours(&["register-operations", hello().to_str().unwrap()]);
+    let url = ours(&["embedded", "url", "--path", path.to_str().unwrap()]);
+    let waiting = || {
+        psql(
+            &url,
+            &[],
+            "select count(*) from pg_stat_activity where wait_event = 'SyncRep'",
+        )
+        .unwrap()
+    };
+    for setting in [
+        "set synchronous_standby_names = 'nobody'",
+        "reset synchronous_standby_names",
+    ] {
+        psql(&url, &[], &format!("alter system {setting}")).unwrap();
+        psql(&url, &[], "select pg_reload_conf()").unwrap();
+        if setting.starts_with("set") {
+            // The setting is there when a commit waits for it.
+            let output = until(
+                "a command to be given up",
+                || run(&["schedule", "noop"]),
+                |output| !output.status.success(),
+            );
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                told.starts_with("error: the server has done it, and waits for a synchronous standby to have it\nhint: do not repeat it"),
+                "{told}"
+            );
+            until("the server to wait", waiting, |count| count != "0");
+            until(
+                "doctor to say so",
+                || String::from_utf8_lossy(&run(&["doctor"]).stdout).into_owned(),
+                |told| {
+                    told.contains("problem lock: ")
+                        && told.contains("wait for a synchronous standby")
+                },
+            );
+        }
+    }
+    until("nobody to wait", waiting, |count| count == "0");
+    ours(&["embedded", "stop", "--path", path.to_str().unwrap()]);
+}

@@ -431,3 +431,61 @@ fn a_monitor_vacuums_by_itself() {
     let options = rework.json(&["list-monitors"])[0]["options"].clone();
     assert_eq!(options["vacuum"], "24h");
 }
+
+#[test]
+fn a_bench_that_is_interrupted_leaves_no_names_behind() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let mut bench = rework
+        .command(&["bench", "--tasks", "2000000"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let names = || rework.ok(&["list-operations"]);
+    until("its domains", names, |names| names.contains("bench-idle-9"));
+    // Only the operation that is measured has several domains meanwhile.
+    rework.schedule(&["my_first_task", "--input", "1"]);
+    let pid = nix::unistd::Pid::from_raw(bench.id().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let status = bench.wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(!names().contains("bench-idle"), "{}", names());
+    rework.schedule(&["noop"]);
+}
+
+#[test]
+fn an_abort_whose_monitor_is_gone_promises_nothing() {
+    let rework = Rework::with_plugins(&[misbehaving()]).with_periods("lease=1500");
+    let monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.misbehave("hang");
+    let worker = rework.wait(&id, &["running"])["worker"].to_string();
+    monitor.signal(Signal::SIGKILL);
+    let told = until(
+        "the monitor to be missed",
+        || rework.ok(&["abort-task", &id]),
+        |told| told.contains("last seen"),
+    );
+    assert!(told.contains("so it ends when a monitor runs"), "{told}");
+    let told = rework.ok(&["kill-worker", &worker]);
+    assert!(
+        told.contains("is taken for dead when a monitor runs"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_long_error_is_cut_in_listings() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let _monitor = rework.monitor(&[]);
+    // The error quotes what is no number.
+    let input = serde_json::to_string(&(0..2000).collect::<Vec<_>>()).unwrap();
+    let id = rework.schedule(&["my_first_task", "--input", &input]);
+    rework.wait(&id, &["failed"]);
+    let listed = rework.ok(&["list-tasks"]);
+    assert!(
+        listed.contains("error: ") && listed.len() < 1000,
+        "{listed}"
+    );
+    let shown = rework.ok(&["show-task", &id]);
+    assert!(shown.len() > 5000, "all of it: {shown}");
+}

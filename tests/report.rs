@@ -705,3 +705,42 @@ fn a_claim_that_was_made_unnoticed_goes_back_to_the_queue() {
         "{log}"
     );
 }
+
+/// A lock on its row keeps a monitor from renewing its lease, and whoever waits for the lock must not take it
+/// for lost when the lock ends.
+#[test]
+fn a_monitor_whose_row_is_locked_is_not_buried_and_the_holder_is_named() {
+    let rework = Rework::with_plugins(&[misbehaving(), hello()]).with_periods("lease=3000");
+    let first = rework.monitor(&["--domain", "misbehaving"]);
+    let other = rework.monitor(&["--domain", "default", "--host", "elsewhere"]);
+    let id = rework.misbehave("hang");
+    rework.wait(&id, &["running"]);
+    let number = rework.json(&["list-monitors"])[0]["id"].clone();
+    let client = OpenTransaction::begin(
+        &rework,
+        &format!("select from rework.monitor where id = {number} for update"),
+    );
+    let told = until(
+        "doctor to name the holder",
+        || rework.run(&["doctor"]).stdout,
+        |told| told.contains("holds a lock on its row"),
+    );
+    assert!(
+        told.contains(&format!("monitor {number} on testhost"))
+            && told.contains(&format!("process {}", client.process())),
+        "{told}"
+    );
+    until(
+        "the monitor to say what it waits for",
+        || first.log(),
+        |log| log.contains("holds a lock"),
+    );
+    // The other monitor has found it silent for more than a lease by now.
+    rework.until_renewed_on("elsewhere", 4);
+    client.end();
+    rework.until_renewed(2);
+    assert!(!other.log().contains("was lost"), "{}", other.log());
+    assert_eq!(rework.task(&id)["state"], "running");
+    rework.ok(&["abort-task", &id]);
+    rework.wait(&id, &["aborted"]);
+}

@@ -1,6 +1,9 @@
 //! State directories that cannot be used: what is to blame is named, and what to do.
 
-use crate::harness::{Rework, hello};
+use crate::{
+    harness::{Rework, hello, misbehaving, until},
+    signals::started_by,
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -189,4 +192,45 @@ fn a_state_directory_may_be_called_anything() {
             "42"
         );
     }
+}
+
+#[test]
+fn a_disk_that_becomes_full_keeps_new_workers_from_starting_and_ends_nothing() {
+    if mounted("size=1m,noexec").is_none() {
+        return;
+    }
+    let rework = Rework::with_plugins(&[hello(), misbehaving()]);
+    let place = rework.directory().join("small");
+    fs::create_dir(&place).unwrap();
+    let mount = format!(
+        "mount -t tmpfs -o size=64m tmpfs '{0}' && cp -a '{1}/plugins' '{0}' && exec \"$0\" \"$@\"",
+        place.display(),
+        rework.directory().display(),
+    );
+    let starter = ["unshare", "--mount", "sh", "-c", &mount];
+    let arguments = ["monitor", "--all-domains", "--maxworkers", "2"];
+    let mut command = started_by(&rework, &starter, &arguments);
+    command.env("REWORK_STATE_DIR", &place);
+    let monitor = rework.monitor_by(command);
+    let running = rework.misbehave("hang");
+    rework.wait(&running, &["running"]);
+    // What the monitor sees as its disk is reached through its process.
+    let fill = format!("/proc/{}/root{}/fill", monitor.pid(), place.display());
+    let mut file = fs::File::create(&fill).unwrap();
+    let megabyte = vec![0_u8; 1 << 20];
+    while std::io::Write::write_all(&mut file, &megabyte).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[0]).is_ok() {}
+    let waiting = rework.misbehave("ok");
+    until(
+        "the full disk to be named",
+        || monitor.log(),
+        |log| log.contains("No space left on device"),
+    );
+    assert_eq!(rework.task(&running)["state"], "running");
+    assert_eq!(rework.task(&waiting)["state"], "queued");
+    drop(file);
+    fs::remove_file(&fill).unwrap();
+    rework.wait(&waiting, &["done"]);
+    rework.ok(&["abort-task", &running]);
+    rework.wait(&running, &["aborted"]);
 }

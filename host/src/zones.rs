@@ -54,8 +54,14 @@ impl Shown {
 }
 
 impl Zone {
-    /// The zone of this name; `None` if neither the system nor this program knows it.
+    /// The zone of this name; `None` if neither the system nor this program knows it. Names that mean
+    /// another zone on each host are not known.
     pub fn find(name: &str) -> Option<Self> {
+        const OF_THE_HOST: [&str; 3] = ["localtime", "posixrules", "Factory"];
+        let is_of_the_host = |of_host: &&str| of_host.eq_ignore_ascii_case(name.trim());
+        if OF_THE_HOST.iter().any(|of_host| is_of_the_host(&of_host)) {
+            return None;
+        }
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).find(
             name.trim(),
             Instant::now(),

@@ -194,7 +194,13 @@ impl Rework {
 
     /// Waits until the only monitor has renewed its lease so many times more.
     pub(crate) fn until_renewed(&self, times: usize) {
-        let renewed = || self.database.psql("select last_seen from rework.monitor");
+        self.until_renewed_on("testhost", times);
+    }
+
+    /// Waits until the monitor of a host has renewed its lease so many times.
+    pub(crate) fn until_renewed_on(&self, host: &str, times: usize) {
+        let last_seen = format!("select last_seen from rework.monitor where host = '{host}'");
+        let renewed = || self.database.psql(&last_seen);
         for _ in 0..times {
             let last = renewed();
             until("the lease to be renewed", renewed, |now| *now != last);

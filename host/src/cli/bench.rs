@@ -19,6 +19,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The results of a benchmark.
 #[derive(Debug, Serialize)]
@@ -78,10 +79,12 @@ impl Drop for Monitor {
 pub(super) fn bench(args: BenchArgs) -> Result<()> {
     let figures = block_on(async {
         tokio::select! {
-            figures = measure(&args) => figures,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")
-                .hint("what it has queued stays: see `rework vacuum --tasks --queued --help`")),
+            figures = measure(&args) => return figures,
+            interrupted = interrupted() => interrupted?,
         }
+        withdraw_copies(&Client::connect(&args.db).await?).await?;
+        Err(Failure::new("interrupted")
+            .hint("what it has queued stays: see `rework vacuum --tasks --queued --help`"))
     })?;
     if args.json {
         return output::json(&figures);
@@ -232,18 +235,41 @@ async fn among_domains(
     if !path.is_file() {
         return Ok(None);
     }
-    let idle: Vec<String> = (1..=IDLE_DOMAINS)
-        .map(|number| format!("bench-idle-{number}"))
-        .collect();
-    client.register_copies(path, &idle).await?;
+    let idle = idle_domains();
+    client.register_copies(path, &operation.name, &idle).await?;
     let ran = run_beside(args, client, operation, &idle).await;
-    for domain in &idle {
+    withdraw_copies(client).await?;
+    ran.map(Some)
+}
+
+/// The names of the domains that exist only for a measurement.
+fn idle_domains() -> Vec<String> {
+    (1..=IDLE_DOMAINS)
+        .map(|number| format!("bench-idle-{number}"))
+        .collect()
+}
+
+/// Withdraws what was registered only for a measurement, also for one that was interrupted before.
+async fn withdraw_copies(client: &Client) -> Result<()> {
+    for domain in &idle_domains() {
         for row in client.operations(Some(domain)).await? {
             let deployments = client.deployments(&row.name, Some(domain), None, None);
             client.unregister(&deployments.await?).await?;
         }
     }
-    ran.map(Some)
+    Ok(())
+}
+
+/// Until this process is told to end: by ctrl-c, SIGTERM or the end of its terminal.
+async fn interrupted() -> Result<()> {
+    let told = |kind| signal(kind).map_err(Failure::from);
+    let (mut terminate, mut hangup) = (told(SignalKind::terminate())?, told(SignalKind::hangup())?);
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
 }
 
 async fn run_beside(

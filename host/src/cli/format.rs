@@ -79,12 +79,21 @@ pub(super) fn attempt(row: &AttemptRow) -> String {
     text
 }
 
+/// The beginning of a message that is too long for a listing; `show-task` prints all of it.
+fn shortened(message: &str) -> String {
+    const LONGEST: usize = 500;
+    match message.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
 /// Cause and message on one line: `cause: error`.
 pub(super) fn why(cause: Option<&str>, error: Option<&str>) -> Option<String> {
     let cause = cause?;
     Some(
         match error.map(|error| error.lines().next().unwrap_or_default()) {
-            Some(error) if !error.is_empty() => format!("{cause}: {error}"),
+            Some(error) if !error.is_empty() => format!("{cause}: {}", shortened(error)),
             _ => cause.to_owned(),
         },
     )

@@ -325,7 +325,13 @@ pub(super) async fn abort(args: AbortTaskArgs) -> Result<()> {
     each(&args.ids, async |id| {
         match client.task(id).abort(args.message.as_deref()).await? {
             TaskState::Aborted => Ok(format!("task {id} is aborted")),
-            TaskState::Aborting => Ok(format!("task {id} is aborting: its worker is being killed")),
+            TaskState::Aborting => Ok(match client.task(id).lost_monitor().await? {
+                Some(seen) => format!(
+                    "task {id} is aborting: its monitor was last seen {}, so it ends when a monitor runs",
+                    crate::model::time::human(seen)
+                ),
+                None => format!("task {id} is aborting: its worker is being killed"),
+            }),
             state => Err(Failure::new(format!("task {id} is {state}"))),
         }
     })

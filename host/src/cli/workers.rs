@@ -7,7 +7,7 @@ use super::{
     operations::note_unknown,
     output,
 };
-use crate::{client::Client, store::WorkerRow};
+use crate::{client::Client, model::WorkerId, store::WorkerRow};
 
 pub(super) async fn list_workers(args: ListWorkersArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
@@ -39,11 +39,37 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
 pub(super) async fn shutdown(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.shutdown_worker(args.id).await?;
-    output::done(&format!("worker {} will end after its task", args.id))
+    output::done(&match lost_monitor(&client, args.id).await? {
+        Some(seen) => format!(
+            "worker {} is taken for dead when a monitor runs: {seen}",
+            args.id
+        ),
+        None => format!("worker {} will end after its task", args.id),
+    })
+}
+
+/// Says when the monitor of a worker was last seen, if it is no longer alive.
+async fn lost_monitor(client: &Client, worker: WorkerId) -> Result<Option<String>> {
+    let workers = client.workers(None, true).await?;
+    let worker = workers.iter().find(|row| row.id == worker.0);
+    let monitors = client.monitors().await?;
+    let lost = monitors
+        .iter()
+        .find(|monitor| monitor.stale && worker.is_some_and(|row| row.monitor == monitor.id));
+    Ok(lost.map(|monitor| {
+        let seen = crate::model::time::human(monitor.last_seen);
+        format!("its monitor {} was last seen {seen}", monitor.id)
+    }))
 }
 
 pub(super) async fn kill(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.kill_worker(args.id).await?;
-    output::done(&format!("worker {} is being killed", args.id))
+    output::done(&match lost_monitor(&client, args.id).await? {
+        Some(seen) => format!(
+            "worker {} is taken for dead when a monitor runs: {seen}",
+            args.id
+        ),
+        None => format!("worker {} is being killed", args.id),
+    })
 }

@@ -15,6 +15,7 @@ use crate::{
 };
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The major versions of PostgreSQL that this program is tested with.
 const SERVERS: std::ops::RangeInclusive<i32> = 14..=18;
@@ -139,6 +140,12 @@ impl Client {
                 "start `rework monitor` on a host that has plugins".to_owned(),
             )]);
         }
+        let mut lockers = BTreeMap::new();
+        for monitor in monitors.iter().filter(|monitor| monitor.stale) {
+            if let Some(holder) = self.store().monitor_locker(monitor.id).await? {
+                lockers.insert(monitor.id, holder);
+            }
+        }
         Ok(monitors
             .iter()
             .map(|monitor| {
@@ -147,7 +154,16 @@ impl Client {
                     some => some.join(", "),
                 };
                 let words = format!("monitor {} on {} ({domains})", monitor.id, monitor.host);
-                if monitor.stale {
+                if let Some(holder) = lockers.get(&monitor.id) {
+                    let seen = crate::model::time::human(monitor.last_seen);
+                    Finding::problem(
+                        "monitor",
+                        format!(
+                            "{words} has not renewed its lease since {seen}: {holder} holds a lock on its row"
+                        ),
+                        holder.hint(),
+                    )
+                } else if monitor.stale {
                     Finding::problem(
                         "monitor",
                         format!(
@@ -236,6 +252,18 @@ impl Client {
             )
         });
         let mut findings: Vec<Finding> = waits.chain(forgotten).collect();
+        if let Some((sessions, waited)) = self.store().lock_standby().await? {
+            findings.push(Finding::problem(
+                "lock",
+                format!(
+                    "{sessions} session(s) wait for a synchronous standby to have what they committed, the \
+                     first for {}",
+                    human(waited)
+                ),
+                "bring a standby of synchronous_standby_names back, or change that setting of the server"
+                    .to_owned(),
+            ));
+        }
         if findings.is_empty() {
             findings.push(Finding::ok("lock", "nobody waits for a lock for long"));
         }

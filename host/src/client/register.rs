@@ -60,7 +60,12 @@ pub struct Registration {
 impl Client {
     /// Registers the operations of a plugin for this host under each of these domains in addition; for the
     /// benchmark.
-    pub(crate) async fn register_copies(&self, file: &Path, domains: &[String]) -> Result<()> {
+    pub(crate) async fn register_copies(
+        &self,
+        file: &Path,
+        operation: &str,
+        domains: &[String],
+    ) -> Result<()> {
         let refused = |error: PluginError| ClientError::Plugin(error.to_string());
         let cache = plugin::Cache::at(here::plugin_cache_dir());
         let demands = plugin::Demands {
@@ -86,7 +91,10 @@ impl Client {
                 replace: false,
                 dry_run: false,
             };
-            let plugin = plugin.map_err(refused)?;
+            let mut plugin = plugin.map_err(refused)?;
+            plugin
+                .operations
+                .retain(|offered| offered.name == operation);
             let registered = self.store().plugin_register(&plugin, &placement, None);
             registered.await.map_err(nothing_registered)?;
         }

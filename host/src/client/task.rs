@@ -8,6 +8,7 @@ use crate::{
     model::{TaskId, task::TaskState},
     store::{AttemptRow, FileInfo, InputRow, LogRow, Queued, StoreError, TaskDetail, TaskRow},
 };
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
@@ -282,6 +283,11 @@ impl Task {
     /// Asks to abort the task: a queued task is `aborted` at once, a running one is killed.
     pub async fn abort(&self, message: Option<&str>) -> Result<TaskState> {
         Ok(self.client.store().task_abort(self.id, message).await?)
+    }
+
+    /// When the monitor of a running task was last seen, if it is no longer alive.
+    pub(crate) async fn lost_monitor(&self) -> Result<Option<DateTime<Utc>>> {
+        Ok(self.client.store().task_lost_monitor(self.id).await?)
     }
 
     /// Queues an ended task again, under its id. Returns the number of the attempt to come.

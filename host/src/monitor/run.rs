@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     model::MonitorId,
+    periods::Periods,
     plugin::TrustedKey,
     store::{ConnectOptions, Store, StoreError},
 };
@@ -105,11 +106,12 @@ pub fn run(database: ConnectOptions, options: Options) -> Result<(), MonitorErro
         let local = tokio::task::LocalSet::new();
         let ended = local
             .run_until(async {
-                let database = database.without_lock_limit();
-                let store = Store::connect(database.clone(), 5).await?;
+                let store = Store::connect(database.clone().with_lock_limit(None), 5).await?;
                 store.schema_check().await?;
-                // The lease must not wait for anything else that is asked of the database.
-                let lease = Store::connect(database, 1).await?;
+                // The lease must not wait for anything else that is asked of the database. A renewal that
+                // waits for a lock is given up before its time is over, so that the holder is named.
+                let limit = Periods::current().lease / 4;
+                let lease = Store::connect(database.with_lock_limit(Some(limit)), 1).await?;
                 let mut supervisor = Supervisor::start(store, lease, options, worker_user).await?;
                 supervisor.run().await
             })

@@ -81,6 +81,9 @@ pub enum StoreError {
         /// How long it was waited for, if that is known.
         waited: Option<Duration>,
     },
+    /// The server has committed, and a synchronous standby that it waits for has not confirmed it.
+    #[error("the server has done it, and waits for a synchronous standby to have it")]
+    Unconfirmed,
     /// Any other error of the server or of the connection.
     #[error("the database did not do it: {}", words(.0))]
     Query(Box<sqlx::Error>),
@@ -193,11 +196,16 @@ impl StoreError {
                 ),
                 "42501" => Some(
                     "the owner of schema rework may grant it: `grant usage on schema rework to ROLE; grant \
-                     all on all tables in schema rework to ROLE`"
+                     all on all tables in schema rework to ROLE; grant all on all sequences in schema \
+                     rework to ROLE`; where row-level security is on, the role also needs `bypassrls`"
                         .to_owned(),
                 ),
                 _ => None,
             },
+            Self::Unconfirmed => Some(
+                "do not repeat it; the server goes on when a standby of `synchronous_standby_names` is there"
+                    .to_owned(),
+            ),
             Self::Migrate(_) => None,
         }
     }

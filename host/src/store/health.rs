@@ -299,7 +299,9 @@ impl Store {
                                                and other.retired is null
                                                and other.host in (select host from alive)))
                           as only_here,
-                      (select h.last_seen from rework.host h where h.name = d.host) as last_seen
+                      greatest((select h.last_seen from rework.host h where h.name = d.host),
+                               (select max(m.last_seen) from rework.monitor m where m.host = d.host))
+                          as last_seen
                  from rework.deployment d
                  join rework.operation o on o.id = d.operation
                 where d.retired is null

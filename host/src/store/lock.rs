@@ -211,6 +211,22 @@ impl Store {
         Ok(waits)
     }
 
+    /// How many sessions of this database have waited longer than `LONG_WAIT` for a synchronous standby to
+    /// have what they committed, and for how long the first of them.
+    pub async fn lock_standby(&self) -> Result<Option<(i64, Duration)>> {
+        let row = sqlx::query!(
+            r#"select count(*) as "sessions!",
+                      coalesce(max(extract(epoch from clock_timestamp() - query_start)), 0)::float8 as "seconds!"
+                 from pg_stat_activity
+                where datname = current_database() and wait_event = 'SyncRep'
+                  and query_start < clock_timestamp() - $1::float8 * interval '1 second'"#,
+            LONG_WAIT
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok((row.sessions > 0).then(|| (row.sessions, whole(row.seconds))))
+    }
+
     /// Transactions that were prepared more than `FORGOTTEN` ago and hold locks on tables of rework, with
     /// the time since each was prepared.
     pub async fn lock_forgotten(&self) -> Result<Vec<(Holder, Duration)>> {

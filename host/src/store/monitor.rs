@@ -1,6 +1,6 @@
 //! Monitors: their leases, whether they sleep, and how the tasks of a lost monitor are recovered.
 
-use super::{Store, error::Result};
+use super::{Store, error::Result, lock::Holder};
 use crate::{model::MonitorId, periods::Periods};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -99,6 +99,26 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Who holds a lock on the row of a monitor; `None`: nobody.
+    pub async fn monitor_locker(&self, monitor: i64) -> Result<Option<Holder>> {
+        let row = sqlx::query!(
+            r#"select a.pid as "pid!", coalesce(a.application_name, '') as "application!"
+                 from rework.monitor m
+                 join pg_locks l on l.locktype = 'transactionid' and l.granted
+                                and l.transactionid = m.xmax
+                 join pg_stat_activity a on a.pid = l.pid
+                where m.id = $1
+                limit 1"#,
+            monitor
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| Holder::Session {
+            pid: row.pid,
+            application: row.application,
+        }))
+    }
+
     /// Records whether a transaction that queues a task must notify this monitor.
     pub async fn monitor_sleep(&self, monitor: MonitorId, asleep: bool) -> Result<()> {
         sqlx::query!(
@@ -166,8 +186,8 @@ impl Store {
     /// Declares a monitor lost, in one transaction: the tasks that it held and may have begun end as
     /// `aborted` with the cause `monitor lost`, or are tried again if their operation allows; those that
     /// have certainly not begun (`never_begun`) return to the queue; its workers are marked dead. Returns
-    /// how many tasks it held; `None` if the monitor has come back, or another monitor has declared it
-    /// lost.
+    /// how many tasks it held; `None` if the monitor has come back, another monitor has declared it lost,
+    /// or somebody holds a lock on its row.
     pub async fn monitor_bury(
         &self,
         lost: &OtherMonitor,
@@ -178,7 +198,11 @@ impl Store {
         let buried = sqlx::query_scalar!(
             r#"with buried as (
                    delete from rework.monitor
-                    where id = $1 and ($2 or xmin::text = $3)
+                    -- Whoever holds a lock on the row keeps the monitor from renewing its lease: the monitor
+                    -- may live.
+                    where id = (select id from rework.monitor
+                                 where id = $1 and ($2 or xmin::text = $3)
+                                   for update skip locked)
                    returning id, host, last_seen
                ), left_host as (
                    insert into rework.host (name, last_seen) select host, last_seen from buried

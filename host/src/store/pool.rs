@@ -53,14 +53,10 @@ impl ConnectOptions {
         })
     }
 
-    /// For a monitor: it goes on whatever its sessions wait for, so they wait for locks as long as it
-    /// takes.
+    /// With another limit for waits for locks. A monitor has none: it goes on whatever its sessions wait for.
     #[must_use]
-    pub fn without_lock_limit(self) -> Self {
-        Self {
-            lock_limit: None,
-            ..self
-        }
+    pub fn with_lock_limit(self, lock_limit: Option<Duration>) -> Self {
+        Self { lock_limit, ..self }
     }
 }
 

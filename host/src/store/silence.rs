@@ -3,9 +3,10 @@
 //! without closing is noticed within seconds, while a statement may take an hour.
 
 use super::{
+    error::StoreError,
     lock::{self, Wait},
     pool::Shared,
-    session::Backend,
+    session::{Backend, carried},
 };
 use crate::periods::Periods;
 use sqlx::{Connection, PgConnection};
@@ -32,6 +33,8 @@ const UNTOLD_LIMIT: Duration = Duration::from_secs(120);
 enum Look {
     /// The process executes a statement.
     AtWork,
+    /// The process has committed, and waits for a synchronous standby to have it.
+    AtStandby,
     /// The process waits for the client, or does not exist: no answer will come.
     Idle,
     /// The server answers, but does not say what the process does.
@@ -47,6 +50,8 @@ enum Verdict {
     Wait(Duration),
     /// Stop waiting: no answer will come.
     GiveUp,
+    /// Stop waiting: what was asked is done, and the answer may take as long as the standby is away.
+    Unconfirmed,
 }
 
 /// What has been learned so far about one statement.
@@ -59,12 +64,14 @@ struct Looks {
 }
 
 impl Looks {
-    /// What to do, after the server has been asked `waited` after the statement was sent.
-    fn judge(&mut self, look: Look, waited: Duration) -> Verdict {
+    /// What to do, after the server has been asked `waited` after the statement was sent. `limit`: how long
+    /// somebody else may keep the answer back; `None`: as long as it takes.
+    fn judge(&mut self, look: Look, waited: Duration, limit: Option<Duration>) -> Verdict {
         let periods = Periods::current();
         let again = Verdict::Wait(periods.answer_again);
         match look {
-            Look::AtWork => {
+            Look::AtStandby if limit.is_some_and(|limit| waited >= limit) => Verdict::Unconfirmed,
+            Look::AtWork | Look::AtStandby => {
                 self.idle = 0;
                 self.at_work += 1;
                 Verdict::Wait((periods.answer_again * self.at_work).min(LONGEST_PAUSE))
@@ -113,10 +120,13 @@ pub(super) async fn answered<T>(
         match look {
             // The last known holder is better than none.
             Look::Untold | Look::Unreachable => {}
-            Look::AtWork | Look::Idle => *wait = seen,
+            Look::AtWork | Look::AtStandby | Look::Idle => *wait = seen,
         }
-        match looks.judge(look, begin.elapsed()) {
+        match looks.judge(look, begin.elapsed(), shared.lock_limit()) {
             Verdict::Wait(next) => pause = next,
+            Verdict::Unconfirmed => {
+                return Err(carried(StoreError::Unconfirmed));
+            }
             Verdict::GiveUp => {
                 let waited = begin.elapsed().as_secs();
                 let text = format!("the server has not answered for {waited} s");
@@ -139,7 +149,8 @@ async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Wait>) {
                            when state = 'active' and wait_event = 'ClientWrite' then null
                            else state = 'active' and wait_event is distinct from 'ClientRead'
                            end as is_at_work,
-                      wait_event_type is not distinct from 'Lock' as "is_locked!"
+                      wait_event_type is not distinct from 'Lock' as "is_locked!",
+                      wait_event is not distinct from 'SyncRep' as "is_at_standby!"
                  from pg_stat_activity
                 where pid = $1 and backend_start is not distinct from $2"#,
             backend.pid,
@@ -152,10 +163,11 @@ async fn look_at(backend: Backend, shared: &Shared) -> (Look, Option<Wait>) {
             _ => None,
         };
         let _ = connection.close().await;
-        let look = match row.map(|row| row.is_at_work) {
-            Some(Some(true)) => Look::AtWork,
-            Some(Some(false)) | None => Look::Idle,
-            Some(None) => Look::Untold,
+        let look = match row.map(|row| (row.is_at_work, row.is_at_standby)) {
+            Some((_, true)) => Look::AtStandby,
+            Some((Some(true), _)) => Look::AtWork,
+            Some((Some(false), _)) | None => Look::Idle,
+            Some((None, _)) => Look::Untold,
         };
         Ok::<_, sqlx::Error>((look, wait))
     };
@@ -179,43 +191,83 @@ mod tests {
     fn who_is_at_work_is_waited_for() {
         let mut looks = Looks::default();
         for waited in 2..600 {
-            let verdict = looks.judge(Look::AtWork, SECOND * waited);
+            let verdict = looks.judge(Look::AtWork, SECOND * waited, None);
             assert!(matches!(verdict, Verdict::Wait(pause) if pause <= LONGEST_PAUSE));
         }
         let day = SECOND * 24 * 60 * 60;
-        assert_eq!(looks.judge(Look::AtWork, day), Verdict::Wait(LONGEST_PAUSE));
+        assert_eq!(
+            looks.judge(Look::AtWork, day, None),
+            Verdict::Wait(LONGEST_PAUSE)
+        );
     }
 
     #[test]
     fn who_is_idle_is_given_up_at_the_third_look() {
         let mut looks = Looks::default();
-        assert_eq!(looks.judge(Look::Idle, PATIENCE), Verdict::Wait(AGAIN));
-        assert_eq!(looks.judge(Look::AtWork, SECOND * 3), Verdict::Wait(AGAIN));
-        assert_eq!(looks.judge(Look::Idle, SECOND * 4), Verdict::Wait(AGAIN));
-        assert_eq!(looks.judge(Look::Idle, SECOND * 5), Verdict::Wait(AGAIN));
-        assert_eq!(looks.judge(Look::Idle, SECOND * 6), Verdict::GiveUp);
+        assert_eq!(
+            looks.judge(Look::Idle, PATIENCE, None),
+            Verdict::Wait(AGAIN)
+        );
+        assert_eq!(
+            looks.judge(Look::AtWork, SECOND * 3, None),
+            Verdict::Wait(AGAIN)
+        );
+        assert_eq!(
+            looks.judge(Look::Idle, SECOND * 4, None),
+            Verdict::Wait(AGAIN)
+        );
+        assert_eq!(
+            looks.judge(Look::Idle, SECOND * 5, None),
+            Verdict::Wait(AGAIN)
+        );
+        assert_eq!(looks.judge(Look::Idle, SECOND * 6, None), Verdict::GiveUp);
         let mut looks = Looks {
             question: SECOND * 20,
             ..Looks::default()
         };
         for waited in 2..20 {
             assert_eq!(
-                looks.judge(Look::Idle, SECOND * waited),
+                looks.judge(Look::Idle, SECOND * waited, None),
                 Verdict::Wait(AGAIN)
             );
         }
-        assert_eq!(looks.judge(Look::Idle, SECOND * 20), Verdict::GiveUp);
+        assert_eq!(looks.judge(Look::Idle, SECOND * 20, None), Verdict::GiveUp);
     }
 
     #[test]
     fn who_cannot_be_asked_is_waited_for_a_while() {
         let mut looks = Looks::default();
         assert_eq!(
-            looks.judge(Look::Unreachable, SECOND * 5),
+            looks.judge(Look::Unreachable, SECOND * 5, None),
             Verdict::Wait(AGAIN)
         );
-        assert_eq!(looks.judge(Look::Unreachable, SECOND * 8), Verdict::GiveUp);
-        assert_eq!(looks.judge(Look::Untold, SECOND * 8), Verdict::Wait(AGAIN));
-        assert_eq!(looks.judge(Look::Untold, SECOND * 120), Verdict::GiveUp);
+        assert_eq!(
+            looks.judge(Look::Unreachable, SECOND * 8, None),
+            Verdict::GiveUp
+        );
+        assert_eq!(
+            looks.judge(Look::Untold, SECOND * 8, None),
+            Verdict::Wait(AGAIN)
+        );
+        assert_eq!(
+            looks.judge(Look::Untold, SECOND * 120, None),
+            Verdict::GiveUp
+        );
+    }
+
+    #[test]
+    fn a_standby_is_waited_for_as_long_as_a_lock() {
+        let mut looks = Looks::default();
+        let limit = Some(SECOND * 10);
+        let before = looks.judge(Look::AtStandby, SECOND * 9, limit);
+        assert!(matches!(before, Verdict::Wait(_)));
+        assert_eq!(
+            looks.judge(Look::AtStandby, SECOND * 10, limit),
+            Verdict::Unconfirmed
+        );
+        assert!(matches!(
+            looks.judge(Look::AtStandby, SECOND * 600, None),
+            Verdict::Wait(_)
+        ));
     }
 }

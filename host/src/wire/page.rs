@@ -8,6 +8,7 @@
 
 use super::{Crash, WireError};
 use memmap2::{MmapOptions, MmapRaw};
+use nix::fcntl::posix_fallocate;
 use nix::time::{ClockId, clock_gettime};
 use std::{
     fs::{File, OpenOptions},
@@ -131,7 +132,11 @@ impl Page {
             .mode(0o600)
             .open(path)
             .map_err(fault)?;
-        file.set_len(size_of::<Layout>() as u64).map_err(fault)?;
+        // A file with holes would be mapped as well, and the first write into a hole would end this process
+        // by SIGBUS if the disk was full by then.
+        posix_fallocate(&file, 0, size_of::<Layout>() as i64)
+            .inspect_err(|_| drop(std::fs::remove_file(path)))
+            .map_err(|error| fault(error.into()))?;
         let page = Self::of_file(file)?;
         page.layout().magic.store(MAGIC, Release);
         Ok(page)
