@@ -38,9 +38,11 @@ check: ## What a change must pass besides the tests: format, lints, docs, licenc
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	  else echo "check: cargo-deny is not installed, so licences are not checked"; fi
 
-bench: setup ## Measure this machine: throughput, latency, start of a worker (release build)
+bench: setup ## Measure this machine, beside the fastest peer (release builds; QUICK=1: one small round)
 	cargo build --release -p rework-host -p hello
-	scripts/bench
+	cargo build --release --locked --manifest-path bench/Cargo.toml --target-dir target/measure
+	scripts/bench $(if $(QUICK),--tasks 5000 --samples 50)
+	target/measure/release/suite $(if $(QUICK),--rounds 1 --tasks 10000 --samples 50)
 
 fmt: ## Format the code
 	cargo fmt --all

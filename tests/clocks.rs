@@ -50,18 +50,18 @@ fn a_monitor_whose_times_are_odd_is_not_buried_while_it_lives() {
 fn a_task_has_begun_when_it_was_first_seen_to_have_begun() {
     let rework = Rework::with_plugins(&[misbehaving()]);
     let _monitor = rework.monitor(&["--domain", "misbehaving", "--maxworkers", "2"]);
-    for (mode, state) in [
-        ("hang", "done"),
-        ("wait for cancel", "done"),
-        ("busy loop", "aborted"),
-    ] {
-        let input = format!(r#"{{"mode": "{mode}", "seconds": 1}}"#);
-        let id = rework.schedule(&["misbehave", "--input", &input]);
+    // How each of them ends: by itself when it is let go, asked, or killed.
+    for mode in ["hang", "wait for cancel", "busy loop"] {
+        let id = match mode {
+            "hang" => rework.hang_until_released(),
+            mode => rework.misbehave(mode),
+        };
         let first = rework.wait(&id, &["running"]);
-        if state == "aborted" {
-            rework.ok(&["abort-task", &id]);
+        match mode {
+            "hang" => rework.release(),
+            _ => drop(rework.ok(&["abort-task", &id])),
         }
-        let last = rework.wait(&id, &[state]);
+        let last = rework.ended(&id);
         for time in ["queued", "run_at", "started"] {
             assert_eq!(first[time], last[time], "{mode}: {time}");
         }
