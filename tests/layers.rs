@@ -136,7 +136,7 @@ fn dangerous_things_happen_in_their_places_only() {
         (
             "Command::new",
             &[
-                "monitor/process.rs",
+                "monitor/workers/process.rs",
                 "plugin/probe.rs",
                 "plugin/probe_child.rs",
                 "postgres/",
@@ -150,7 +150,7 @@ fn dangerous_things_happen_in_their_places_only() {
                 "plugin/",
                 "descriptors.rs",
                 "monitor/init.rs",
-                "monitor/process.rs",
+                "monitor/workers/process.rs",
                 "signals.rs",
                 "wire/page.rs",
                 "wire/socket.rs",

@@ -63,7 +63,7 @@ fn be_init(monitor: Pid) -> ! {
     // The environment may hold the database's URL, and workers may be of the same user.
     let _ = prctl::set_dumpable(false);
     let _ = prctl::set_name(c"rework-init");
-    let is_nohup = super::process::is_ignored(Signal::SIGHUP);
+    let is_nohup = super::workers::process::is_ignored(Signal::SIGHUP);
     loop {
         let Some((signal, was_sent)) = next_signal() else {
             continue;

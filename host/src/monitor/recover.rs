@@ -3,9 +3,9 @@
 
 use super::{
     boottime,
-    pages::{Abandoned, pages_dir},
-    unsaid::{Left, report_left},
+    unsaid::{Left, Unsaid, report_left},
     witness::Witness,
+    workers::pages::{Abandoned, pages_dir},
 };
 use crate::{
     model::MonitorId,
@@ -53,7 +53,7 @@ impl Recovery {
             }
         }
         // Of those that somebody else has buried.
-        for abandoned in Abandoned::with_unsaid(&pages_dir()) {
+        for abandoned in Abandoned::with_results(&pages_dir(), Unsaid::is_in) {
             match self.report_orphaned(abandoned, &others).await {
                 Ok(()) => {}
                 Err(error) => failed = Some(error),
@@ -101,7 +101,7 @@ impl Recovery {
             .iter()
             .any(|other| other.host == self.host && Path::new(&other.pages).file_name() == name);
         if !has_row
-            && abandoned.is_of(&self.installation)
+            && Unsaid::is_for(&self.installation, abandoned.directory())
             && report_left(&self.store, &self.installation, &abandoned).await? == Left::Nothing
         {
             abandoned.remove();

@@ -2,10 +2,8 @@
 //! monitor reports it, under the claims that it was made under.
 
 use super::{
-    event::Event,
-    pages::Abandoned,
-    supervisor::Supervisor,
     tasks::{Files, Unreported, chain, storable},
+    workers::pages::Abandoned,
 };
 use crate::{
     model::{MonitorId, TaskId},
@@ -47,6 +45,18 @@ pub(super) struct Unsaid {
 }
 
 impl Unsaid {
+    /// What a monitor has not reported.
+    pub(super) fn new(installation: String, monitor: MonitorId, unreported: Unreported) -> Self {
+        let Unreported { ended, files, logs } = unreported;
+        Self {
+            installation,
+            monitor,
+            ended,
+            files,
+            logs,
+        }
+    }
+
     /// Whether there is nothing in it.
     pub(super) fn is_empty(&self) -> bool {
         self.ended.is_empty() && self.logs.is_empty()
@@ -99,6 +109,12 @@ impl Unsaid {
             Err(error) => return Err(error),
         };
         Ok(Some(serde_json::from_slice(&content)?))
+    }
+
+    /// Whether a monitor has left something for this installation there.
+    pub(super) fn is_for(installation: &str, directory: &Path) -> bool {
+        let unsaid = Self::read(directory);
+        unsaid.is_ok_and(|unsaid| unsaid.is_some_and(|unsaid| unsaid.installation == installation))
     }
 
     /// Whether a monitor has left something there.
@@ -312,16 +328,9 @@ pub(super) async fn report_left(
 /// What tells one set of unreported ends from another: their number, and the sum of their tasks.
 type Print = (usize, i64);
 
-/// When the file was last written, and what was in it.
-#[derive(Debug, Default)]
-pub(super) struct Keeping {
-    next: Option<Instant>,
-    /// The ends that are in the file; `None`: there is no file.
-    kept: Option<Print>,
-    /// The file is being written or removed by another thread. The monitor does not end meanwhile, unless
-    /// the disk does not answer: its last words go into the same file.
-    pub(super) is_busy: bool,
-}
+/// What is to be done with the file: it is written, with these ends in it; `None`: it is removed.
+#[derive(Debug)]
+pub(super) struct Keep(Option<Print>);
 
 /// What became of the file.
 #[derive(Debug)]
@@ -331,74 +340,77 @@ pub(super) struct Kept {
     took: Duration,
 }
 
-impl Supervisor {
-    /// How many results wait to be reported.
-    pub(super) fn unreported(&self) -> usize {
-        self.tasks.unreported().count()
+/// When the file was last written, and what was in it.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    next: Option<Instant>,
+    /// The ends that are in the file; `None`: there is no file.
+    kept: Option<Print>,
+    /// The file is being written or removed by another thread. The monitor does not end meanwhile, unless
+    /// the disk does not answer: its last words go into the same file.
+    is_busy: bool,
+}
+
+impl Keeping {
+    /// Whether the file is being written or removed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
-    /// All that the database has not taken, to be left to the host's next monitor.
-    pub(super) fn all_unsaid(&mut self) -> Unsaid {
-        let Unreported { ended, files, logs } = self.tasks.all_unreported();
-        Unsaid {
-            installation: self.installation.clone(),
-            monitor: self.monitor,
-            ended,
-            files,
-            logs,
+    /// While the database takes nothing (`is_in_trouble`), results are kept on the disk as well: this process
+    /// may be killed before it can report them. Answers what is to be done with the file now; the caller does
+    /// it, in another thread.
+    pub(super) fn begin(
+        &mut self,
+        unreported: impl Iterator<Item = TaskId>,
+        is_in_trouble: bool,
+        now: Instant,
+    ) -> Option<Keep> {
+        if self.is_busy || self.next.is_some_and(|next| now < next) {
+            return None;
         }
-    }
-
-    /// While the database takes nothing, results are kept on the disk as well: this process may be killed
-    /// before it can say them. The disk may be slow or stuck, so another thread writes; the loop goes on.
-    pub(super) fn keep_unsaid(&mut self, now: Instant) {
-        if self.keeping.is_busy || self.keeping.next.is_some_and(|next| now < next) {
-            return;
+        let print = unreported.fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
+        let wanted = (print.0 > 0).then_some(print);
+        if self.kept == wanted || wanted.is_some() && !is_in_trouble {
+            return None;
         }
-        let in_trouble = self.outage.is_away() || self.refusals.is_any();
-        let print = self
-            .tasks
-            .unreported()
-            .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
-        let is_empty = print.0 == 0;
-        if self.keeping.kept == (!is_empty).then_some(print) || !is_empty && !in_trouble {
-            return;
-        }
-        let directory = self.pages.directory().to_owned();
-        let unsaid = (!is_empty).then(|| self.all_unsaid());
-        self.keeping.is_busy = true;
-        let keep = move || {
-            let began = Instant::now();
-            let file = match unsaid {
-                Some(unsaid) => unsaid.write(&directory).map(|_| Some(print)),
-                None => match fs::remove_file(directory.join(FILE)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(None),
-                },
-            };
-            let took = began.elapsed();
-            Kept { file, took }
-        };
-        self.ask(
-            async move {
-                let kept = tokio::task::spawn_blocking(keep).await;
-                kept.expect("writing does not panic")
-            },
-            Event::Kept,
-        );
+        self.is_busy = true;
+        Some(Keep(wanted))
     }
 
     /// The file has been written or removed (or not).
-    pub(super) fn kept(&mut self, kept: Kept, now: Instant) {
-        self.keeping.is_busy = false;
-        self.keeping.next = Some(now + KEEP_EVERY.max(kept.took * KEEP_SHARE));
+    pub(super) fn done(&mut self, kept: Kept, directory: &Path, now: Instant) {
+        self.is_busy = false;
+        self.next = Some(now + KEEP_EVERY.max(kept.took * KEEP_SHARE));
         match kept.file {
-            Ok(print) => self.keeping.kept = print,
+            Ok(print) => self.kept = print,
             Err(error) => tracing::warn!(
                 "results that wait could not be kept in {}: {error}",
-                self.pages.directory().display()
+                directory.display()
             ),
         }
+    }
+}
+
+impl Keep {
+    /// Whether the file is written.
+    pub(super) fn is_write(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Does it. `unsaid`: what the file is to hold, if it is written.
+    pub(super) fn carry_out(self, unsaid: Option<&Unsaid>, directory: &Path) -> Kept {
+        let began = Instant::now();
+        let done = match unsaid {
+            Some(unsaid) => unsaid.write(directory).map(drop),
+            None => match fs::remove_file(directory.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        let file = done.map(|()| self.0);
+        let took = began.elapsed();
+        Kept { file, took }
     }
 }
 
@@ -415,6 +427,42 @@ mod tests {
     };
     use chrono::Utc;
     use std::sync::Arc;
+
+    #[test]
+    fn the_file_follows_what_waits_while_the_database_takes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let unreported = Unreported {
+            ended: Vec::new(),
+            files: Vec::new(),
+            logs: Vec::new(),
+        };
+        let unsaid = Unsaid::new("here".to_owned(), MonitorId(3), unreported);
+        let start = Instant::now();
+        let mut keeping = Keeping::default();
+        let waits = |count: i64| (0..count).map(TaskId);
+        assert!(keeping.begin(waits(2), false, start).is_none());
+        let write = keeping.begin(waits(2), true, start).unwrap();
+        assert!(
+            keeping.begin(waits(3), true, start).is_none(),
+            "one at a time"
+        );
+        keeping.done(
+            write.carry_out(Some(&unsaid), directory.path()),
+            directory.path(),
+            start,
+        );
+        assert!(Unsaid::is_in(directory.path()));
+        assert!(keeping.begin(waits(3), true, start).is_none(), "too soon");
+        let later = start + Duration::from_secs(600);
+        assert!(keeping.begin(waits(2), true, later).is_none(), "it is kept");
+        let remove = keeping.begin(waits(0), false, later).unwrap();
+        keeping.done(
+            remove.carry_out(None, directory.path()),
+            directory.path(),
+            later,
+        );
+        assert!(!Unsaid::is_in(directory.path()));
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

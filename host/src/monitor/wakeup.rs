@@ -28,6 +28,8 @@ pub(super) struct Backlog {
 /// When the queue is looked into next, and what Postgres believes.
 #[derive(Debug)]
 pub(super) struct Wakeup {
+    /// Whether the next cycle is to look.
+    is_wanted: bool,
     /// The periodic look.
     next: Instant,
     /// The looks that follow a fruitful one, or falling asleep.
@@ -47,6 +49,7 @@ impl Wakeup {
     /// A monitor that begins: it looks at once, and Postgres believes that it is awake.
     pub(super) fn new(now: Instant) -> Self {
         Self {
+            is_wanted: true,
             next: now,
             after: [None; 2],
             without_notifications: Some(now),
@@ -70,8 +73,23 @@ impl Wakeup {
         }
     }
 
+    /// There may be something in the queue: the next cycle looks.
+    pub(super) fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Whether the cycle that begins is to look; then it does.
+    pub(super) fn take_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.is_wanted)
+    }
+
+    /// Wants a look if the time for one has come.
+    pub(super) fn tick(&mut self, backlog: Backlog, now: Instant) {
+        self.is_wanted |= self.is_due(backlog, now);
+    }
+
     /// Whether a look is due now; it counts as begun.
-    pub(super) fn is_due(&mut self, backlog: Backlog, now: Instant) -> bool {
+    fn is_due(&mut self, backlog: Backlog, now: Instant) -> bool {
         let mut is_due = false;
         for look in &mut self.after {
             is_due |= look.take_if(|at| now >= *at).is_some();

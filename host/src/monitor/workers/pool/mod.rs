@@ -1,12 +1,18 @@
 //! The workers of one domain, shared by the plugins that offer its operations: which are to be
 //! started, which have to leave, how many tasks of which plugin to claim. Only decisions: no process
-//! is touched here; `staff` and `feed` do what is decided.
+//! is touched here; `scaling` and `dispatch` do what is decided.
 
-use super::{
-    claim::{Appetite, Domain, Want},
-    share::Share,
+#[cfg(test)]
+pub(super) mod fixtures;
+mod share;
+
+use crate::{
+    model::WorkerId,
+    monitor::claim::{Appetite, Domain, Want},
+    periods::Periods,
+    wire::PluginFile,
 };
-use crate::{model::WorkerId, periods::Periods, wire::PluginFile};
+use share::Share;
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -18,7 +24,7 @@ use std::{
 const SLOW_START: Duration = Duration::from_secs(1);
 /// A worker that was told to leave, has no task, and takes longer than this to go, likewise.
 const SLOW_LEAVE: Duration = Duration::from_millis(250);
-/// So many full looks in a row: there is a backlog, nobody needs to wake the monitor for this pool.
+/// So many full claims in a row: there is a backlog, nobody needs to wake the monitor for this pool.
 const BUSY_AFTER: u32 = 3;
 /// Between two workers that leave because there is nothing to do.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +85,7 @@ pub(super) struct Member {
     /// The most urgent rank among them.
     pub(super) rank: Option<i16>,
     /// Since when its task runs, if one does.
-    pub(super) runs_since: Option<Instant>,
+    pub(super) running_since: Option<Instant>,
     /// How many more tasks it can be given now.
     pub(super) room: usize,
 }
@@ -114,9 +120,10 @@ impl Member {
 pub(super) struct Pool {
     /// By hash of the plugin.
     shares: BTreeMap<String, Share>,
-    /// There may be something to claim. Stays until the pool has room and a look has begun.
-    pub(super) look: bool,
-    full_looks: u32,
+    /// There may be something to claim. Stays until the pool has room and a claim has begun.
+    wants_claim: bool,
+    /// So many claims in a row have brought all that was asked for.
+    full_claims: u32,
     last_shrink: Option<Instant>,
 }
 
@@ -124,8 +131,8 @@ impl Default for Pool {
     fn default() -> Self {
         Self {
             shares: BTreeMap::new(),
-            look: true,
-            full_looks: 0,
+            wants_claim: true,
+            full_claims: 0,
             last_shrink: None,
         }
     }
@@ -195,19 +202,34 @@ impl Pool {
 
     /// Whether so many tasks have been found for so long that nobody needs to wake the monitor.
     pub(super) fn is_busy(&self) -> bool {
-        self.full_looks >= BUSY_AFTER
+        self.full_claims >= BUSY_AFTER
     }
 
-    /// A look came back with so many tasks for each of the wants. Answers whether there may be more.
-    pub(super) fn looked(&mut self, appetite: &Appetite, found: &[usize]) -> bool {
+    /// There may be something to claim.
+    pub(super) fn want_claim(&mut self) {
+        self.wants_claim = true;
+    }
+
+    /// Whether there may be something to claim.
+    pub(super) fn wants_claim(&self) -> bool {
+        self.wants_claim
+    }
+
+    /// A claim begins that asks for all that the pool can take.
+    pub(super) fn begin_claim(&mut self) {
+        self.wants_claim = false;
+    }
+
+    /// A claim has brought this many tasks for each of the wants. Answers whether there may be more.
+    pub(super) fn claimed(&mut self, appetite: &Appetite, found: &[usize]) -> bool {
         let is_full = found.iter().sum::<usize>() >= appetite.quota as usize;
         for (want, found) in appetite.wants.iter().zip(found) {
             if let Some(share) = self.shares.get_mut(&want.plugin) {
                 share.has_backlog = is_full || *found >= want.most as usize;
-                self.look |= share.has_backlog;
+                self.wants_claim |= share.has_backlog;
             }
         }
-        self.full_looks = if is_full { self.full_looks + 1 } else { 0 };
+        self.full_claims = if is_full { self.full_claims + 1 } else { 0 };
         is_full
     }
 
@@ -356,7 +378,7 @@ impl Pool {
     /// Whether a worker has nothing to do, or will soon have done it.
     fn is_free_soon(&self, member: &Member, now: Instant) -> bool {
         let runs_for = member
-            .runs_since
+            .running_since
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         match member.stage {
             Stage::Ready => {
@@ -634,7 +656,10 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        fixtures::{busy, file, idle, starting},
+        *,
+    };
     use crate::{model::TaskId, monitor::claim::Offer};
 
     const MS: Duration = Duration::from_millis(1);
@@ -645,13 +670,6 @@ mod tests {
             max_workers: max,
             ..PoolOptions::default()
         }
-    }
-
-    fn file(plugin: &str) -> Arc<PluginFile> {
-        Arc::new(PluginFile {
-            hash: plugin.to_owned(),
-            name: format!("lib{plugin}.so"),
-        })
     }
 
     /// A domain with these plugins, each with a lane, and a pool for it.
@@ -677,37 +695,6 @@ mod tests {
     fn waits(pool: &mut Pool, plugin: &str, rank: i16, ids: std::ops::Range<i64>, now: Instant) {
         for id in ids {
             pool.share(plugin).push(rank, TaskId(id), now);
-        }
-    }
-
-    fn idle(id: i64, plugin: &str, since: Instant) -> Member {
-        Member {
-            id: WorkerId(id),
-            plugin: file(plugin),
-            stage: Stage::Ready,
-            since,
-            idle_since: since,
-            handed: 0,
-            rank: None,
-            runs_since: None,
-            room: 1,
-        }
-    }
-
-    fn busy(id: i64, plugin: &str, since: Instant) -> Member {
-        Member {
-            handed: 1,
-            rank: Some(0),
-            room: 0,
-            runs_since: Some(since),
-            ..idle(id, plugin, since)
-        }
-    }
-
-    fn starting(id: i64, plugin: &str, since: Instant) -> Member {
-        Member {
-            stage: Stage::Starting,
-            ..idle(id, plugin, since)
         }
     }
 
@@ -859,7 +846,7 @@ mod tests {
             !pool.to_make_room(&[member], &options(0, 1), now).is_empty()
         };
         let busy_since = |now| Member {
-            runs_since: Some(now),
+            running_since: Some(now),
             ..busy(1, "a", start)
         };
         let [idle_in_turn] = between_tasks(at(20));
@@ -885,7 +872,7 @@ mod tests {
         let leaves = |pool: &Pool, ms: u32| {
             let now = start + MS * ms;
             let member = Member {
-                runs_since: Some(now),
+                running_since: Some(now),
                 ..busy(1, "a", start)
             };
             !pool.to_make_room(&[member], &options(0, 1), now).is_empty()
@@ -916,7 +903,7 @@ mod tests {
         takes(&mut pool, "b", 5 * MS);
         waits(&mut pool, "b", 0, 1..9, start);
         let all_a = [1, 2, 3, 4].map(|id| Member {
-            runs_since: Some(later),
+            running_since: Some(later),
             ..busy(id, "a", start)
         });
         let leaving = pool.to_make_room(&all_a, &options(0, 4), later);
@@ -988,7 +975,7 @@ mod tests {
         waits(&mut pool, "b", 0, 7..8, later);
         let members = [
             Member {
-                runs_since: Some(later),
+                running_since: Some(later),
                 ..busy(2, "a", start)
             },
             idle(1, "b", later),
@@ -1008,16 +995,19 @@ mod tests {
         let members = [idle(1, "a", now)];
         let appetite = pool.appetite(0, "d", &domain, &members, &options(1, 3), now);
         let appetite = appetite.expect("three workers can take something");
-        pool.look = false;
-        assert!(pool.looked(&appetite, &[3]));
-        assert!(pool.look, "there may be more, whenever there is room");
-        pool.looked(&appetite, &[3]);
+        pool.begin_claim();
+        assert!(pool.claimed(&appetite, &[3]));
+        assert!(
+            pool.wants_claim(),
+            "there may be more, whenever there is room"
+        );
+        pool.claimed(&appetite, &[3]);
         assert!(!pool.is_busy());
-        pool.looked(&appetite, &[3]);
+        pool.claimed(&appetite, &[3]);
         assert!(pool.is_busy());
-        pool.look = false;
-        assert!(!pool.looked(&appetite, &[2]));
-        assert!(!pool.look && !pool.is_busy());
+        pool.begin_claim();
+        assert!(!pool.claimed(&appetite, &[2]));
+        assert!(!pool.wants_claim() && !pool.is_busy());
     }
 
     #[test]

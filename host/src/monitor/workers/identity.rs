@@ -5,10 +5,10 @@ use std::ffi::CString;
 
 /// A user with all groups, looked up before anything is forked.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) user: Uid,
-    pub(super) group: Gid,
-    pub(super) groups: Vec<Gid>,
+pub(in crate::monitor) struct Identity {
+    pub(in crate::monitor) user: Uid,
+    pub(in crate::monitor) group: Gid,
+    pub(in crate::monitor) groups: Vec<Gid>,
 }
 
 /// Why workers cannot run as somebody else.
@@ -38,7 +38,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Looks a user up.
-    pub(super) fn of(name: &str) -> Result<Self, IdentityError> {
+    pub(in crate::monitor) fn of(name: &str) -> Result<Self, IdentityError> {
         if !geteuid().is_root() {
             return Err(IdentityError::NotRoot(name.to_owned()));
         }

@@ -31,7 +31,7 @@ const START_DOUBLINGS: u32 = 6;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(in crate::monitor::workers) struct Share {
     /// In the order in which they are to run: rank, then id. With the time since when they wait.
     queue: BTreeMap<(i16, TaskId), Instant>,
     /// How long tasks take here, lately; `None` until one has ended.
@@ -45,42 +45,46 @@ pub(super) struct Share {
     /// Why the last start failed, if that has been said.
     said: Option<String>,
     /// When a worker was last given a task; `None`: never.
-    pub(super) last_handed: Option<Instant>,
+    pub(in crate::monitor::workers) last_handed: Option<Instant>,
     /// Whether the last look at its lanes brought all that was asked for: there may be more. If not, a
     /// worker without a task has nothing to wait for.
-    pub(super) has_backlog: bool,
+    pub(in crate::monitor::workers) has_backlog: bool,
 }
 
 impl Share {
     /// A claimed task waits here.
-    pub(super) fn push(&mut self, rank: i16, task: TaskId, now: Instant) {
+    pub(in crate::monitor::workers) fn push(&mut self, rank: i16, task: TaskId, now: Instant) {
         self.queue.insert((rank, task), now);
     }
 
     /// The next task to run.
-    pub(super) fn first(&self) -> Option<(i16, TaskId)> {
+    pub(in crate::monitor::workers) fn first(&self) -> Option<(i16, TaskId)> {
         self.queue.first_key_value().map(|(key, _)| *key)
     }
 
     /// The rank of the next task, and since when it waits.
-    pub(super) fn urgency(&self) -> Option<(i16, Instant)> {
+    pub(in crate::monitor::workers) fn urgency(&self) -> Option<(i16, Instant)> {
         self.queue
             .first_key_value()
             .map(|((rank, _), since)| (*rank, *since))
     }
 
     /// A waiting task is no longer wanted.
-    pub(super) fn remove(&mut self, rank: i16, task: TaskId) -> bool {
+    pub(in crate::monitor::workers) fn remove(&mut self, rank: i16, task: TaskId) -> bool {
         self.queue.remove(&(rank, task)).is_some()
     }
 
     /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::monitor::workers) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
     /// Takes out the tasks that have waited for so long that another host should have them.
-    pub(super) fn take_overdue(&mut self, limit: Duration, now: Instant) -> Vec<TaskId> {
+    pub(in crate::monitor::workers) fn take_overdue(
+        &mut self,
+        limit: Duration,
+        now: Instant,
+    ) -> Vec<TaskId> {
         let is_overdue = |since: Instant| now.saturating_duration_since(since) > limit;
         let overdue = self.queue.iter().filter(|(_, since)| is_overdue(**since));
         let overdue = overdue.map(|((_, task), _)| *task).collect();
@@ -89,14 +93,18 @@ impl Share {
     }
 
     /// Takes every waiting task out.
-    pub(super) fn drain(&mut self) -> Vec<TaskId> {
+    pub(in crate::monitor::workers) fn drain(&mut self) -> Vec<TaskId> {
         let queue = std::mem::take(&mut self.queue);
         queue.into_keys().map(|(_, task)| task).collect()
     }
 
     /// A worker did not start. Answers how long the next one waits, longer each time, if the reason
     /// is another one than was said before.
-    pub(super) fn failed_to_start(&mut self, reason: &str, now: Instant) -> Option<Duration> {
+    pub(in crate::monitor::workers) fn failed_to_start(
+        &mut self,
+        reason: &str,
+        now: Instant,
+    ) -> Option<Duration> {
         let pause = START_PAUSE * 2_u32.pow(self.failed_starts.min(START_DOUBLINGS));
         self.failed_starts = self.failed_starts.saturating_add(1);
         self.next_start = Some(now + pause);
@@ -106,7 +114,7 @@ impl Share {
     }
 
     /// A worker is ready. Answers whether the ones before had failed.
-    pub(super) fn started(&mut self, took: Duration) -> bool {
+    pub(in crate::monitor::workers) fn started(&mut self, took: Duration) -> bool {
         self.start_took = took;
         self.next_start = None;
         self.said = None;
@@ -114,17 +122,17 @@ impl Share {
     }
 
     /// Whether the last worker did not start.
-    pub(super) fn is_failing(&self) -> bool {
+    pub(in crate::monitor::workers) fn is_failing(&self) -> bool {
         self.failed_starts > 0
     }
 
     /// Whether a worker is to be started to see whether they start again.
-    pub(super) fn is_trial_due(&self, now: Instant) -> bool {
+    pub(in crate::monitor::workers) fn is_trial_due(&self, now: Instant) -> bool {
         self.is_failing() && self.next_start.is_none_or(|at| now >= at)
     }
 
     /// Learns how long a task took.
-    pub(super) fn took(&mut self, duration: Duration) {
+    pub(in crate::monitor::workers) fn took(&mut self, duration: Duration) {
         self.typical = Some(match self.typical {
             None => duration,
             // Long tasks count at once, short ones have to be believed.
@@ -134,7 +142,7 @@ impl Share {
     }
 
     /// How many tasks one worker may hold: one until their length is known, many if they are short.
-    pub(super) fn window(&self) -> u32 {
+    pub(in crate::monitor::workers) fn window(&self) -> u32 {
         match self.typical {
             None => 1,
             Some(typical) => {
@@ -145,12 +153,12 @@ impl Share {
     }
 
     /// For how long a worker may serve this plugin while another one's tasks wait.
-    pub(super) fn turn(&self) -> Duration {
+    pub(in crate::monitor::workers) fn turn(&self) -> Duration {
         (self.start_took * TURN_PER_START).clamp(TURN, TURN_MAX)
     }
 
     /// Whether a worker whose task has run for so long is likely to end it soon.
-    pub(super) fn is_free_soon(&self, runs_for: Duration) -> bool {
+    pub(in crate::monitor::workers) fn is_free_soon(&self, runs_for: Duration) -> bool {
         runs_for <= SOON && self.typical.is_some_and(|typical| typical <= SOON)
     }
 }

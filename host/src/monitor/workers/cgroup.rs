@@ -75,6 +75,22 @@ impl Delegated {
     }
 }
 
+/// Where workers get cgroups of their own, if anywhere.
+pub(super) fn delegated() -> Option<Delegated> {
+    match Delegated::find() {
+        Ok(delegated) => {
+            tracing::debug!("each worker gets a cgroup of its own");
+            Some(delegated)
+        }
+        Err(reason) => {
+            tracing::debug!(
+                "no cgroups for workers ({reason}): rlimits and samples hold the limits"
+            );
+            None
+        }
+    }
+}
+
 /// The cgroup of a worker and all that it starts; removed when it is dropped.
 #[derive(Debug)]
 pub(super) struct WorkerCgroup {
