@@ -49,7 +49,7 @@ impl Delegated {
         }
         fs::write(leaf.join("cgroup.procs"), this.to_string()).map_err(failed)?;
         if let Err(error) = fs::write(directory.join("cgroup.subtree_control"), "+memory") {
-            // As it was.
+            // Back to how it was.
             let _ = fs::write(directory.join("cgroup.procs"), this.to_string());
             let _ = fs::remove_dir(&leaf);
             return Err(failed(error));

@@ -3,7 +3,7 @@
 
 use super::{
     Aborted, Revoked, Terms, Workers,
-    pool::{Member, Pool, PoolOptions, Stage},
+    pool::{Member, Pool, PoolOptions, Stage, TRAPPED_AFTER},
 };
 use crate::{
     model::{TaskId, WorkerId, worker::WorkerCause},
@@ -12,8 +12,6 @@ use crate::{
 use chrono::{DateTime, Utc};
 use std::time::{Duration, Instant};
 
-/// A task that runs for longer than this has no others waiting behind it.
-const TRAPPED_AFTER: Duration = Duration::from_millis(20);
 /// A claimed task that finds no worker here for so long goes back to the queue, for other hosts.
 pub(super) const OVERDUE: Duration = Duration::from_secs(1);
 /// A task that has begun is shown as running when it has not ended after this.
@@ -44,26 +42,18 @@ pub(in crate::monitor) enum Order {
     Fetch(TaskId),
 }
 
-/// How many more tasks a worker can be given now: none behind a task that turns out to be slow, or after which
-/// it may have to end, because it could begin them before it hears of that. A worker that is not ready holds
-/// one at most. `window`: how many short tasks it may hold; `runs_left`: after so many tasks it ends.
-pub(super) fn room(member: &Member, window: usize, runs_left: u64, now: Instant) -> usize {
-    match member.stage {
-        Stage::Starting if member.is_slow_to_start(now) => 0,
-        Stage::Starting => usize::from(member.handed == 0),
-        Stage::Ready => {
-            let is_slow = member
-                .running_since
-                .is_some_and(|since| now.saturating_duration_since(since) >= TRAPPED_AFTER);
-            let most = window.min(usize::try_from(runs_left).unwrap_or(usize::MAX));
-            if is_slow {
-                0
-            } else {
-                most.saturating_sub(member.handed)
-            }
-        }
-        Stage::Leaving(_) => 0,
-    }
+/// The index of the worker that is to be given the next task of a plugin: one that idles, one that is about to be
+/// ready, one that has room. Where a late start has made too many workers, no more of them than the most are
+/// given tasks.
+fn candidate(plugin: &str, members: &[Member], options: &PoolOptions) -> Option<usize> {
+    let busy = members.iter().filter(|member| member.handed > 0).count();
+    members
+        .iter()
+        .enumerate()
+        .filter(|(_, member)| member.plugin.hash == plugin && member.room > 0)
+        .filter(|(_, member)| member.handed > 0 || busy < options.max_workers)
+        .min_by_key(|(_, member)| (member.stage != Stage::Ready, member.handed))
+        .map(|(index, _)| index)
 }
 
 /// Takes the waiting tasks of a pool out for which something can be done now, in the order in which they are to
@@ -79,7 +69,7 @@ fn orders(
 ) -> Vec<Order> {
     let mut orders = Vec::new();
     for plugin in pool.wanted() {
-        while let Some(candidate) = pool.candidate(&plugin, members, options) {
+        while let Some(candidate) = candidate(&plugin, members, options) {
             let share = pool.share(&plugin);
             let Some((rank, task)) = share.first() else {
                 break;
@@ -97,8 +87,7 @@ fn orders(
             if contents == Contents::Fetched {
                 may_fetch += 1;
             }
-            share.remove(rank, task);
-            share.last_handed = Some(now);
+            share.hand(rank, task, now);
             let member = &mut members[candidate];
             member.given();
             orders.push(Order::Hand {
@@ -250,9 +239,7 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::workers::pool::fixtures::{busy, idle, starting};
-
-    const MS: Duration = Duration::from_millis(1);
+    use crate::monitor::workers::pool::fixtures::{busy, idle};
 
     /// A pool in which these tasks of plugin `a` wait, with their ranks.
     fn waiting(tasks: &[(i16, i64)], now: Instant) -> Pool {
@@ -281,16 +268,9 @@ mod tests {
     #[test]
     fn no_task_is_handed_over_behind_one_that_takes_long() {
         let start = Instant::now();
-        let window = 64;
-        let running = busy(1, "a", start);
-        assert_eq!(room(&running, window, u64::MAX, start + 19 * MS), 63);
-        assert_eq!(room(&running, window, u64::MAX, start + 20 * MS), 0);
+        let now = start + TRAPPED_AFTER;
         let mut pool = waiting(&[(0, 7)], start);
-        let mut members = [Member {
-            room: room(&running, window, u64::MAX, start + 20 * MS),
-            ..running
-        }];
-        let now = start + 20 * MS;
+        let mut members = [busy(1, "a", start).with_room(64, u64::MAX, now)];
         let orders = orders(
             &mut pool,
             &mut members,
@@ -304,17 +284,15 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_ends_soon_or_starts_is_given_no_more_than_it_will_run() {
-        let start = Instant::now();
-        assert_eq!(room(&idle(1, "a", start), 64, 3, start), 3);
-        assert_eq!(room(&idle(1, "a", start), 64, 0, start), 0);
-        let mut member = starting(1, "a", start);
-        assert_eq!(room(&member, 64, u64::MAX, start), 1);
-        assert_eq!(room(&member, 64, u64::MAX, start + 2000 * MS), 0);
-        member.handed = 1;
-        assert_eq!(room(&member, 64, u64::MAX, start), 0);
-        member.stage = Stage::Leaving(start);
-        assert_eq!(room(&member, 64, u64::MAX, start), 0);
+    fn a_worker_too_many_is_given_nothing_until_another_one_has_left() {
+        let now = Instant::now();
+        let members = [busy(2, "a", now), idle(1, "b", now)];
+        let options = |max_workers| PoolOptions {
+            max_workers,
+            ..PoolOptions::default()
+        };
+        assert_eq!(candidate("b", &members, &options(1)), None);
+        assert_eq!(candidate("b", &members, &options(2)), Some(1));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! [`Workers`] is the one owner of all that. It asks nobody about tasks: a worker is told the terms of each
 //! task with the task, and what follows for tasks is [`News`], which the supervisor passes on. Decisions are
 //! functions of plain values, with the time as an argument: which worker gets which task (`dispatch`), which
-//! workers are started and which leave (`pool`), what has had its time (`limits`), what a death means
-//! (`exits`).
+//! workers are started and which leave (`pool`), what has had its time (`deadlines`), what a death means
+//! (`post_mortem`).
 
 mod cgroup;
 mod connection;
+mod deadlines;
 mod dispatch;
 mod event;
 mod exits;
@@ -21,6 +22,7 @@ mod messages;
 mod output;
 pub(super) mod pages;
 mod pool;
+mod post_mortem;
 pub(super) mod process;
 mod rows;
 mod scaling;

@@ -35,7 +35,7 @@ struct Pipe {
     stdio: bool,
     /// Lets the watcher, which waits for readability, go on; true: everything was read.
     turn_over: Rc<(Notify, std::cell::Cell<bool>)>,
-    /// Whether nobody can write to it any more.
+    /// Whether every write end is closed.
     is_closed: bool,
     /// The ended task whose children may still write to it.
     left_to: Option<TaskId>,
@@ -220,7 +220,7 @@ impl Pipe {
         self.turn_over.0.notify_one();
     }
 
-    /// Reads until nothing is there, or so many bytes have been read; whether nothing was left.
+    /// Reads until nothing is there, or `limit` bytes have been read; false: something may be left.
     fn read(&mut self, limit: usize, lines: &mut Vec<TaskLine>) -> bool {
         let mut buffer = [0_u8; 32 * 1024];
         let mut total = 0;

@@ -13,24 +13,26 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How the name of each begins.
+/// How the names of these directories begin.
 const PREFIX: &str = "monitor-";
 
-/// In a directory whose monitor was dead when somebody looked; it is as old as that look.
+/// The name of an empty file in the directory of a monitor that is dead. The file is as old as the moment when
+/// another monitor first found it so.
 const LEFT: &str = "left";
 
-/// Who wanted to know what had begun has asked within this time.
+/// The directory of a dead monitor is removed after this: the next monitor of the same database, which wants to
+/// know what had begun, has read it by then, if there is one.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// Results that were never reported are kept for so many times as long.
+/// Results that were never reported are kept for this many times as long.
 const RESULTS_LONGER: u32 = 30;
 
-/// Where all of them are on this host.
+/// The directory of this host in which each monitor has one of its own.
 pub(in crate::monitor) fn pages_dir() -> PathBuf {
     here::state_dir().join("pages")
 }
 
-/// A directory of our own, locked.
+/// The directory of this monitor, locked.
 #[derive(Debug)]
 pub(in crate::monitor) struct Pages {
     directory: PathBuf,
@@ -68,7 +70,6 @@ impl Pages {
         self.is_left = true;
     }
 
-    /// Where it is.
     pub(in crate::monitor) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -146,7 +147,6 @@ impl Abandoned {
             .collect()
     }
 
-    /// Where it is.
     pub(in crate::monitor) fn directory(&self) -> &Path {
         &self.directory
     }

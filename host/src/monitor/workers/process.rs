@@ -31,17 +31,16 @@ use std::{
 pub const WORKER: &str = "rework-worker";
 /// The name of an examiner's process.
 pub const EXAMINER: &str = "rework-examiner";
-/// How long the loop may wait for the killed to be gone; the next look for strays finds the rest.
+/// How long the loop may wait until killed processes are gone; the next look for orphans finds the rest.
 const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The monitor's ends of a new worker.
 #[derive(Debug)]
 pub(in crate::monitor) struct Spawned {
-    /// The process.
     pub(in crate::monitor) pid: Pid,
-    /// What it prints.
+    /// The read end of its stdout.
     pub(in crate::monitor) stdout: OwnedFd,
-    /// What it complains.
+    /// The read end of its stderr.
     pub(in crate::monitor) stderr: OwnedFd,
 }
 
@@ -53,7 +52,7 @@ pub(in crate::monitor) fn become_monitor() -> io::Result<()> {
 }
 
 /// Starts a worker: this binary again, by the magic link that survives its replacement, with
-/// nothing of our environment but what is named, and no descriptor but its own.
+/// nothing of the monitor's environment but what is named, and no descriptor but its own.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that spawns workers"
@@ -98,8 +97,9 @@ pub(in crate::monitor) fn spawn_worker(
     })
 }
 
-/// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, without our
-/// environment and with nothing of ours but the request, and what plugins are loaded with. Answers where it will print its verdict.
+/// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, with nothing of the
+/// monitor but the request and the environment that plugins are loaded with. Answers its process, and the
+/// read end of the pipe into which it will print its verdict.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that starts the monitor's children"
@@ -108,22 +108,22 @@ pub(in crate::monitor) fn spawn_examiner(
     request: &str,
     environment: &[(String, String)],
 ) -> io::Result<(Pid, OwnedFd)> {
-    let (said, child_said) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (output, child_output) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
         .arg0(EXAMINER)
         .args(["examine", request])
         .env_clear()
         .env(LOAD_ENVIRONMENT, load_environment(environment))
         .stdin(Stdio::null())
-        .stdout(child_said)
+        .stdout(child_output)
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()?;
-    Ok((Pid::from_raw(child.id().cast_signed()), said))
+    Ok((Pid::from_raw(child.id().cast_signed()), output))
 }
 
-/// In the child: puts the socket and the page where the worker looks for them. Through high
-/// numbers, for one of them may stand where the other has to go.
+/// In the child: gives the socket and the page the descriptor numbers where the worker looks for them. By way of
+/// high numbers, because one of them may have the number that the other has to get.
 fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     let duplicate_high = |fd| {
         // SAFETY: a plain system call on a descriptor that is open in the child.
@@ -149,7 +149,7 @@ fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     place(page, PAGE_FD)
 }
 
-/// In the child: root for the last time.
+/// In the child, which is still root: becomes the worker's user, for good.
 fn become_user(identity: &Identity) -> io::Result<()> {
     nix::unistd::setgroups(&identity.groups)?;
     nix::unistd::setgid(identity.group)?;
@@ -157,7 +157,7 @@ fn become_user(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the kernel can deny TCP to a process, or what it lacks.
+/// Whether the kernel can deny TCP to a process; an error says what it lacks.
 pub(in crate::monitor) fn check_landlock() -> Result<(), String> {
     const VERSION: u32 = 1;
     const WITH_TCP: i64 = 4;
@@ -192,8 +192,8 @@ pub(in crate::monitor) fn kill_tree(worker: Pid) {
     let _ = kill(worker, Signal::SIGKILL);
 }
 
-/// Kills the children of this process that are none of `known`, with all below them: what dead
-/// workers left. One look, however many they are; what forks meanwhile is left to the next one.
+/// Kills the children of this process that are none of `known`, with all below them: what dead workers have
+/// left. The process table is read once, however many there are; what forks meanwhile is left to the next call.
 pub(in crate::monitor) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
     let processes = Processes::look();
     for &child in processes.children_of(Pid::this()) {
@@ -207,12 +207,12 @@ pub(in crate::monitor) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
     }
 }
 
-/// Ends everything below this process: what dead workers left, and what that has forked meanwhile.
+/// Kills everything below this process: what dead workers have left, and what that has forked meanwhile.
 pub(in crate::monitor) fn leave_nothing() {
     descendants::kill_all(Pid::this(), KILL_PATIENCE);
 }
 
-/// Collects a child that has ended, if there is one.
+/// Reaps a child that has ended, if there is one.
 pub(in crate::monitor) fn reap() -> Option<Exit> {
     let mut status = 0;
     // SAFETY: all-zero is a valid `rusage`, a plain struct of integers.

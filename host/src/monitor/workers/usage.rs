@@ -1,13 +1,10 @@
 //! What running tasks use, children included. The limits of a single process are the kernel's to hold
 //! (`worker/limits.rs`); here is what all processes of a task use together.
 
-use super::{
-    Workers,
-    process::{self, Figures},
-};
+use super::process::{self, Figures};
 use crate::{
     descendants::Processes,
-    model::{TaskId, duration::human, task::Cause, worker::WorkerCause},
+    model::{TaskId, duration::human, task::Cause},
     monitor::fault::{Exit, megabytes},
     wire::{Finished, Limits},
 };
@@ -137,27 +134,6 @@ impl Usage {
     /// When the watched task is looked at next.
     pub(super) fn next_look(&self) -> Option<Instant> {
         Some(self.watched.as_ref()?.next_look)
-    }
-}
-
-impl Workers {
-    /// Ends tasks that use more than they may.
-    pub(in crate::monitor) fn enforce_usage(&mut self, now: Instant) {
-        let is_due = self.next_usage().is_some_and(|next| now >= next);
-        // One look at the processes of this machine serves all workers.
-        let table = is_due.then(Processes::look);
-        let grace = self.settings.kill_grace;
-        for worker in self.workers.values_mut() {
-            if let Some((task, cause, words)) = worker.watch_usage(table.as_ref(), now) {
-                worker.stop(task, WorkerCause::Task(cause), Some(words), grace, now);
-            }
-        }
-    }
-
-    /// When the next task with limits is looked at.
-    pub(super) fn next_usage(&self) -> Option<Instant> {
-        let workers = self.workers.values();
-        workers.filter_map(super::worker::Worker::next_usage).min()
     }
 }
 
