@@ -46,7 +46,7 @@ pub(super) enum Event {
     /// Something about the monitor's lease, its claims, or other monitors.
     Lease(lease::Event),
     /// The database now knows that this monitor sleeps, or that it does not.
-    SleepTold(Result<(), StoreError>),
+    SleepAnnounced(Result<(), StoreError>),
     /// Something about plugins: drop-in directories, examiners, what others publish.
     Plugins(plugins::Event),
     /// Results that wait have been kept on the disk (or not), or need not be any more.

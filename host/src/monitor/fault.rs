@@ -21,7 +21,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// A cause and its words, nothing else.
+    /// A cause and what is shown of it, nothing else.
     pub(super) fn of(cause: Cause, error: Option<String>) -> Self {
         Self {
             cause: Some(cause),
@@ -90,7 +90,8 @@ pub(super) fn of_failure(failure: &Failure, limits: Limits) -> Fault {
     }
 }
 
-/// The limit that an operation has met which fails of its own accord, by the system's words.
+/// The limit that an operation has met which then failed by itself, as far as the system's message tells; as an
+/// addition to that message.
 fn limit_met(message: &str, limits: Limits) -> String {
     let says = |words: &str| message.contains(words);
     if let Some(files) = limits.open_files.filter(|_| says("Too many open files")) {
@@ -108,7 +109,7 @@ fn limit_met(message: &str, limits: Limits) -> String {
 pub(super) struct Death<'a> {
     /// How the process ended.
     pub(super) exit: &'a Exit,
-    /// Why we killed it, if we did.
+    /// Why the monitor killed it, if it did.
     pub(super) killed: Option<WorkerCause>,
     /// The same in words.
     pub(super) because: Option<&'a str>,
@@ -145,8 +146,8 @@ impl<'a> Death<'a> {
         }
     }
 
-    /// What it means, in this order: our own reason, a panic that had begun, what was said last,
-    /// the crash record, and the way the process ended.
+    /// What it means. The first of these that is known counts: the reason for which the monitor killed it, a panic
+    /// that had begun, the last line on stderr about memory, the crash record, the way the process ended.
     pub(super) fn fault(&self) -> Fault {
         let known = self
             .killed_by_us()
@@ -172,7 +173,7 @@ impl<'a> Death<'a> {
         self.panic.map(|panic| of_failure(panic, self.limits))
     }
 
-    /// Rust and C++ abort the process when there is no memory; their last words tell.
+    /// Rust and C++ abort the process when there is no memory, and say so on stderr.
     fn allocation_refused(&self) -> Option<Fault> {
         let words = self.stderr_tail.filter(|words| is_about_memory(words))?;
         if self.exit.signal != Some(libc::SIGABRT) {
@@ -203,7 +204,7 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// The kernel's own watch over processor time.
+    /// The kernel has ended it for its processor time.
     fn used_up(&self) -> Option<Fault> {
         let limit = Duration::from_millis(self.limits.cpu_ms?);
         (self.exit.signal == Some(libc::SIGXCPU)).then(|| {
@@ -212,7 +213,7 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// A worker that can neither hear nor say anything any more ends itself.
+    /// A worker whose socket is closed ends itself, because it can neither receive nor send anything.
     fn cut_off(&self) -> Option<Fault> {
         let words = "the operation has closed the worker's connection to its monitor";
         (self.cut_off && self.exit.signal == Some(libc::SIGKILL))
@@ -258,8 +259,8 @@ pub(super) fn is_about_memory(line: &str) -> bool {
     of_rust || line.contains("std::bad_alloc")
 }
 
-/// Whether a line says something: it is not empty, and none of a backtrace, which follows what
-/// matters.
+/// Whether a line tells why a process ended: it is not empty, and not part of a backtrace, which follows the line
+/// that tells.
 pub(super) fn is_telling(line: &str) -> bool {
     let words = line.trim_start();
     let is_indented = words.len() < line.len();
@@ -274,7 +275,7 @@ pub(super) fn is_telling(line: &str) -> bool {
 
 /// `SIGSEGV at address 0x8 in libmisbehaving.so+0x34150`.
 fn crash_words(crash: &Crash, worker: i32) -> String {
-    /// The kernel does not know the address: it is none that an address can be.
+    /// The code of a signal for an access to an address that no process can have.
     const SI_KERNEL: i32 = 0x80;
     let name = short_name(crash.signal);
     if !crash.is_fault() {

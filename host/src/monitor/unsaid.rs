@@ -1,5 +1,5 @@
-//! What a monitor could not tell the database: it is kept in a file beside its pages, and the host's next
-//! monitor reports it, under the claims that it was made under.
+//! Results that a monitor could not report to the database. They are kept in a file beside its pages, and the
+//! host's next monitor reports them, under the claims that they were made under.
 
 use super::{
     tasks::{Files, Unreported, chain, storable},
@@ -23,23 +23,24 @@ use std::{
 
 /// The file's name in the directory of the pages.
 const FILE: &str = "unsaid.json";
-/// So many ends are reported in one statement.
+/// How many ends, or chunks of lines, are reported in one statement.
 const BATCH: usize = 200;
-/// While the database takes nothing, the file is written anew at most so often; a large one more seldom.
+/// While the database takes nothing, the file is written anew at most this often,
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// and a pause lasts this many times as long as the writing took.
 const KEEP_SHARE: u32 = 20;
 /// How long a monitor that ends waits for the disk. Service managers kill after 90 s.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 
-/// What was not said.
+/// The content of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Unsaid {
-    /// The installation that it is for: a state directory may serve monitors of several.
+    /// The installation that the results belong to: a state directory may serve monitors of several.
     pub(super) installation: String,
-    /// Who has not said it.
+    /// The monitor that has not reported them.
     pub(super) monitor: MonitorId,
     pub(super) ended: Vec<Ended>,
-    /// Contents beside the outputs of some of them.
+    /// Contents beside the outputs of some of these tasks.
     pub(super) files: Vec<(TaskId, Files)>,
     pub(super) logs: Vec<LogChunk>,
 }
@@ -73,7 +74,7 @@ impl Unsaid {
         let (sender, receiver) = mpsc::channel();
         let directory = directory.to_owned();
         thread::spawn(move || {
-            // Nobody may wait for the answer any more.
+            // By now nobody may wait for the answer.
             let _ = sender.send(self.write_by(&directory, "last"));
         });
         receiver.recv_timeout(LAST_WRITE).unwrap_or_else(|_| {
@@ -122,8 +123,8 @@ impl Unsaid {
         directory.join(FILE).exists()
     }
 
-    /// Reports it. What the database has is left out. An error: the database does not answer, or says that
-    /// it will do it in a moment.
+    /// Reports the results; the database ignores those that it has already. An error: the database does not
+    /// answer, or may take the report in a moment.
     async fn report(self, store: &Store) -> Result<Reported> {
         let mut reported = Reported {
             waits: false,
@@ -158,10 +159,14 @@ impl Unsaid {
         }
         let ended: Vec<Ended> = ended.into_values().collect();
         for batch in ended.chunks(BATCH) {
-            reported.say(store, batch.to_vec(), Vec::new()).await?;
+            reported
+                .report_batch(store, batch.to_vec(), Vec::new())
+                .await?;
         }
         for batch in self.logs.chunks(BATCH) {
-            reported.say(store, Vec::new(), batch.to_vec()).await?;
+            reported
+                .report_batch(store, Vec::new(), batch.to_vec())
+                .await?;
         }
         Ok(reported)
     }
@@ -175,18 +180,23 @@ fn is_for_later(error: &StoreError) -> bool {
 /// What became of a report.
 #[derive(Debug)]
 struct Reported {
-    /// Something has to wait for a lock that somebody holds.
+    /// Whether some of it has to wait for a lock that somebody holds.
     waits: bool,
     /// What the database has refused.
     refused: Unsaid,
-    /// Why, of the last of it.
+    /// Why the database has refused the last part of that.
     reason: Option<String>,
 }
 
 impl Reported {
-    /// Says some of it, in one statement; if that is refused, one by one, so that what is refused harms only
-    /// itself.
-    async fn say(&mut self, store: &Store, ended: Vec<Ended>, logs: Vec<LogChunk>) -> Result<()> {
+    /// Reports some results in one statement; if that is refused, one by one, so that a result that is refused
+    /// harms no other.
+    async fn report_batch(
+        &mut self,
+        store: &Store,
+        ended: Vec<Ended>,
+        logs: Vec<LogChunk>,
+    ) -> Result<()> {
         match store.cycle(&self.cycle(ended.clone(), logs.clone())).await {
             Ok(result) => {
                 self.waits |= result.reported.len() + result.moved.len() < ended.len();
@@ -195,7 +205,7 @@ impl Reported {
             Err(error) if is_for_later(&error) => Err(error),
             Err(_) => {
                 for one in ended {
-                    self.say_end(store, one).await?;
+                    self.report_end(store, one).await?;
                 }
                 for chunk in logs {
                     match store
@@ -217,8 +227,8 @@ impl Reported {
         }
     }
 
-    /// Says how one task ended, if that cannot be stored in words that can.
-    async fn say_end(&mut self, store: &Store, end: Ended) -> Result<()> {
+    /// Reports the end of one task. What cannot be stored of it is left out.
+    async fn report_end(&mut self, store: &Store, end: Ended) -> Result<()> {
         let mut one = end.clone();
         loop {
             match store
@@ -259,19 +269,19 @@ impl Reported {
     }
 }
 
-/// What is left of what a dead monitor had not said.
+/// What is left of the file of a dead monitor after its results have been reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     /// Nothing: its directory can go.
     Nothing,
-    /// Something that waits for a lock: the monitor must not be buried yet, or it would end as lost.
+    /// A result waits for a lock: the monitor must not be buried yet, or that task would end as lost.
     Waits,
-    /// Something that the database refuses, or that cannot be read: the directory stays, and the rest
-    /// goes on.
+    /// The database refuses a result, or the file cannot be read: the directory stays, and the monitor is
+    /// buried.
     Stays,
 }
 
-/// Reports what a dead monitor of this host left unsaid.
+/// Reports the results that a dead monitor of this host has left.
 pub(super) async fn report_left(
     store: &Store,
     installation: &str,
@@ -313,7 +323,7 @@ pub(super) async fn report_left(
         let place = directory.to_owned();
         let write = tokio::task::spawn_blocking(move || refused.write(&place));
         if let Err(error) = write.await.expect("writing does not panic") {
-            // The file is still there, with all of it, and what is said twice changes nothing.
+            // The file is still there with all results, and reporting a result twice changes nothing.
             tracing::warn!("could not write {}: {error}", directory.display());
         }
         return Ok(Left::Stays);

@@ -41,10 +41,9 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-/// What needs no answer at once is looked at this often: tasks that wait for too long, what dead workers
-/// left.
+/// How often it is looked for tasks that have waited for too long, and for what dead workers have left.
 const SECOND: Duration = Duration::from_secs(1);
-/// So many events are handled before it is looked what follows from them.
+/// At most this many events are handled before what follows from them is done.
 const BATCH: usize = 256;
 
 /// All that a monitor knows.
@@ -72,9 +71,9 @@ pub(super) struct Supervisor {
     /// Writes that the database refuses.
     refusals: Refusals,
     keeping: Keeping,
-    /// Which of this monitor's tasks somebody wants to end.
+    /// Asks which of this monitor's tasks somebody wants to end.
     abort_requests: Poll,
-    /// When what is looked at each second is looked at next.
+    /// When that is done next which is done every [`SECOND`].
     next_second: Instant,
     /// When a report was last taken.
     taken_at: Option<Instant>,
@@ -137,7 +136,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// One thing happened: take note of it. What follows from it is done by [`Supervisor::act`].
+    /// Takes note of an event. What follows from it is done by [`Supervisor::act`].
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
@@ -183,7 +182,7 @@ impl Supervisor {
                 self.database_news(news, now);
             }
             Event::Lease(event) => self.lease_event(event, now),
-            Event::SleepTold(told) => self.sleep_told(told, now),
+            Event::SleepAnnounced(result) => self.sleep_announced(result, now),
             Event::Plugins(event) => {
                 let is_working = self.shutdown.is_working();
                 let news = self.plugins.handle(event, now, is_working);
@@ -202,7 +201,7 @@ impl Supervisor {
         self.workers.enforce_usage(now);
         let news = self.workers.bury(now);
         self.workers_news(news, now);
-        self.tell_sleep();
+        self.announce_sleep();
         if now >= self.next_second {
             self.next_second = now + SECOND;
             self.release_overdue(now);
@@ -318,7 +317,7 @@ impl Supervisor {
         }
     }
 
-    /// The catalog says what this host may run: what it lacks is obtained, what has changed takes over.
+    /// The catalog was read: plugins that this host lacks are obtained, and versions that have changed take over.
     fn catalog_read(&mut self, rows: claim::Event, now: Instant) {
         self.claims.answered();
         let rows = match rows {
@@ -336,24 +335,24 @@ impl Supervisor {
     }
 
     /// Tells the database whether whoever enqueues must notify this monitor.
-    fn tell_sleep(&mut self) {
+    fn announce_sleep(&mut self) {
         if !self.shutdown.is_working() {
             return;
         }
-        if let Some(asleep) = self.wakeup.begin_to_tell(self.workers.backlog()) {
+        if let Some(asleep) = self.wakeup.begin_announcement(self.workers.backlog()) {
             let (store, monitor) = (self.store.clone(), self.monitor);
             self.ask(
                 async move { store.monitor_sleep(monitor, asleep).await },
-                Event::SleepTold,
+                Event::SleepAnnounced,
             );
         }
     }
 
-    fn sleep_told(&mut self, told: Result<(), StoreError>, now: Instant) {
-        match told {
-            Ok(()) => self.wakeup.told(now),
+    fn sleep_announced(&mut self, result: Result<(), StoreError>, now: Instant) {
+        match result {
+            Ok(()) => self.wakeup.announced(now),
             Err(error) => {
-                self.wakeup.not_told();
+                self.wakeup.announcement_failed();
                 self.database_failed(&error, now);
             }
         }

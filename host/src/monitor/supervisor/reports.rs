@@ -6,7 +6,7 @@ use crate::{
     monitor::{
         event::Event,
         options::MonitorError,
-        refusals::{Refused, Said},
+        refusals::{Message, Refused},
         shutdown::Reporting,
         unsaid::{Kept, Unsaid},
     },
@@ -75,10 +75,10 @@ impl Supervisor {
             && self.taken_at.is_some()
             && !self.refusals.is_general()
             && !self.tasks.is_saying_alone();
-        for said in self.refusals.say(waiting, all_reported, now) {
-            match said {
-                Said::Refused(line) => tracing::error!("{line}"),
-                Said::Over(line) => tracing::info!("{line}"),
+        for message in self.refusals.take_messages(waiting, all_reported, now) {
+            match message {
+                Message::Refused(line) => tracing::error!("{line}"),
+                Message::Over(line) => tracing::info!("{line}"),
             }
         }
     }
