@@ -363,8 +363,8 @@ as $$
 $$;
 
 -- Why a number cannot be kept as it is written in JSON; null: it can. The same rules and words as those of
--- the programs (model/number.rs): a number is a whole number of 64 bits, or else a double; more digits than
--- a double always holds, which are 17, are fine if they are digits of that double.
+-- the programs (model/number.rs): a number is a whole number of 64 bits, or else a double; a double keeps any
+-- 15 digits, and more are accepted only if they are digits of that double.
 create or replace function rework.number_fault(written text)
 returns text
 language plpgsql immutable
@@ -381,8 +381,8 @@ declare
     mantissa bigint;
     power int;
     double numeric;
-    -- The place of the last digit that is written, as a number: 0.01 of 3.14.
-    unit numeric;
+    -- How many digits stand after the point; negative: so many zeros before it, as -3 for 12000.
+    place int;
 begin
     if digits = '' then
         return null;
@@ -398,7 +398,10 @@ begin
         return 'is larger than a double holds';
     elsif size <= least then
         return 'is closer to 0 than a double holds';
-    elsif length(digits) <= 17 and size >= least_normal then
+    elsif length(digits) <= 15 and size >= least_normal then
+        return null;
+    elsif size::float8::text::numeric = size then
+        -- The digits by which the server itself names the double.
         return null;
     end if;
     bits := ('x' || encode(float8send(size::float8), 'hex'))::bit(64)::bigint;
@@ -413,10 +416,11 @@ begin
     -- A negative power of two is one of five, and of ten.
     double := case when power >= 0 then mantissa * power(2::numeric, power)
                    else mantissa * power(5::numeric, -power) * ('1e' || power)::numeric end;
-    unit := case when size = trunc(size)
-                 then ('1e' || length(substring(trunc(size)::text from '0*$')))::numeric
-                 else ('1e-' || scale(trim_scale(size)))::numeric end;
-    return case when abs(double - size) * 2 > unit
+    place := case when size = trunc(size) then -length(substring(trunc(size)::text from '0*$'))
+                  else scale(trim_scale(size)) end;
+    -- (Beside powers of two the nearest decimal of as many digits can be read as another double.)
+    return case when abs(double - size) * 2 > ('1e' || -place)::numeric
+                 and round(double, place)::float8 = size::float8
                 then 'has more digits than a double or a whole number of 64 bits holds' end;
 end
 $$;
@@ -450,10 +454,10 @@ begin
         raise exception 'the % is nested more than 100 levels deep', what using errcode = 'RW003';
     end if;
     -- Most documents have no long number, and are not looked into.
-    if document::text ~ '[0-9][0-9.]{17}' then
+    if document::text ~ '[0-9.]{17}' then
         for number in select n::text
                         from jsonb_path_query(document, 'strict $.** ? (@.type() == "number" && @ != 0)') n
-                       where length(n::text) > 17
+                       where length(n::text) > 16
         loop
             perform rework.number_check(number);
         end loop;
@@ -469,9 +473,11 @@ language plpgsql immutable
 as $$
 declare
     -- A string, a number, or what is between them.
-    part constant text := E'("(?:[^"\\\\]|\\\\.)*"|-?[0-9][-+.0-9eE]*|[^-"0-9]+|[-"])';
+    -- A string without an end is the rest of the text: a search for its end at each of many quotes would take
+    -- long.
+    part constant text := E'("(?:[^"\\\\]|\\\\.)*(?:"|\\\\?$)|-?[0-9][-+.0-9eE]*|[^-"0-9]+|-)';
     -- Whatever has fewer digits and a smaller exponent is kept.
-    long constant text := '[0-9.]{19}|[0-9][eE][-+]?[0-9]{3}';
+    long constant text := '[0-9.]{16}|[0-9][eE][-+]?[0-9]{3}';
     negative_zero constant text := '^-0([.]0+)?([eE][-+]?[0-9]+)?$';
     number text;
 begin

@@ -156,13 +156,8 @@ fn a_busy_loop_is_killed_and_its_process_is_gone() {
     let id = rework.misbehave("busy loop");
     rework.wait(&id, &["running"]);
     let workers = rework::internals::descendants::of(monitor.pid());
-    let begun = Instant::now();
     rework.ok(&["abort-task", &id, "--message", "enough"]);
     let task = rework.wait(&id, &["aborted"]);
-    let took = begun.elapsed();
-    eprintln!("aborted after {took:?}");
-    // 0.2 s where nobody else needs the machine.
-    assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(
         (&task["cause"], &task["error"]),
         (&"abort".into(), &"enough".into())
@@ -343,5 +338,6 @@ fn whoever_forks_faster_than_it_can_be_killed_does_not_hold_up_the_monitor() {
     let took = begun.elapsed();
     killpg(pid, Signal::SIGKILL).unwrap();
     bomb.wait().unwrap();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // It would go on for ever; a busy machine takes seconds.
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }

@@ -301,7 +301,7 @@ fn what_a_url_asks_for_is_done_or_refused_by_its_name() {
     let told = rework.fails(1, &["list-tasks", &url]);
     assert!(told.contains("no answer within 2 s"), "{told}");
     assert!(
-        begin.elapsed() < Duration::from_secs(9),
+        begin.elapsed() < Duration::from_secs(25),
         "{:?}",
         begin.elapsed()
     );
@@ -564,7 +564,7 @@ fn a_silent_connection_is_found_out_and_the_listener_hears_again() {
     rework.wait(&id, &["done"]);
     let took = begin.elapsed();
     assert!(
-        took < Duration::from_secs(10),
+        took < Duration::from_secs(30),
         "{took:?}: {}",
         monitor.log()
     );

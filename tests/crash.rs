@@ -303,7 +303,11 @@ fn a_panic_that_was_caught_is_not_what_a_later_death_is_called() {
 
 #[test]
 fn closing_every_descriptor_ends_the_worker_at_once() {
-    for mode in ["close everything", "close everything and print"] {
+    for mode in [
+        "close everything",
+        "close everything and print",
+        "shut down sockets",
+    ] {
         let task = crash(mode);
         assert_eq!(
             (&task["state"], &task["cause"]),
@@ -315,6 +319,20 @@ fn closing_every_descriptor_ends_the_worker_at_once() {
             "{mode}"
         );
     }
+}
+
+#[test]
+fn a_task_whose_main_thread_has_ended_is_not_running_for_ever() {
+    let task = crash("end the main thread");
+    assert_eq!(
+        (&task["state"], &task["cause"], &task["error"]),
+        (
+            &"aborted".into(),
+            &"crash".into(),
+            &"the operation has ended the worker's main thread, or the kernel has (seccomp)".into()
+        ),
+        "{task:#}"
+    );
 }
 
 #[test]

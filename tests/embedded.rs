@@ -122,13 +122,6 @@ fn of_several_servers_the_one_that_accepts_writes_is_used() {
     );
 }
 
-/// Whether a process runs; one that nobody has collected yet does not.
-fn is_running(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         self.rework(&["embedded", "stop", "--path", self.0.to_str().unwrap()]);
@@ -198,7 +191,11 @@ fn it_survives_a_kill_of_its_server_and_an_unfinished_beginning() {
     )
     .unwrap();
     // At once, while its remains are still in the way.
-    until("it to be dead", || is_running(server), |running| !running);
+    until(
+        "it to be dead",
+        || crate::harness::is_running(server),
+        |running| !running,
+    );
     place.init();
 }
 
@@ -326,19 +323,19 @@ fn a_server_of_another_process_namespace_is_used() {
     let status = inside(&["embedded", "status", "--path", path]);
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(
-        status.starts_with("running: ") && status.contains(", in another process namespace, "),
+        status.starts_with("running: ")
+            && status.contains(", its process cannot be seen from here, "),
         "{status}"
     );
     let stop = inside(&["embedded", "stop", "--path", path]);
     let said = String::from_utf8(stop.stderr).unwrap();
     assert!(
-        said.contains(
-            "runs in another process namespace, and its process cannot be seen from here"
-        ) && said.contains("\nhint: stop it where it was started"),
+        said.contains("cannot be seen from here (it runs in another container, or /proc hides it)")
+            && said.contains("\nhint: stop it where it was started"),
         "{said}"
     );
     assert_eq!(place.server(), Some(server), "it is the same server");
-    assert!(is_running(server));
+    assert!(crate::harness::is_running(server));
     // A monitor that is the first process of its namespace.
     let mut monitor = Command::new("unshare")
         .args(["--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"])
@@ -456,7 +453,7 @@ fn the_keeper_is_the_program_that_runs_even_if_its_file_has_been_replaced() {
     let server = place.server().expect("it runs");
     until(
         "its keeper to stop the server",
-        || is_running(server),
+        || crate::harness::is_running(server),
         |running| !running,
     );
 }
@@ -477,6 +474,16 @@ fn a_url_that_somebody_keeps_works_when_its_server_has_stopped() {
     );
     let url = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     until("the server to stop", || place.server(), Option::is_none);
+    // What REWORK_DB leads to is meant where no path is given.
+    for named in [url.clone(), format!("embedded:{path}")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_rework"))
+            .args(["embedded", "status"])
+            .env("REWORK_DB", named)
+            .output()
+            .unwrap();
+        let status = String::from_utf8(output.stdout).unwrap();
+        assert!(status.contains(&format!(" in {path}")), "{status}");
+    }
     // By the URL, and by an alias for it.
     let output = place.rework(&["list-operations", &url]);
     assert!(output.status.success(), "{output:?}");

@@ -225,6 +225,10 @@ fn numbers_that_would_be_changed_are_refused() {
         "-1e-99999",
         "1.7976931348623159e308",
         "0.12345678901234567891",
+        "9007199254740993.0",
+        "-900719925474099.35",
+        "0.30000000000000001",
+        "905838151287412.61",
     ] {
         let input = format!("[1, {number}]");
         let refusal = rework.fails(2, &["schedule", "doubles", "--input", &input]);
@@ -275,4 +279,49 @@ fn numbers_that_would_be_changed_are_refused() {
         }
     }
     assert_eq!(rework.json(&["list-tasks"]), json!([]));
+}
+
+#[test]
+fn digits_that_name_no_whole_number_are_those_of_the_double_by_every_way() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    // A whole number with an exponent is a double for the programs, and for text that is given in SQL.
+    let number = "9007199254740993e0";
+    let input = format!("[{number}]");
+    let refusal = rework.fails(2, &["schedule", "doubles", "--input", &input]);
+    assert!(
+        refusal.contains(&format!("the number {number} has more digits")),
+        "{refusal}"
+    );
+    let call = format!("select rework.schedule('doubles', '{input}')");
+    let refusal = rework.database.psql_error(&call);
+    assert!(
+        refusal.contains(&format!("the number {number} has more digits")),
+        "{refusal}"
+    );
+    // The double in the middle of two decimals, and the only decimal of 16 digits beside a power of two.
+    let input =
+        "[905838151287412.62, 905838151287412.63, 5.684341886080802e-14, 9007199254740992.0]";
+    rework.schedule(&["doubles", "--input", input]);
+    for given in [format!("'{input}'"), format!("'{input}'::jsonb")] {
+        rework
+            .database
+            .psql(&format!("select rework.schedule('doubles', {given})"));
+    }
+}
+
+/// Texts that were read in a time that grew with the square of their length.
+#[test]
+fn a_text_that_is_no_document_is_refused_at_once_however_long() {
+    let rework = Rework::with_plugins(&[standalone()]);
+    let quotes = r#"repeat('\" ', 400000)"#;
+    for text in [
+        format!("'[1e400, ' || {quotes}"),
+        format!("'[1234567890123456, -0, ' || {quotes}"),
+        format!("'[1e999999, -0, ' || {quotes} || '\\'"),
+    ] {
+        let call =
+            format!("set statement_timeout = '10s'; select rework.schedule('doubles', {text})");
+        let refusal = rework.database.psql_error(&call);
+        assert!(!refusal.contains("timeout"), "{text}: {refusal}");
+    }
 }

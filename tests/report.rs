@@ -1,7 +1,7 @@
 //! Report: what became of a task, exactly once, also when things go wrong on the way.
 
 use crate::harness::{
-    OpenTransaction, Rework, hello, misbehaving, standalone, until, until_within,
+    OpenTransaction, Rework, hello, is_running, misbehaving, standalone, until, until_within,
 };
 use nix::sys::signal::Signal;
 use std::{fs, time::Duration};
@@ -633,6 +633,35 @@ fn what_cannot_be_done_is_logged_with_its_cause() {
             log.contains("no worker of domain misbehaving can be started")
                 && log.contains("No such file or directory")
         },
+    );
+}
+
+/// Somebody else may repeat the task once the lease is over, so the worker does not go on.
+#[test]
+fn a_worker_whose_monitor_could_not_renew_its_lease_says_so_and_the_task_is_tried_again() {
+    let rework = Rework::with_plugins(&[misbehaving()]).with_periods("lease=1500");
+    let _monitor = rework.monitor(&["--domain", "misbehaving"]);
+    let id = rework.schedule(&["hang_once"]);
+    rework.wait(&id, &["running"]);
+    let client = OpenTransaction::begin(&rework, "select from rework.monitor for update");
+    let worker = rework.task(&id)["worker"].as_i64().unwrap();
+    let pid = rework.json(&["list-workers"])[0]["pid"].as_i64().unwrap();
+    until("the worker to end", || is_running(pid as i32), |runs| !runs);
+    client.end();
+    assert_eq!(rework.wait(&id, &["done"])["attempt"], 2);
+    let workers = rework.json(&["list-workers"]);
+    let worker = workers
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["id"] == worker)
+        .unwrap();
+    assert_eq!(
+        (&worker["cause"], &worker["error"]),
+        (
+            &"monitor lost".into(),
+            &"its monitor could not renew its lease in time, and the worker ended itself".into()
+        )
     );
 }
 

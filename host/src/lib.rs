@@ -60,6 +60,9 @@ pub mod internals {
     pub mod postgres {
         pub use crate::postgres::{Cluster, Lease};
     }
+    pub mod proc {
+        pub use crate::proc::Stat;
+    }
     pub mod store {
         pub use crate::store::{Cycle, Ended, Fate, Mark, Scan, Store};
     }

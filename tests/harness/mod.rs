@@ -26,4 +26,4 @@ pub(crate) use proxy::Proxy;
 pub(crate) use rework::{Monitor, Rework};
 pub(crate) use sdk::{as_of_1_0, as_of_1_2};
 pub(crate) use versions::{hello_version, place, with_texts};
-pub(crate) use wait::{side_by_side, until, until_within};
+pub(crate) use wait::{is_running, side_by_side, until, until_within};

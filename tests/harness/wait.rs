@@ -54,3 +54,8 @@ pub(crate) fn until_within<T: Debug>(
         std::thread::sleep(pause.clamp(PAUSES[0], PAUSES[1]));
     }
 }
+
+/// Whether a process runs; a zombie does not.
+pub(crate) fn is_running(pid: i32) -> bool {
+    rework::internals::proc::Stat::of(pid).is_ok_and(|stat| stat.is_alive())
+}

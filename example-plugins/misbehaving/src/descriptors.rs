@@ -35,6 +35,15 @@ pub(crate) fn send_garbage() {
     }
 }
 
+/// Ends the connection of every socket, and goes on working.
+pub(crate) fn shut_down_sockets(patience: Duration) {
+    for descriptor in 3..1024 {
+        // SAFETY: what is no socket refuses.
+        unsafe { libc::shutdown(descriptor, libc::SHUT_RDWR) };
+    }
+    thread::sleep(patience);
+}
+
 /// No more than few descriptors from now on.
 pub(crate) fn lower_the_limit() {
     let limit = libc::rlimit {

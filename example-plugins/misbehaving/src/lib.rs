@@ -33,7 +33,7 @@ struct Order {
         "allocation refused", "exit with 3", "use memory", "child crashes",
         "child crashes first", "daemon", "daemon and print", "many children",
         "close low descriptors", "garbage for the monitor", "daemon and no descriptors",
-        "crowd and segfault", "child works", "stop itself",
+        "crowd and segfault", "child works", "stop itself", "shut down sockets", "end the main thread",
     ])]
     mode: String,
     #[input(default = 3600)]
@@ -78,6 +78,8 @@ fn misbehave(task: &mut Task, order: Order) -> Result<Value> {
         "leak" => leak(patience),
         "exit" => std::process::exit(0),
         "exit with 3" => std::process::exit(3),
+        "end the main thread" => crashes::end_this_thread(),
+        "shut down sockets" => descriptors::shut_down_sockets(patience),
         "flood" => flood(),
         "child outlives" => children::one_that_outlives(patience)?,
         "child works" => children::one_that_works(patience)?,
@@ -171,6 +173,14 @@ fn third_time_lucky(task: &mut Task) -> Result<()> {
         return Err(format!("attempt {} fails", task.attempt()).into());
     }
     task.save_output(&task.attempt())
+}
+
+/// Hangs in its first attempt.
+#[operation(domain = "misbehaving", max_attempts = 2, backoff = "10ms")]
+fn hang_once(task: &mut Task) {
+    if task.attempt() == 1 {
+        thread::sleep(Duration::from_secs(3600));
+    }
 }
 
 /// Logs in every way that Rust code logs.

@@ -6,7 +6,7 @@ use super::{
     output,
 };
 use crate::{
-    client::{Client, ClientError, Target},
+    client::{Client, ClientError, Target, cluster_of},
     model::duration::human,
     postgres::Cluster,
 };
@@ -46,11 +46,23 @@ pub(super) fn confirmed(question: &str) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
-    let cluster = |args: &EmbeddedArgs| match &args.path {
-        Some(path) => Ok(Cluster::at(std::path::absolute(path)?)),
-        None => Ok::<_, Failure>(Cluster::default_location().map_err(ClientError::from)?),
+/// The cluster that `--path` names, or else the one that REWORK_DB leads to, or else the default one.
+fn cluster(args: &EmbeddedArgs) -> Result<Cluster> {
+    if let Some(path) = &args.path {
+        return Ok(Cluster::at(std::path::absolute(path)?));
+    }
+    let database = std::env::var("REWORK_DB").unwrap_or_default();
+    let named = match database.as_str() {
+        "" => None,
+        database => cluster_of(database)?,
     };
+    match named {
+        Some(cluster) => Ok(cluster),
+        None => Ok(Cluster::default_location().map_err(ClientError::from)?),
+    }
+}
+
+pub(super) fn embedded(command: &EmbeddedCommand) -> Result<()> {
     match command {
         EmbeddedCommand::Status(args) => {
             let status = cluster(args)?.status().map_err(ClientError::from)?;

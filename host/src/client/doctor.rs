@@ -160,7 +160,7 @@ impl Client {
                 } else if let Some(trouble) = &monitor.trouble {
                     Finding::problem(
                         "monitor",
-                        format!("the database refuses what {words} writes, {trouble}"),
+                        format!("the database does not take what {words} writes, {trouble}"),
                         "its running tasks go on, and their results are kept until they are taken; \
                          the line `write` and the server's log tell more"
                             .to_owned(),
@@ -197,7 +197,7 @@ impl Client {
             Err(error) => Finding::problem(
                 "write",
                 format!(
-                    "the database refuses what is written about tasks: {}",
+                    "the database does not take what is written about tasks: {}",
                     chain(&error)
                 ),
                 "no task is claimed, and no end of one is reported, until it does: see to the rights \

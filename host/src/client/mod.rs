@@ -47,6 +47,7 @@ pub use prepare::{PlannedRun, Prepare, ScheduleReport};
 pub use register::{Registration, RegistrationOptions};
 pub use schedule::Schedule;
 pub use target::Target;
+pub(crate) use target::cluster_of;
 pub use task::{Payload, Task, TaskReport};
 pub use transfer::ScheduleFile;
 pub use version::RollbackOptions;

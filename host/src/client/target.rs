@@ -71,6 +71,19 @@ impl Target {
     }
 }
 
+/// The embedded cluster that a `DB` argument leads to, by its name, by an alias or by its URL, whether it has
+/// been created or not; `None`: the argument names another server.
+pub(crate) fn cluster_of(database: &str) -> Result<Option<Cluster>> {
+    if let Some(cluster) = embedded_cluster(database)? {
+        return Ok(Some(cluster));
+    }
+    let url = match database.contains("://") {
+        true => database.to_owned(),
+        false => alias(database)?,
+    };
+    Ok(embedded_cluster(&url)?.or_else(|| Cluster::of_url(&url)))
+}
+
 /// The cluster that `embedded` or `embedded:/some/dir` names; `None` for other arguments.
 fn embedded_cluster(database: &str) -> Result<Option<Cluster>> {
     if database == "embedded" {

@@ -1,10 +1,13 @@
 //! Numbers in JSON text that cannot be kept as they are written are refused, never changed.
 //!
-//! A number is kept as a whole number of 64 bits, with or without a sign, or else as a double. Up to 17
-//! significant digits name a double; more are fine only if they are digits of that double.
+//! A number is kept as a whole number of 64 bits, with or without a sign, or else as a double. A double keeps
+//! any 15 significant digits; more digits are accepted only if they are digits of that double.
 
-/// How many significant digits tell any double from its neighbours.
-const DIGITS: usize = 17;
+/// How many significant digits any normal double keeps.
+const DIGITS: usize = f64::DIGITS as usize;
+
+/// How many digits after the first the longest double has when it is written out.
+const DOUBLE_DIGITS: usize = 766;
 
 /// The error for a number that a double cannot hold as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,8 +99,7 @@ fn check(number: &str) -> Result<(), NotKept> {
     if double.is_infinite() {
         return fault("is larger than a double holds");
     }
-    let (mantissa, _) = number.split_once(['e', 'E']).unwrap_or((number, ""));
-    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = digits_of(number);
     let digits = digits.trim_matches('0');
     if digits.is_empty() {
         return Ok(());
@@ -108,13 +110,37 @@ fn check(number: &str) -> Result<(), NotKept> {
     if digits.len() <= DIGITS && double.is_normal() {
         return Ok(());
     }
-    // The double, written with as many digits as the number.
-    let of_double = format!("{double:.*e}", digits.len() - 1);
-    let (of_double, _) = of_double.split_once('e').unwrap_or((&of_double, ""));
-    let of_double: String = of_double.chars().filter(char::is_ascii_digit).collect();
-    match of_double == digits {
+    // The decimal of as many digits that is nearest to the double. Where it is read as another double, which
+    // happens beside powers of two, the number is the only decimal of as many digits that names this one.
+    let nearest = format!("{double:.*e}", digits.len() - 1);
+    let is_kept = digits_of(&nearest) == digits
+        || nearest.parse() != Ok(double)
+        || is_equally_near(double, digits);
+    match is_kept {
         true => Ok(()),
         false => fault("has more digits than a double or a whole number of 64 bits holds"),
+    }
+}
+
+/// The digits of a number, without its sign, point and exponent.
+fn digits_of(number: &str) -> String {
+    let (mantissa, _) = number.split_once(['e', 'E']).unwrap_or((number, ""));
+    mantissa.chars().filter(char::is_ascii_digit).collect()
+}
+
+/// Whether a double lies in the middle between two decimals of as many digits, and these are the digits of
+/// the odd one: Rust's own formatting rounds 1658206780088562.25 to …562.3, and to …562.2 when it is asked
+/// for 16 digits.
+fn is_equally_near(double: f64, digits: &str) -> bool {
+    let exact = digits_of(&format!("{double:.DOUBLE_DIGITS$e}"));
+    let Some(cut) = exact.trim_end_matches('0').strip_suffix('5') else {
+        return false;
+    };
+    // The bits of '0' to '9' end as the digits do: the odd one of the two has the last bit.
+    let odd = |last: u8| last | 1;
+    match (cut.as_bytes().split_last(), digits.as_bytes().split_last()) {
+        (Some((cut, rest)), Some((digit, before))) => odd(*cut) == *digit && rest == before,
+        _ => false,
     }
 }
 
@@ -134,6 +160,11 @@ mod tests {
             "0.12345678901234567890",
             "1234567890123456789012345678901234567890",
             "1.2345678901234567e-320",
+            "9007199254740993.0",
+            "9007199254740993e0",
+            "-900719925474099.35",
+            "0.30000000000000001",
+            "905838151287412.61",
         ] {
             let text = format!("{{\"a\": [1, \"1e400\", {number}]}}");
             let told = check_numbers(&text).unwrap_err().to_string();
@@ -157,6 +188,12 @@ mod tests {
             "1.7976931348623157e308",
             "5e-324",
             "4.9406564584124654e-324",
+            "9007199254740992.0",
+            // The double is …412.625.
+            "905838151287412.62",
+            "905838151287412.63",
+            // 2^-44: the nearest decimal of 16 digits, …801e-14, is read as the double before it.
+            "5.684341886080802e-14",
             "2.2250738585072014e-308",
             "100000000000000000000000000000000000000000",
             "1.50000000000000000000000000000000",

@@ -3,7 +3,7 @@
 
 use crate::{
     model::{WorkerId, duration::human, task::Cause, worker::WorkerCause},
-    wire::{Crash, Failure, Limits},
+    wire::{Crash, Failure, Limits, SelfEnd},
 };
 use chrono::{DateTime, Utc};
 use nix::{sys::signal::Signal, unistd::Pid};
@@ -125,8 +125,8 @@ pub(super) struct Death<'a> {
     pub(super) limits: Limits,
     /// The kernel has killed something in its cgroup for want of memory.
     pub(super) out_of_memory: bool,
-    /// The worker had found its socket closed.
-    pub(super) cut_off: bool,
+    /// Why the worker has ended itself.
+    pub(super) self_end: Option<SelfEnd>,
 }
 
 impl<'a> Death<'a> {
@@ -142,7 +142,7 @@ impl<'a> Death<'a> {
             had_handler: true,
             limits: Limits::default(),
             out_of_memory: false,
-            cut_off: false,
+            self_end: None,
         }
     }
 
@@ -155,7 +155,7 @@ impl<'a> Death<'a> {
             .or_else(|| self.allocation_refused())
             .or_else(|| self.crashed())
             .or_else(|| self.used_up())
-            .or_else(|| self.cut_off())
+            .or_else(|| self.ended_itself())
             .unwrap_or_else(|| self.by_status());
         Fault {
             exit_code: self.exit.code,
@@ -213,11 +213,26 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// A worker whose socket is closed ends itself, because it can neither receive nor send anything.
-    fn cut_off(&self) -> Option<Fault> {
-        let words = "the operation has closed the worker's connection to its monitor";
-        (self.cut_off && self.exit.signal == Some(libc::SIGKILL))
-            .then(|| Fault::of(Cause::Crash, Some(words.to_owned())))
+    /// A worker that can no longer do its part kills itself, and everything below it.
+    fn ended_itself(&self) -> Option<Fault> {
+        let why = self
+            .self_end
+            .filter(|_| self.exit.signal == Some(libc::SIGKILL))?;
+        let (cause, words) = match why {
+            SelfEnd::Disconnected => (
+                Cause::Crash,
+                "the operation has closed the worker's connection to its monitor",
+            ),
+            SelfEnd::MainThreadEnded => (
+                Cause::Crash,
+                "the operation has ended the worker's main thread, or the kernel has (seccomp)",
+            ),
+            SelfEnd::LeaseExpired => (
+                Cause::MonitorLost,
+                "its monitor could not renew its lease in time, and the worker ended itself",
+            ),
+        };
+        Some(Fault::of(cause, Some(words.to_owned())))
     }
 
     fn by_status(&self) -> Fault {

@@ -149,7 +149,7 @@ impl Refusals {
                 if refusal.logged.is_some() {
                     let lasted = human(whole_seconds(now.duration_since(refusal.since)));
                     messages.push(Message::Over(format!(
-                        "the database takes what it refused for {lasted}: {words}"
+                        "the database takes again what it did not take for {lasted}: {words}"
                     )));
                 }
                 return false;
@@ -166,7 +166,7 @@ impl Refusals {
                     }
                 };
                 messages.push(Message::Refused(format!(
-                    "the database refuses what this monitor writes{lasted} ({}; running tasks go on): \
+                    "the database does not take what this monitor writes{lasted} ({}; running tasks go on): \
                      {words}",
                     results(waiting)
                 )));
@@ -231,7 +231,7 @@ mod tests {
         }
         let expected = ["", " for 30s", " for 1m"].map(|lasted| {
             Message::Refused(format!(
-                "the database refuses what this monitor writes{lasted} (2 results wait; running tasks \
+                "the database does not take what this monitor writes{lasted} (2 results wait; running tasks \
                  go on): no"
             ))
         });
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(
             over,
             [Message::Over(
-                "the database takes what it refused for 1m11s: no".to_owned()
+                "the database takes again what it did not take for 1m11s: no".to_owned()
             )]
         );
         assert_eq!(refusals.trouble(0), None);

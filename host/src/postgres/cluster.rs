@@ -286,10 +286,11 @@ impl Cluster {
         }
     }
 
-    /// Whether the server accepts connections: its pid file says so, and its socket is listened on. Its
-    /// process may be in another process namespace, where its id means nothing here.
+    /// Whether the server accepts connections: its pid file says so, and its process runs. If the process
+    /// cannot be seen, as in another process namespace, the server is asked for a connection, which costs it
+    /// some milliseconds.
     pub(super) fn answers(&self) -> bool {
-        self.pid_file().is_some_and(|(_, ready)| ready) && self.listens()
+        self.pid_file().is_some_and(|(_, ready)| ready) && (self.pid().is_some() || self.listens())
     }
 
     /// Whether a process listens on the socket: a server that starts, serves or stops. The socket of a dead

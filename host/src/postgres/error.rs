@@ -34,9 +34,10 @@ pub enum Error {
          system knows no home of this user"
     )]
     Homeless,
-    /// The server runs in another process namespace.
+    /// The server runs in another process namespace, or `/proc` hides its process.
     #[error(
-        "the server in {} runs in another process namespace, and its process cannot be seen from here",
+        "the process of the server in {} cannot be seen from here (it runs in another container, or /proc \
+         hides it)",
         .0.display()
     )]
     Elsewhere(PathBuf),

@@ -13,7 +13,7 @@ pub struct Status {
     /// The URL for clients.
     pub url: String,
     /// Whether the server accepts connections. That is possible while its process cannot be seen, if it
-    /// runs in another process namespace (another container).
+    /// runs in another process namespace (another container), or `/proc` hides it.
     pub answers: bool,
     /// Whether the server stays up without users.
     pub kept: bool,
@@ -24,7 +24,7 @@ impl fmt::Display for Status {
         let directory = self.directory.display();
         let process = match (self.pid, self.answers) {
             (Some(pid), _) => Some(format!("process {pid}")),
-            (None, true) => Some("in another process namespace".to_owned()),
+            (None, true) => Some("its process cannot be seen from here".to_owned()),
             (None, false) => None,
         };
         match (&self.version, process) {

@@ -414,7 +414,10 @@ impl Pool {
             .test_before_acquire(false)
             .acquire_timeout(self.shared.options.servers.connect_timeout)
             .after_connect(|connection, _| {
-                Box::pin(session::settle_only(connection, None, Purpose::Any))
+                Box::pin(async {
+                    session::settle(connection, None, Purpose::Any).await?;
+                    Ok(())
+                })
             })
             .connect_lazy_with(server))
     }

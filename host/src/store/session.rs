@@ -186,20 +186,24 @@ impl Live {
     }
 }
 
-/// Of the server's side of a session.
-struct State {
+/// The server's side of a session.
+pub(super) struct State {
     pid: i32,
     started: Option<DateTime<Utc>>,
+    /// Whether the server refuses writes.
     read_only: bool,
+    /// Whether the role or the database has transactions begin as read-only.
+    begins_read_only: bool,
+    /// Whether triggers and rules are those of a replica.
+    is_replica: bool,
 }
 
-/// Sets what the statements of ours rely on. `lock_limit`: how long a lock is waited for, if not as long
-/// as it takes.
-pub(super) async fn settle_only(
+/// Sets what our statements rely on. `lock_limit`: the longest wait for a lock; `None`: as long as it takes.
+pub(super) async fn settle(
     connection: &mut PgConnection,
     lock_limit: Option<Duration>,
     purpose: Purpose,
-) -> Result<(), sqlx::Error> {
+) -> Result<State, sqlx::Error> {
     let lock_timeout = lock_limit.map(setting);
     let of_purpose = match purpose {
         Purpose::Any => &[],
@@ -213,62 +217,57 @@ pub(super) async fn settle_only(
             _ => (*name, *value),
         })
         .unzip();
-    sqlx::query_scalar!(
-        r#"select count(set_config(w.name, w.value, false)) as "count!"
-             from unnest($1::text[], $2::text[]) as w (name, value)
-            -- Not every server knows all of them.
-            where current_setting(w.name, true) is not null
-              and current_setting(w.name, true) is distinct from w.value"#,
+    // One statement: every command begins with it. Not every server knows all of the settings.
+    let mut state = sqlx::query_as!(
+        State,
+        r#"with applied as materialized (
+               select count(set_config(w.name, w.value, false))
+                 from unnest($1::text[], $2::text[]) as w (name, value)
+                where current_setting(w.name, true) is not null
+                  and current_setting(w.name, true) is distinct from w.value
+           )
+           select pg_backend_pid() as "pid!",
+                  (select backend_start from pg_stat_get_activity(pg_backend_pid())) as started,
+                  current_setting('transaction_read_only')::bool as "read_only!",
+                  current_setting('default_transaction_read_only')::bool as "begins_read_only!",
+                  current_setting('session_replication_role') <> 'origin' as "is_replica!"
+             from applied"#,
         &names as &[&str],
         &values as &[&str]
     )
     .fetch_one(&mut *connection)
     .await?;
-    // What a role has by default is about people. A server or a database that is read-only is meant to
-    // be: it may be about to be replaced.
-    sqlx::query!(
-        r#"select set_config('default_transaction_read_only', 'off', false) as "value!"
-            where current_setting('default_transaction_read_only')::bool
-              and (select source in ('user', 'database user', 'client')
-                     from pg_settings where name = 'default_transaction_read_only')"#
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
-    // Otherwise what belongs to a file would stay when the file is deleted.
-    sqlx::query!(
-        r#"select set_config('session_replication_role', 'origin', false) as "value!"
-            where current_setting('session_replication_role') <> 'origin'"#
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(|_| {
-        let reason = "the role or database has `session_replication_role` set, with which rules of the \
-                      schema do not hold, and this role may not change that";
-        sqlx::Error::Configuration(reason.into())
-    })?;
-    Ok(())
+    if state.begins_read_only {
+        // What a role has by default is about people. A server or a database that is read-only is meant to
+        // be: it may be about to be replaced.
+        sqlx::query!(
+            r#"select set_config('default_transaction_read_only', 'off', false) as "value!"
+                where (select source in ('user', 'database user', 'client')
+                         from pg_settings where name = 'default_transaction_read_only')"#
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        state.read_only = !accepts_writes(connection).await?;
+    }
+    if state.is_replica {
+        // Otherwise what belongs to a file would stay when the file is deleted.
+        sqlx::query!(
+            r#"select set_config('session_replication_role', 'origin', false) as "value!""#
+        )
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|_| {
+            let reason = "the role or database has `session_replication_role` set, with which rules of \
+                          the schema do not hold, and this role may not change that";
+            sqlx::Error::Configuration(reason.into())
+        })?;
+    }
+    Ok(state)
 }
 
 /// A duration as the server's settings have it.
 fn setting(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
-}
-
-async fn settle(
-    connection: &mut PgConnection,
-    lock_limit: Option<Duration>,
-    purpose: Purpose,
-) -> Result<State> {
-    settle_only(connection, lock_limit, purpose).await?;
-    let state = sqlx::query_as!(
-        State,
-        r#"select pg_backend_pid() as "pid!",
-                  (select backend_start from pg_stat_activity where pid = pg_backend_pid()) as started,
-                  current_setting('transaction_read_only')::bool as "read_only!""#
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(state)
 }
 
 /// Whether the server of a connection accepts writes; a standby does not.

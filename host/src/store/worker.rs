@@ -19,7 +19,8 @@ pub struct WorkerRow {
     pub domain: String,
     /// The name of the plugin's crate.
     pub plugin: Option<String>,
-    /// How long the worker has been loading its plugin, in seconds; `None` once it is ready.
+    /// How long the worker has been loading its plugin, in seconds; `None` once it is ready, or when its
+    /// monitor does not live.
     pub loading_seconds: Option<f64>,
     /// The id of the monitor that started it.
     pub monitor: i64,
@@ -183,12 +184,13 @@ impl Store {
             WorkerRow,
             r#"select w.id, w.host, w.pid, w.domain, g.name as "plugin?", w.monitor, w.state, w.task, w.runs,
                       memory::float8 / 1048576 as memory_mb, cpu as cpu_percent,
-                      case when w.state = 'unstarted'
+                      case when w.state = 'unstarted' and rework.is_alive(m.last_seen, m.lease)
                            then extract(epoch from clock_timestamp() - w.created)::float8
                       end as loading_seconds,
                       w.created, w.started, w.finished, w.cause, w.error
                  from rework.worker w
                  left join rework.plugin g on g.hash = w.plugin
+                 left join rework.monitor m on m.id = w.monitor
                 where ($1::text is null or w.domain = $1)
                   and ($2 or w.finished is null or w.finished > clock_timestamp() - interval '1 day')
                 order by w.id"#,

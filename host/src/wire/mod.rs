@@ -15,7 +15,7 @@ pub use message::{
     Bytes, Capture, Failure, Finished, FromWorker, Limits, Payload, PluginFile, Run, ToWorker,
     WIRE_VERSION,
 };
-pub use page::{Page, SlotState, boottime};
+pub use page::{Page, SelfEnd, SlotState, boottime};
 pub use socket::{
     AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, high, socket_pair,
     watched,

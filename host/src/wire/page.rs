@@ -22,6 +22,25 @@ use std::{
 
 const MAGIC: u64 = u64::from_le_bytes(*b"rework\0\x02");
 
+/// Why a worker ends itself while it runs a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SelfEnd {
+    /// The operation has closed the worker's socket.
+    Disconnected = 1,
+    /// The operation has ended the main thread, which runs it and hears the monitor.
+    MainThreadEnded = 2,
+    /// The monitor has not renewed its lease in time, so others may repeat the task.
+    LeaseExpired = 3,
+}
+
+impl SelfEnd {
+    const ALL: [Self; 3] = [
+        Self::Disconnected,
+        Self::MainThreadEnded,
+        Self::LeaseExpired,
+    ];
+}
+
 /// The layout of the shared file. All zeros is valid: all slots are free.
 #[repr(C)]
 #[derive(Debug)]
@@ -29,8 +48,8 @@ struct Layout {
     magic: AtomicU64,
     /// When the monitor's lease ends, in nanoseconds of `CLOCK_BOOTTIME`; 0: no lease is set.
     lease_until: AtomicU64,
-    /// 1 if the worker has found its socket closed.
-    cut_off: AtomicU64,
+    /// Why the worker has ended itself: a number of [`SelfEnd`]; 0: it has not.
+    self_end: AtomicU64,
     slots: [Slot; Page::SLOTS as usize],
     /// When the last crash was recorded, in nanoseconds of `CLOCK_BOOTTIME`.
     crash_at: AtomicU64,
@@ -309,14 +328,15 @@ impl Page {
         self.layout().lease_until.store(until, Release);
     }
 
-    /// For the worker: records that an operation has closed its socket, since no message can say so.
-    pub fn say_cut_off(&self) {
-        self.layout().cut_off.store(1, Release);
+    /// For the worker: records why it ends itself, since no message can say so.
+    pub fn record_self_end(&self, why: SelfEnd) {
+        self.layout().self_end.store(why as u64, Release);
     }
 
-    /// For the monitor: whether the worker has found its socket closed.
-    pub fn is_cut_off(&self) -> bool {
-        self.layout().cut_off.load(Acquire) != 0
+    /// For the monitor: why the worker has ended itself; `None`: it has not.
+    pub fn self_end(&self) -> Option<SelfEnd> {
+        let number = self.layout().self_end.load(Acquire);
+        SelfEnd::ALL.into_iter().find(|why| *why as u64 == number)
     }
 
     /// For the worker: until when it may run tasks; see [`Page::set_lease`].

@@ -1,11 +1,12 @@
 //! The thread that watches the worker while an operation occupies the main thread. When the monitor is
-//! gone, its lease has passed, or the operation has closed the socket (which would show the monitor's end),
-//! it kills everything below this process, and then the process.
+//! gone, its lease has passed, the operation has closed the socket (which would show the monitor's end) or
+//! ended the main thread, it kills everything below this process, and then the process.
 
 use super::memory_trim::Program;
 use crate::{
     descendants,
-    wire::{Page, boottime},
+    proc::Stat,
+    wire::{Page, SelfEnd, boottime},
 };
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -34,9 +35,14 @@ pub(super) fn watch(socket: RawFd, page: &'static Page) {
         .stack_size(256 * 1024)
         .spawn(move || {
             let program = Program::find();
-            while !is_gone(socket, page) && boottime() < page.lease_until() {
+            let why = loop {
+                if let Some(why) = reason_to_end(socket, page) {
+                    break why;
+                }
                 program.release_pages();
-            }
+            };
+            // Whoever reads the page knows whether the monitor was there.
+            page.record_self_end(why);
             end_with_all_below();
         })
         .expect("a process that has just started can start a thread");
@@ -64,8 +70,20 @@ fn have_descriptors() {
     }
 }
 
-/// Waits [`CHECK_EVERY`] for the other end to close; `true` when it has.
-fn is_gone(socket: RawFd, page: &Page) -> bool {
+/// Waits [`CHECK_EVERY`] for the other end to close, and returns why this worker must end, if it must.
+fn reason_to_end(socket: RawFd, page: &Page) -> Option<SelfEnd> {
+    if is_closed(socket) {
+        Some(SelfEnd::Disconnected)
+    } else if boottime() >= page.lease_until() {
+        Some(SelfEnd::LeaseExpired)
+    } else if !main_thread_lives() {
+        Some(SelfEnd::MainThreadEnded)
+    } else {
+        None
+    }
+}
+
+fn is_closed(socket: RawFd) -> bool {
     // SAFETY: the session keeps the socket open until the process ends.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
     let mut watched = [PollFd::new(socket, PollFlags::empty())];
@@ -74,12 +92,13 @@ fn is_gone(socket: RawFd, page: &Page) -> bool {
         Ok(0) | Err(_) => false,
         Ok(_) => {
             let events = watched[0].revents().unwrap_or(PollFlags::empty());
-            let is_closed = events.contains(PollFlags::POLLNVAL);
-            if is_closed {
-                // Without the socket this worker can neither send anything nor notice its monitor's death.
-                page.say_cut_off();
-            }
-            is_closed || events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+            events.intersects(PollFlags::POLLNVAL | PollFlags::POLLHUP | PollFlags::POLLERR)
         }
     }
+}
+
+/// Whether the main thread lives. While other threads go on, the kernel keeps an ended one as a zombie. If
+/// that cannot be read (no descriptor is left, `/proc` is hidden), the thread counts as living.
+fn main_thread_lives() -> bool {
+    Stat::of(Pid::this().as_raw()).map_or(true, |stat| stat.is_alive())
 }

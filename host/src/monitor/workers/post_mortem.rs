@@ -4,7 +4,7 @@ use super::life::{Life, Load, Stop};
 use crate::{
     model::{TaskId, task::Cause, text::without_nul, worker::WorkerCause},
     monitor::fault::{Death, Exit, Fault},
-    wire::{Crash, Failure, Limits},
+    wire::{Crash, Failure, Limits, SelfEnd},
 };
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub(super) struct PostMortem<'a> {
     pub(super) crash: Option<&'a Crash>,
     /// The kernel has killed something in its cgroup for want of memory.
     pub(super) is_out_of_memory: bool,
-    /// It had found its socket closed.
-    pub(super) is_cut_off: bool,
+    /// Why it has ended itself.
+    pub(super) self_end: Option<SelfEnd>,
 }
 
 impl PostMortem<'_> {
@@ -61,7 +61,7 @@ impl PostMortem<'_> {
             crash: self.crash,
             limits,
             out_of_memory: self.is_out_of_memory,
-            cut_off: self.is_cut_off,
+            self_end: self.self_end,
             ..Death::of(&self.exit)
         }
         .fault()
@@ -115,7 +115,7 @@ impl PostMortem<'_> {
         let fault = Death {
             crash: self.crash,
             had_handler: self.was_ready,
-            cut_off: self.is_cut_off,
+            self_end: self.self_end,
             ..Death::of(&self.exit)
         }
         .fault();
@@ -145,7 +145,7 @@ mod tests {
             stderr_tail: None,
             crash: None,
             is_out_of_memory: false,
-            is_cut_off: false,
+            self_end: None,
         }
     }
 

@@ -231,7 +231,7 @@ impl Worker {
                 .cgroup
                 .as_ref()
                 .is_some_and(WorkerCgroup::was_out_of_memory),
-            is_cut_off: self.slots.page().is_cut_off(),
+            self_end: self.slots.page().self_end(),
         };
         let ended: Vec<_> = begun
             .into_iter()
