@@ -271,7 +271,7 @@ impl Supervisor {
             let Some(stage) = self.tasks.want_abort(task, message.clone()) else {
                 continue;
             };
-            let has_begun = match stage {
+            let aborted = match stage {
                 Stage::Ending => continue,
                 Stage::Fetching => Aborted::BeforeBegin,
                 Stage::Waiting => {
@@ -280,7 +280,7 @@ impl Supervisor {
                 }
                 Stage::Handed(worker) => self.workers.abort(worker, task, message, now),
             };
-            match has_begun {
+            match aborted {
                 Aborted::BeforeBegin => self.tasks.abort(task, Utc::now()),
                 Aborted::Ending => {}
                 Aborted::TooLate => self.tasks.forget_abort(task),
