@@ -1,6 +1,7 @@
 //! The structure of the host: who may import whom, and the three things that happen in one place.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -136,7 +137,7 @@ fn dangerous_things_happen_in_their_places_only() {
         (
             "Command::new",
             &[
-                "monitor/process.rs",
+                "monitor/workers/process.rs",
                 "plugin/probe.rs",
                 "plugin/probe_child.rs",
                 "postgres/",
@@ -150,7 +151,7 @@ fn dangerous_things_happen_in_their_places_only() {
                 "plugin/",
                 "descriptors.rs",
                 "monitor/init.rs",
-                "monitor/process.rs",
+                "monitor/workers/process.rs",
                 "signals.rs",
                 "wire/page.rs",
                 "wire/socket.rs",
@@ -183,4 +184,128 @@ fn programs_notify_as_the_functions_of_the_schema_do() {
         let source = fs::read_to_string(&path).unwrap();
         assert!(!source.contains("pg_notify("), "{}", path.display());
     }
+}
+
+/// The paths that a source imports from its own crate by `use`, outside its tests, with groups written out.
+fn used_paths(source: &str) -> Vec<String> {
+    fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
+        let mut depth = 0;
+        let mut start = 0;
+        let mut parts = Vec::new();
+        for (at, c) in tree.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    parts.push(&tree[start..at]);
+                    start = at + 1;
+                }
+                _ => {}
+            }
+        }
+        parts.push(&tree[start..]);
+        for part in parts.into_iter().map(str::trim) {
+            match part.split_once('{') {
+                Some((path, group)) => {
+                    let group = group.strip_suffix('}').expect("groups are closed");
+                    expand(&format!("{prefix}{path}"), group, found);
+                }
+                None if part.is_empty() => {}
+                None => found.push(format!("{prefix}{part}")),
+            }
+        }
+    }
+    let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let mut found = Vec::new();
+    for statement in source.split("\nuse ").skip(1) {
+        let tree = statement.split(';').next().unwrap();
+        expand("", &tree.replace(char::is_whitespace, ""), &mut found);
+    }
+    found
+}
+
+/// Which of the files and directories beside each other in `room` (a path of modules) import which.
+fn siblings(room: &Path, path: &[String]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut graph = BTreeMap::new();
+    for entry in fs::read_dir(room).unwrap().flatten() {
+        let name = entry
+            .path()
+            .file_stem()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let files = match entry.path() {
+            directory if directory.is_dir() => sources(&directory),
+            file => vec![file],
+        };
+        if ["mod", "fixtures"].contains(&name.as_str()) {
+            continue;
+        }
+        let imports: &mut BTreeSet<String> = graph.entry(name.clone()).or_default();
+        for file in files {
+            let inner = file.strip_prefix(room).unwrap();
+            let mut module: Vec<String> = inner
+                .with_extension("")
+                .iter()
+                .map(|part| part.to_str().unwrap().to_owned())
+                .filter(|part| part != "mod")
+                .collect();
+            module.splice(0..0, path.iter().cloned());
+            for used in used_paths(&fs::read_to_string(&file).unwrap()) {
+                let mut absolute = match used.strip_prefix("crate::") {
+                    Some(_) => Vec::new(),
+                    None => module.clone(),
+                };
+                for part in used.split("::") {
+                    match part {
+                        "crate" | "self" => {}
+                        "super" => drop(absolute.pop()),
+                        part => absolute.push(part.to_owned()),
+                    }
+                }
+                if let Some(rest) = absolute.strip_prefix(path)
+                    && let Some(sibling) = rest.first().filter(|sibling| **sibling != name)
+                {
+                    imports.insert(sibling.clone());
+                }
+            }
+        }
+    }
+    graph
+}
+
+#[test]
+fn no_part_of_the_monitor_imports_what_imports_it() {
+    let rooms = [
+        "",
+        "claim",
+        "plugins",
+        "supervisor",
+        "tasks",
+        "workers",
+        "workers/pool",
+    ];
+    let mut looked_at = 0;
+    for room in rooms {
+        let directory = host().join("monitor").join(room);
+        let path: Vec<String> = ["monitor"]
+            .into_iter()
+            .chain(room.split('/').filter(|part| !part.is_empty()))
+            .map(str::to_owned)
+            .collect();
+        let mut graph = siblings(&directory, &path);
+        looked_at += graph.values().map(BTreeSet::len).sum::<usize>();
+        // What imports nothing that is left is in no circle.
+        loop {
+            let left: BTreeSet<String> = graph.keys().cloned().collect();
+            let before = graph.len();
+            graph.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
+            if graph.len() == before {
+                break;
+            }
+        }
+        assert!(graph.is_empty(), "a circle in monitor/{room}: {graph:#?}");
+    }
+    assert!(looked_at > 60, "the imports were found");
 }

@@ -17,6 +17,15 @@ pub struct LogLine(
     pub String,
 );
 
+/// What came out of an output pipe of a worker, or as a log record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Printed {
+    /// A whole line, or a log record.
+    Line(LogLine),
+    /// The text so far of a line that has not ended, such as a progress bar.
+    Unfinished(LogLine),
+}
+
 /// The names of levels by their number on the wire, 1 (error) to 5 (trace).
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 

@@ -16,6 +16,7 @@ pub mod number;
 pub mod plugin;
 pub mod rule;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod worker;
 

@@ -10,6 +10,11 @@ pub fn rfc3339(time: DateTime<Utc>) -> String {
     format!("{trimmed}Z")
 }
 
+/// The time that is this many microseconds after the epoch. For a number that is no time: now.
+pub fn from_micros(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_else(Utc::now)
+}
+
 /// A time as every listing prints it: `2018-11-28 16:08:27.123456UTC`.
 pub fn human(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.6fUTC").to_string()

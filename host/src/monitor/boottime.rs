@@ -9,7 +9,7 @@ pub(super) fn now() -> Duration {
     Duration::from(now)
 }
 
-/// As a shared page holds it.
+/// A time as a shared page holds it: nanoseconds.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -24,7 +24,7 @@ use std::{
 
 /// A run that is this late counts as missed.
 const LATE: TimeDelta = TimeDelta::seconds(15);
-/// So many runs are queued at a time, so that the other work of the monitor goes on.
+/// At most this many runs are queued at a time, so that the other work of the monitor goes on.
 const AT_ONCE: usize = 2;
 
 /// A schedule, and how far it has been dealt with.
@@ -32,11 +32,11 @@ const AT_ONCE: usize = 2;
 struct Planned {
     rule: Rule,
     /// Its rule, zone and policy as text, to see whether they have changed.
-    said: (String, String, String),
+    definition: (String, String, String),
     catch_up: CatchUp,
-    /// Runs up to here are done with.
+    /// Runs up to this time have been dealt with.
     done_until: DateTime<Utc>,
-    /// Why the last run queued no task; said once.
+    /// Why the last run queued no task, so that each reason is logged once.
     refused: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Planned {
 struct Plan {
     created: Instant,
     clock: Option<DatabaseClock>,
-    /// When this monitor came, by the database's clock.
+    /// When this monitor was started, by the database's clock.
     started: Option<DateTime<Utc>>,
     planned: BTreeMap<ScheduleId, Planned>,
     /// When each of them is due, the earliest first; those that are being queued are not here.
@@ -96,13 +96,16 @@ impl Plan {
         self.started = Some(started);
         for row in rows {
             let id = ScheduleId(row.id);
-            let said = (row.rule, row.timezone, row.catch_up);
+            let definition = (row.rule, row.timezone, row.catch_up);
             let got_to = row.last_run.map_or(row.since, |last| last.max(row.since));
-            let known = self.planned.remove(&id).filter(|known| known.said == said);
+            let known = self
+                .planned
+                .remove(&id)
+                .filter(|known| known.definition == definition);
             let plan = match known {
                 Some(mut known) => {
                     if known.rule.is_outdated()
-                        && let Ok(rule) = Rule::parse(&known.said.0, &known.said.1)
+                        && let Ok(rule) = Rule::parse(&known.definition.0, &known.definition.1)
                     {
                         known.rule = rule;
                     }
@@ -115,9 +118,9 @@ impl Plan {
                         ..known
                     }
                 }
-                None => match Rule::parse(&said.0, &said.1) {
+                None => match Rule::parse(&definition.0, &definition.1) {
                     Ok(rule) => {
-                        let catch_up = said.2.parse().unwrap_or_default();
+                        let catch_up = definition.2.parse().unwrap_or_default();
                         let done_until = match catch_up {
                             CatchUp::Skip => got_to.max(started),
                             // Nobody was there for what lies between: of that, the last one.
@@ -128,7 +131,7 @@ impl Plan {
                         };
                         Planned {
                             rule,
-                            said,
+                            definition,
                             catch_up,
                             done_until,
                             refused: None,

@@ -1,11 +1,12 @@
 //! Why a task did not end well: what an operation says of its own failure, and what a worker's
 //! death means for the task that it ran. One line of words, a cause, and all else that is known.
 
-use super::process::Exit;
 use crate::{
-    model::{duration::human, task::Cause, worker::WorkerCause},
+    model::{WorkerId, duration::human, task::Cause, worker::WorkerCause},
     wire::{Crash, Failure, Limits, SelfEnd},
 };
+use chrono::{DateTime, Utc};
+use nix::{sys::signal::Signal, unistd::Pid};
 use std::time::Duration;
 
 /// Why a task did not end well, with all that is known of it.
@@ -20,12 +21,55 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// A cause and its words, nothing else.
+    /// A cause and what is shown of it, nothing else.
     pub(super) fn of(cause: Cause, error: Option<String>) -> Self {
         Self {
             cause: Some(cause),
             error,
             ..Self::default()
+        }
+    }
+}
+
+/// What is known of the run of a task whose worker has not reported its end. The default: it never ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Ran {
+    /// When the task began, by the worker's clock.
+    pub(super) started: Option<DateTime<Utc>>,
+    /// The most memory that its worker had, in bytes.
+    pub(super) peak_memory: Option<i64>,
+    /// The processor time that it used.
+    pub(super) cpu_seconds: Option<f64>,
+    /// The worker that ran it.
+    pub(super) worker: Option<WorkerId>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Exit {
+    pub(super) pid: Pid,
+    /// Its exit code, if it exited.
+    pub(super) code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub(super) signal: Option<i32>,
+    /// Its largest resident memory, in bytes.
+    pub(super) peak_memory: u64,
+    /// Processor time, its reaped children included.
+    pub(super) cpu: Duration,
+}
+
+impl Exit {
+    /// How the process ended, as the rest of a sentence that begins with its name.
+    pub(super) fn in_words(&self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("ended the process (exit {code})"),
+            (None, Some(number)) => {
+                let name = Signal::try_from(number);
+                let name =
+                    name.map_or_else(|_| format!("signal {number}"), |name| name.to_string());
+                format!("crashed ({name})")
+            }
+            (None, None) => "ended".to_owned(),
         }
     }
 }
@@ -46,7 +90,8 @@ pub(super) fn of_failure(failure: &Failure, limits: Limits) -> Fault {
     }
 }
 
-/// The limit that an operation has met which fails of its own accord, by the system's words.
+/// The limit that an operation has met which then failed by itself, as far as the system's message tells; as an
+/// addition to that message.
 fn limit_met(message: &str, limits: Limits) -> String {
     let says = |words: &str| message.contains(words);
     if let Some(files) = limits.open_files.filter(|_| says("Too many open files")) {
@@ -64,14 +109,14 @@ fn limit_met(message: &str, limits: Limits) -> String {
 pub(super) struct Death<'a> {
     /// How the process ended.
     pub(super) exit: &'a Exit,
-    /// Why we killed it, if we did.
+    /// Why the monitor killed it, if it did.
     pub(super) killed: Option<WorkerCause>,
     /// The same in words.
     pub(super) because: Option<&'a str>,
     /// A panic that had begun.
     pub(super) panic: Option<&'a Failure>,
     /// The last line on stderr.
-    pub(super) last_words: Option<&'a str>,
+    pub(super) stderr_tail: Option<&'a str>,
     /// What its signal handler wrote.
     pub(super) crash: Option<&'a Crash>,
     /// Whether the handler was in place.
@@ -92,7 +137,7 @@ impl<'a> Death<'a> {
             killed: None,
             because: None,
             panic: None,
-            last_words: None,
+            stderr_tail: None,
             crash: None,
             had_handler: true,
             limits: Limits::default(),
@@ -101,8 +146,8 @@ impl<'a> Death<'a> {
         }
     }
 
-    /// What it means, in this order: our own reason, a panic that had begun, what was said last,
-    /// the crash record, and the way the process ended.
+    /// What it means. The first of these that is known counts: the reason for which the monitor killed it, a panic
+    /// that had begun, the last line on stderr about memory, the crash record, the way the process ended.
     pub(super) fn fault(&self) -> Fault {
         let known = self
             .killed_by_us()
@@ -128,9 +173,9 @@ impl<'a> Death<'a> {
         self.panic.map(|panic| of_failure(panic, self.limits))
     }
 
-    /// Rust and C++ abort the process when there is no memory; their last words tell.
+    /// Rust and C++ abort the process when there is no memory, and say so on stderr.
     fn allocation_refused(&self) -> Option<Fault> {
-        let words = self.last_words.filter(|words| is_about_memory(words))?;
+        let words = self.stderr_tail.filter(|words| is_about_memory(words))?;
         if self.exit.signal != Some(libc::SIGABRT) {
             return None;
         }
@@ -159,7 +204,7 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// The kernel's own watch over processor time.
+    /// The kernel has ended it for its processor time.
     fn used_up(&self) -> Option<Fault> {
         let limit = Duration::from_millis(self.limits.cpu_ms?);
         (self.exit.signal == Some(libc::SIGXCPU)).then(|| {
@@ -194,7 +239,7 @@ impl<'a> Death<'a> {
         let Some(signal) = self.exit.signal else {
             let code = self.exit.code.unwrap_or_default();
             let words = format!("the operation ended the process (exit code {code})");
-            return Fault::of(Cause::ProcessExit, Some(self.with_last_words(words)));
+            return Fault::of(Cause::ProcessExit, Some(self.with_stderr_tail(words)));
         };
         let (cause, words) = match signal {
             libc::SIGKILL if self.out_of_memory => (
@@ -209,14 +254,14 @@ impl<'a> Death<'a> {
             ),
             _ => (
                 Cause::Crash,
-                self.with_last_words(format!("{} ended the worker process", signal_name(signal))),
+                self.with_stderr_tail(format!("{} ended the worker process", signal_name(signal))),
             ),
         };
         Fault::of(cause, Some(words))
     }
 
-    fn with_last_words(&self, words: String) -> String {
-        match self.last_words {
+    fn with_stderr_tail(&self, words: String) -> String {
+        match self.stderr_tail {
             Some(last) => format!("{words}; last words: {last}"),
             None => words,
         }
@@ -229,8 +274,8 @@ pub(super) fn is_about_memory(line: &str) -> bool {
     of_rust || line.contains("std::bad_alloc")
 }
 
-/// Whether a line says something: it is not empty, and none of a backtrace, which follows what
-/// matters.
+/// Whether a line tells why a process ended: it is not empty, and not part of a backtrace, which follows the line
+/// that tells.
 pub(super) fn is_telling(line: &str) -> bool {
     let words = line.trim_start();
     let is_indented = words.len() < line.len();
@@ -245,7 +290,7 @@ pub(super) fn is_telling(line: &str) -> bool {
 
 /// `SIGSEGV at address 0x8 in libmisbehaving.so+0x34150`.
 fn crash_words(crash: &Crash, worker: i32) -> String {
-    /// The kernel does not know the address: it is none that an address can be.
+    /// The code of a signal for an access to an address that no process can have.
     const SI_KERNEL: i32 = 0x80;
     let name = short_name(crash.signal);
     if !crash.is_fault() {
@@ -290,7 +335,7 @@ pub(super) fn megabytes(bytes: u64) -> String {
 
 /// `SIGSEGV`.
 fn short_name(number: i32) -> String {
-    nix::sys::signal::Signal::try_from(number).map_or_else(
+    Signal::try_from(number).map_or_else(
         |_| format!("signal {number}"),
         |signal| signal.as_str().to_owned(),
     )
@@ -298,7 +343,7 @@ fn short_name(number: i32) -> String {
 
 /// `SIGSEGV (signal 11)`.
 fn signal_name(number: i32) -> String {
-    match nix::sys::signal::Signal::try_from(number) {
+    match Signal::try_from(number) {
         Ok(signal) => format!("{} (signal {number})", signal.as_str()),
         Err(_) => format!("signal {number}"),
     }
@@ -307,7 +352,6 @@ fn signal_name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::unistd::Pid;
 
     fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
         Exit {
@@ -380,15 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn last_words_about_memory_count_with_an_abort_only() {
-        let last_words = Some("memory allocation of 16 bytes failed");
+    fn what_stderr_says_of_memory_counts_with_an_abort_only() {
+        let stderr_tail = Some("memory allocation of 16 bytes failed");
         let limits = Limits {
             memory_bytes: Some(512 << 20),
             ..Limits::default()
         };
         let abort = exit(None, Some(6));
         let death = Death {
-            last_words,
+            stderr_tail,
             limits,
             ..Death::of(&abort)
         };
@@ -396,14 +440,14 @@ mod tests {
         assert_eq!(words(&death), (Cause::Memory, expected.into()));
         let left = exit(Some(1), None);
         let death = Death {
-            last_words,
+            stderr_tail,
             ..Death::of(&left)
         };
         assert_eq!(words(&death).0, Cause::ProcessExit);
     }
 
     #[test]
-    fn backtraces_are_not_the_last_words() {
+    fn backtraces_are_not_the_stderr_tail() {
         for line in [
             "",
             "stack backtrace:",
@@ -485,7 +529,7 @@ mod tests {
             )
         );
         assert_eq!(
-            said(6, |death| death.last_words = Some("assertion failed")).1,
+            said(6, |death| death.stderr_tail = Some("assertion failed")).1,
             "SIGABRT (signal 6) ended the worker process; last words: assertion failed"
         );
     }

@@ -19,7 +19,8 @@ use std::{
 const VACUUM_SOON: Duration = Duration::from_secs(1);
 /// and then this often, or as often as rows may grow old.
 const VACUUM_EVERY: Duration = Duration::from_secs(600);
-/// What is due already and was not promoted is in the hands of another monitor: not again at once.
+/// A delayed task that is due and was not promoted is being promoted by another monitor: it is tried again after
+/// this.
 const PROMOTE_AGAIN: Duration = Duration::from_millis(20);
 /// With fewer numbers for workers in reserve than this, more are asked for,
 const FEW_NUMBERS: usize = 8;
@@ -38,7 +39,7 @@ pub(super) enum Event {
     Reserved(Result<Vec<WorkerId>, StoreError>),
 }
 
-/// What is due when.
+/// The housekeeping of one monitor.
 #[derive(Debug)]
 pub(super) struct Housekeeping {
     database: Database<Event>,
@@ -54,7 +55,7 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// For a monitor that begins, with its first numbers for workers.
+    /// Of a monitor that has just been started, with its first numbers for workers.
     pub(super) fn new(
         database: Database<Event>,
         domains: Vec<String>,
@@ -78,7 +79,7 @@ impl Housekeeping {
         }
     }
 
-    /// How many numbers a monitor that begins reserves.
+    /// How many numbers a monitor reserves when it is started.
     pub(super) const FIRST_NUMBERS: i32 = FEW_NUMBERS as i32;
 
     /// Asks what is due.

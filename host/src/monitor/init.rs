@@ -42,7 +42,7 @@ pub fn stand_below_init() -> io::Result<()> {
             prctl::set_pdeathsig(Signal::SIGTERM)?;
             pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             if getppid() != this {
-                // It has died before the kernel knew that we want to hear of it.
+                // It has died before the kernel was told that this process wants a signal then.
                 raise(Signal::SIGTERM)?;
             }
             Ok(())
@@ -50,7 +50,7 @@ pub fn stand_below_init() -> io::Result<()> {
     }
 }
 
-/// Whether there are children that nobody here has started, or orphans will come.
+/// Whether this process has children that the monitor has not started, or will be given orphans.
 fn is_needed() -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     let has_children = waitid(Id::All, look) != Err(Errno::ECHILD);
@@ -63,7 +63,7 @@ fn be_init(monitor: Pid) -> ! {
     // The environment may hold the database's URL, and workers may be of the same user.
     let _ = prctl::set_dumpable(false);
     let _ = prctl::set_name(c"rework-init");
-    let is_nohup = super::process::is_ignored(Signal::SIGHUP);
+    let is_nohup = super::workers::process::is_ignored(Signal::SIGHUP);
     loop {
         let Some((signal, was_sent)) = next_signal() else {
             continue;
@@ -77,7 +77,7 @@ fn be_init(monitor: Pid) -> ! {
             // Blocked signals arrive also where they are ignored.
             Signal::SIGHUP if is_nohup => {}
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP => tell(monitor, relay()),
-            // What a terminal does it has done to the monitor too, which is of the same group.
+            // A signal of the terminal reaches the monitor too, which is in the same process group.
             Signal::SIGQUIT | Signal::SIGUSR1 | Signal::SIGUSR2 if was_sent => {
                 tell(monitor, signal as libc::c_int);
             }

@@ -5,45 +5,34 @@
 //! and both run the same code.
 
 mod boottime;
-mod cgroup;
 mod claim;
 mod cron;
-mod cycle;
 mod database;
-mod death;
 mod event;
 mod fault;
-mod feed;
-mod hear;
 mod housekeeping;
-mod identity;
 mod init;
 mod lease;
-mod limits;
 mod mailbox;
+mod options;
 mod outage;
-mod output;
-mod pages;
 mod plugins;
 mod poll;
-mod pool;
-mod process;
 mod recover;
 mod refusals;
-mod roster;
 mod run;
-mod share;
-mod staff;
+mod shutdown;
 mod supervisor;
 mod tasks;
 mod unsaid;
-mod usage;
 mod wakeup;
 mod witness;
-mod worker;
+mod workers;
 
-pub use identity::IdentityError;
 pub use init::stand_below_init;
-pub use pool::PoolOptions;
-pub use process::{EXAMINER, WORKER};
-pub use run::{MonitorError, Options, run};
+pub use options::{MonitorError, Options};
+pub use run::run;
+pub use workers::{
+    IdentityError, PoolOptions,
+    process::{EXAMINER, WORKER},
+};

@@ -1,11 +1,11 @@
-//! Lost monitors: what they left unsaid is reported, their tasks follow the delivery rule, their workers
-//! are dead.
+//! Lost monitors: results that they had not reported are reported, their other tasks follow the delivery rule,
+//! and their workers are recorded as dead.
 
 use super::{
     boottime,
-    pages::{Abandoned, pages_dir},
-    unsaid::{Left, report_left},
+    unsaid::{Left, Unsaid, report_left},
     witness::Witness,
+    workers::pages::{Abandoned, pages_dir},
 };
 use crate::{
     model::MonitorId,
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::path::Path;
 
-/// Who recovers, and for whom.
+/// What a monitor needs to recover the tasks of lost monitors.
 #[derive(Debug, Clone)]
 pub(super) struct Recovery {
     pub(super) store: Store,
@@ -34,8 +34,8 @@ impl Recovery {
         let others = self.store.monitor_others(self.me).await?;
         let looked = boottime::now();
         witness.look(&others, looked);
-        // What was seen counts for this long: an observer that is suspended between the look and the burial
-        // buries nobody.
+        // What was read counts for this long: a monitor that is suspended between reading and burying buries
+        // nobody.
         let fresh = Periods::current().lease / 3;
         let (mut tasks, mut failed) = (0, None);
         for other in &others {
@@ -48,12 +48,12 @@ impl Recovery {
             }
             match self.bury(other, abandoned).await {
                 Ok(held) => tasks += held,
-                // The others are seen to all the same.
+                // The other monitors are recovered all the same.
                 Err(error) => failed = Some(error),
             }
         }
-        // Of those that somebody else has buried.
-        for abandoned in Abandoned::with_unsaid(&pages_dir()) {
+        // Results of monitors that another one has buried without them.
+        for abandoned in Abandoned::with_results(&pages_dir(), Unsaid::is_in) {
             match self.report_orphaned(abandoned, &others).await {
                 Ok(()) => {}
                 Err(error) => failed = Some(error),
@@ -72,10 +72,10 @@ impl Recovery {
         if let Some(abandoned) = &abandoned {
             left = report_left(&self.store, &self.installation, abandoned).await?;
             if left == Left::Waits {
-                // Next time: what it has said last must not end as lost.
+                // Not before its results are reported, or its tasks would end as lost.
                 return Ok(0);
             }
-            // Only what a page proves: a task that is in none may have ended with its report unwritten.
+            // Only tasks of which a page proves it: a task in no page may have ended with its report unwritten.
             never_begun = abandoned.never_begun();
             gone = Gone::Unlocked;
         }
@@ -94,14 +94,14 @@ impl Recovery {
         Ok(held.unwrap_or(0))
     }
 
-    /// Reports what a monitor left unsaid that has no row any more; one that has is buried with it.
+    /// Reports the results that a monitor without a row has left. A monitor that still has a row is buried first.
     async fn report_orphaned(&self, abandoned: Abandoned, others: &[OtherMonitor]) -> Result<()> {
         let name = abandoned.directory().file_name();
         let has_row = others
             .iter()
             .any(|other| other.host == self.host && Path::new(&other.pages).file_name() == name);
         if !has_row
-            && abandoned.is_of(&self.installation)
+            && Unsaid::is_for(&self.installation, abandoned.directory())
             && report_left(&self.store, &self.installation, &abandoned).await? == Left::Nothing
         {
             abandoned.remove();

@@ -1,5 +1,5 @@
-//! Writes that the database refuses, for whatever reason: what is said about them, when, and when it is
-//! over. No database is asked here; `supervisor` and `cycle` tell what was refused.
+//! Writes that the database refuses, for whatever reason: what is logged about them, when, and when that is
+//! over. No database is asked here; the supervisor tells what was refused.
 
 use crate::{
     model::{duration::human, time},
@@ -12,14 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A refusal that goes on is said again after this.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
-/// A refusal that usually passes (a deadlock, a cancelled statement) is said when it is met so often.
+/// A refusal that goes on is logged again after this.
+const LOG_AGAIN: Duration = Duration::from_secs(30);
+/// A refusal that usually passes (a deadlock, a cancelled statement) is logged when it has happened this often.
 const PASSING: u32 = 3;
-/// Results that are refused one after the other, each alone; after so many it is not a matter of the
-/// single result.
+/// After this many results in a row that were refused, each reported alone, the refusals are not a matter of
+/// single results.
 const STRIKES: u32 = 5;
-/// The longest text that a monitor's row tells of, in characters.
+/// The longest text about refusals in a monitor's row, in characters.
 const LONGEST: usize = 1000;
 
 /// What was refused.
@@ -31,9 +31,9 @@ pub(super) enum Refused {
     Other,
 }
 
-/// What is to be logged.
+/// A line for the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Message {
     /// At the level of an error.
     Refused(String),
     /// It is over.
@@ -43,7 +43,7 @@ pub(super) enum Said {
 /// The refusals that go on.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// By their words.
+    /// By their messages.
     current: BTreeMap<String, Refusal>,
     /// Results refused one after the other.
     strikes: u32,
@@ -58,9 +58,10 @@ struct Refusal {
     since_time: DateTime<Utc>,
     last: Instant,
     times: u32,
-    /// Whether it is one that usually passes.
+    /// Whether refusals of this kind usually pass.
     passes: bool,
-    said: Option<Instant>,
+    /// When it was last logged.
+    logged: Option<Instant>,
 }
 
 impl Refusals {
@@ -89,7 +90,7 @@ impl Refusals {
             last: now,
             times: 0,
             passes,
-            said: None,
+            logged: None,
         });
         refusal.last = now;
         refusal.times += 1;
@@ -113,7 +114,7 @@ impl Refusals {
         }
     }
 
-    /// A result was refused that was said alone.
+    /// A result was refused that was reported alone.
     pub(super) fn strike(&mut self) {
         self.strikes += 1;
     }
@@ -128,50 +129,55 @@ impl Refusals {
         self.strikes >= STRIKES
     }
 
-    /// Whether any refusal goes on that is worth a word.
+    /// Whether any refusal goes on that does not usually pass by itself.
     pub(super) fn is_any(&self) -> bool {
         self.current.values().any(Refusal::is_serious)
     }
 
-    /// What is to be said now, while so many results wait; `all_reported`: every report has been taken.
-    pub(super) fn say(&mut self, waiting: usize, all_reported: bool, now: Instant) -> Vec<Said> {
-        let mut said = Vec::new();
+    /// What is to be logged now, while this many results wait; `all_reported`: every report has been taken.
+    pub(super) fn take_messages(
+        &mut self,
+        waiting: usize,
+        all_reported: bool,
+        now: Instant,
+    ) -> Vec<Message> {
+        let mut messages = Vec::new();
         self.current.retain(|words, refusal| {
             let is_over = now.duration_since(refusal.last) >= Periods::current().refused_over
                 || refusal.what == Refused::Report && all_reported;
             if is_over {
-                if refusal.said.is_some() {
+                if refusal.logged.is_some() {
                     let lasted = human(whole_seconds(now.duration_since(refusal.since)));
-                    said.push(Said::Over(format!(
+                    messages.push(Message::Over(format!(
                         "the database takes again what it did not take for {lasted}: {words}"
                     )));
                 }
                 return false;
             }
             let is_due = refusal
-                .said
-                .is_none_or(|last| now.duration_since(last) >= SAY_AGAIN);
+                .logged
+                .is_none_or(|last| now.duration_since(last) >= LOG_AGAIN);
             if is_due && refusal.is_serious() {
-                let lasted = match refusal.said {
+                let lasted = match refusal.logged {
                     None => String::new(),
                     Some(_) => {
                         let lasted = whole_seconds(now.duration_since(refusal.since));
                         format!(" for {}", human(lasted))
                     }
                 };
-                said.push(Said::Refused(format!(
+                messages.push(Message::Refused(format!(
                     "the database does not take what this monitor writes{lasted} ({}; running tasks go on): \
                      {words}",
                     results(waiting)
                 )));
-                refusal.said = Some(now);
+                refusal.logged = Some(now);
             }
             true
         });
-        said
+        messages
     }
 
-    /// What the monitor's row says of it.
+    /// The text about refusals for the monitor's row.
     pub(super) fn trouble(&self, waiting: usize) -> Option<String> {
         let serious = || self.current.iter().filter(|(_, one)| one.is_serious());
         let since = serious().map(|(_, one)| one.since_time).min()?;
@@ -214,17 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_said_when_it_begins_every_half_minute_and_when_it_is_over() {
+    fn a_refusal_is_logged_when_it_begins_every_half_minute_and_when_it_is_over() {
         let mut refusals = Refusals::default();
         let start = Instant::now();
         let mut lines = Vec::new();
         for second in 0..=70 {
             let now = start + Duration::from_secs(second);
             refuse(&mut refusals, false, now);
-            lines.extend(refusals.say(2, false, now));
+            lines.extend(refusals.take_messages(2, false, now));
         }
         let expected = ["", " for 30s", " for 1m"].map(|lasted| {
-            Said::Refused(format!(
+            Message::Refused(format!(
                 "the database does not take what this monitor writes{lasted} (2 results wait; running tasks \
                  go on): no"
             ))
@@ -236,10 +242,10 @@ mod tests {
                 .unwrap()
                 .starts_with("since 2026-05-01 09:00:00")
         );
-        let over = refusals.say(0, true, start + Duration::from_secs(71));
+        let over = refusals.take_messages(0, true, start + Duration::from_secs(71));
         assert_eq!(
             over,
-            [Said::Over(
+            [Message::Over(
                 "the database takes again what it did not take for 1m11s: no".to_owned()
             )]
         );
@@ -247,17 +253,17 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_by_itself_is_not_said() {
+    fn what_passes_by_itself_is_not_logged() {
         let mut refusals = Refusals::default();
         let start = Instant::now();
         let over = start + Periods::current().refused_over;
         refuse(&mut refusals, true, start);
-        assert_eq!(refusals.say(1, false, start), []);
-        assert_eq!(refusals.say(0, false, over), []);
+        assert_eq!(refusals.take_messages(1, false, start), []);
+        assert_eq!(refusals.take_messages(0, false, over), []);
         for _ in 0..PASSING {
             refuse(&mut refusals, true, over);
         }
-        assert_eq!(refusals.say(1, false, over).len(), 1);
+        assert_eq!(refusals.take_messages(1, false, over).len(), 1);
     }
 
     #[test]

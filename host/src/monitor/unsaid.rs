@@ -1,11 +1,9 @@
-//! What a monitor could not tell the database: it is kept in a file beside its pages, and the host's next
-//! monitor reports it, under the claims that it was made under.
+//! Results that a monitor could not report to the database. They are kept in a file beside its pages, and the
+//! host's next monitor reports them, under the claims that they were made under.
 
 use super::{
-    event::Event,
-    pages::Abandoned,
-    supervisor::Supervisor,
     tasks::{Files, Unreported, chain, storable},
+    workers::pages::Abandoned,
 };
 use crate::{
     model::{MonitorId, TaskId},
@@ -25,28 +23,41 @@ use std::{
 
 /// The file's name in the directory of the pages.
 const FILE: &str = "unsaid.json";
-/// So many ends are reported in one statement.
+/// How many ends, or chunks of lines, are reported in one statement.
 const BATCH: usize = 200;
-/// While the database takes nothing, the file is written anew at most so often; a large one more seldom.
+/// While the database takes nothing, the file is written anew at most this often,
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// and a pause lasts this many times as long as the writing took.
 const KEEP_SHARE: u32 = 20;
 /// How long a monitor that ends waits for the disk. Service managers kill after 90 s.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 
-/// What was not said.
+/// The content of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Unsaid {
-    /// The installation that it is for: a state directory may serve monitors of several.
+    /// The installation that the results belong to: a state directory may serve monitors of several.
     pub(super) installation: String,
-    /// Who has not said it.
+    /// The monitor that has not reported them.
     pub(super) monitor: MonitorId,
     pub(super) ended: Vec<Ended>,
-    /// Contents beside the outputs of some of them.
+    /// Contents beside the outputs of some of these tasks.
     pub(super) files: Vec<(TaskId, Files)>,
     pub(super) logs: Vec<LogChunk>,
 }
 
 impl Unsaid {
+    /// What a monitor has not reported.
+    pub(super) fn new(installation: String, monitor: MonitorId, unreported: Unreported) -> Self {
+        let Unreported { ended, files, logs } = unreported;
+        Self {
+            installation,
+            monitor,
+            ended,
+            files,
+            logs,
+        }
+    }
+
     /// Whether there is nothing in it.
     pub(super) fn is_empty(&self) -> bool {
         self.ended.is_empty() && self.logs.is_empty()
@@ -63,7 +74,7 @@ impl Unsaid {
         let (sender, receiver) = mpsc::channel();
         let directory = directory.to_owned();
         thread::spawn(move || {
-            // Nobody may wait for the answer any more.
+            // By now nobody may wait for the answer.
             let _ = sender.send(self.write_by(&directory, "last"));
         });
         receiver.recv_timeout(LAST_WRITE).unwrap_or_else(|_| {
@@ -101,13 +112,19 @@ impl Unsaid {
         Ok(Some(serde_json::from_slice(&content)?))
     }
 
+    /// Whether a monitor has left something for this installation there.
+    pub(super) fn is_for(installation: &str, directory: &Path) -> bool {
+        let unsaid = Self::read(directory);
+        unsaid.is_ok_and(|unsaid| unsaid.is_some_and(|unsaid| unsaid.installation == installation))
+    }
+
     /// Whether a monitor has left something there.
     pub(super) fn is_in(directory: &Path) -> bool {
         directory.join(FILE).exists()
     }
 
-    /// Reports it. What the database has is left out. An error: the database does not answer, or says that
-    /// it will do it in a moment.
+    /// Reports the results; the database ignores those that it has already. An error: the database does not
+    /// answer, or may take the report in a moment.
     async fn report(self, store: &Store) -> Result<Reported> {
         let mut reported = Reported {
             waits: false,
@@ -142,10 +159,14 @@ impl Unsaid {
         }
         let ended: Vec<Ended> = ended.into_values().collect();
         for batch in ended.chunks(BATCH) {
-            reported.say(store, batch.to_vec(), Vec::new()).await?;
+            reported
+                .report_batch(store, batch.to_vec(), Vec::new())
+                .await?;
         }
         for batch in self.logs.chunks(BATCH) {
-            reported.say(store, Vec::new(), batch.to_vec()).await?;
+            reported
+                .report_batch(store, Vec::new(), batch.to_vec())
+                .await?;
         }
         Ok(reported)
     }
@@ -159,18 +180,23 @@ fn is_for_later(error: &StoreError) -> bool {
 /// What became of a report.
 #[derive(Debug)]
 struct Reported {
-    /// Something has to wait for a lock that somebody holds.
+    /// Whether some of it has to wait for a lock that somebody holds.
     waits: bool,
     /// What the database has refused.
     refused: Unsaid,
-    /// Why, of the last of it.
+    /// Why the database has refused the last part of that.
     reason: Option<String>,
 }
 
 impl Reported {
-    /// Says some of it, in one statement; if that is refused, one by one, so that what is refused harms only
-    /// itself.
-    async fn say(&mut self, store: &Store, ended: Vec<Ended>, logs: Vec<LogChunk>) -> Result<()> {
+    /// Reports some results in one statement; if that is refused, one by one, so that a result that is refused
+    /// harms no other.
+    async fn report_batch(
+        &mut self,
+        store: &Store,
+        ended: Vec<Ended>,
+        logs: Vec<LogChunk>,
+    ) -> Result<()> {
         match store.cycle(&self.cycle(ended.clone(), logs.clone())).await {
             Ok(result) => {
                 self.waits |= result.reported.len() + result.moved.len() < ended.len();
@@ -179,7 +205,7 @@ impl Reported {
             Err(error) if is_for_later(&error) => Err(error),
             Err(_) => {
                 for one in ended {
-                    self.say_end(store, one).await?;
+                    self.report_end(store, one).await?;
                 }
                 for chunk in logs {
                     match store
@@ -201,8 +227,8 @@ impl Reported {
         }
     }
 
-    /// Says how one task ended, if that cannot be stored in words that can.
-    async fn say_end(&mut self, store: &Store, end: Ended) -> Result<()> {
+    /// Reports the end of one task. What cannot be stored of it is left out.
+    async fn report_end(&mut self, store: &Store, end: Ended) -> Result<()> {
         let mut one = end.clone();
         loop {
             match store
@@ -243,19 +269,19 @@ impl Reported {
     }
 }
 
-/// What is left of what a dead monitor had not said.
+/// What is left of the file of a dead monitor after its results have been reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     /// Nothing: its directory can go.
     Nothing,
-    /// Something that waits for a lock: the monitor must not be buried yet, or it would end as lost.
+    /// A result waits for a lock: the monitor must not be buried yet, or that task would end as lost.
     Waits,
-    /// Something that the database refuses, or that cannot be read: the directory stays, and the rest
-    /// goes on.
+    /// The database refuses a result, or the file cannot be read: the directory stays, and the monitor is
+    /// buried.
     Stays,
 }
 
-/// Reports what a dead monitor of this host left unsaid.
+/// Reports the results that a dead monitor of this host has left.
 pub(super) async fn report_left(
     store: &Store,
     installation: &str,
@@ -297,7 +323,7 @@ pub(super) async fn report_left(
         let place = directory.to_owned();
         let write = tokio::task::spawn_blocking(move || refused.write(&place));
         if let Err(error) = write.await.expect("writing does not panic") {
-            // The file is still there, with all of it, and what is said twice changes nothing.
+            // The file is still there with all results, and reporting a result twice changes nothing.
             tracing::warn!("could not write {}: {error}", directory.display());
         }
         return Ok(Left::Stays);
@@ -312,16 +338,9 @@ pub(super) async fn report_left(
 /// What tells one set of unreported ends from another: their number, and the sum of their tasks.
 type Print = (usize, i64);
 
-/// When the file was last written, and what was in it.
-#[derive(Debug, Default)]
-pub(super) struct Keeping {
-    next: Option<Instant>,
-    /// The ends that are in the file; `None`: there is no file.
-    kept: Option<Print>,
-    /// The file is being written or removed by another thread. The monitor does not end meanwhile, unless
-    /// the disk does not answer: its last words go into the same file.
-    pub(super) is_busy: bool,
-}
+/// What is to be done with the file: it is written, with these ends in it; `None`: it is removed.
+#[derive(Debug)]
+pub(super) struct Keep(Option<Print>);
 
 /// What became of the file.
 #[derive(Debug)]
@@ -331,74 +350,77 @@ pub(super) struct Kept {
     took: Duration,
 }
 
-impl Supervisor {
-    /// How many results wait to be reported.
-    pub(super) fn unreported(&self) -> usize {
-        self.tasks.unreported().count()
+/// When the file was last written, and what was in it.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    next: Option<Instant>,
+    /// The ends that are in the file; `None`: there is no file.
+    kept: Option<Print>,
+    /// The file is being written or removed by another thread. The monitor does not end meanwhile, unless
+    /// the disk does not answer: its last words go into the same file.
+    is_busy: bool,
+}
+
+impl Keeping {
+    /// Whether the file is being written or removed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
-    /// All that the database has not taken, to be left to the host's next monitor.
-    pub(super) fn all_unsaid(&mut self) -> Unsaid {
-        let Unreported { ended, files, logs } = self.tasks.all_unreported();
-        Unsaid {
-            installation: self.installation.clone(),
-            monitor: self.monitor,
-            ended,
-            files,
-            logs,
+    /// While the database takes nothing (`is_in_trouble`), results are kept on the disk as well: this process
+    /// may be killed before it can report them. Answers what is to be done with the file now; the caller does
+    /// it, in another thread.
+    pub(super) fn begin(
+        &mut self,
+        unreported: impl Iterator<Item = TaskId>,
+        is_in_trouble: bool,
+        now: Instant,
+    ) -> Option<Keep> {
+        if self.is_busy || self.next.is_some_and(|next| now < next) {
+            return None;
         }
-    }
-
-    /// While the database takes nothing, results are kept on the disk as well: this process may be killed
-    /// before it can say them. The disk may be slow or stuck, so another thread writes; the loop goes on.
-    pub(super) fn keep_unsaid(&mut self, now: Instant) {
-        if self.keeping.is_busy || self.keeping.next.is_some_and(|next| now < next) {
-            return;
+        let print = unreported.fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
+        let wanted = (print.0 > 0).then_some(print);
+        if self.kept == wanted || wanted.is_some() && !is_in_trouble {
+            return None;
         }
-        let in_trouble = self.outage.is_away() || self.refusals.is_any();
-        let print = self
-            .tasks
-            .unreported()
-            .fold((0, 0), |(count, sum), task| (count + 1, sum + task.0));
-        let is_empty = print.0 == 0;
-        if self.keeping.kept == (!is_empty).then_some(print) || !is_empty && !in_trouble {
-            return;
-        }
-        let directory = self.pages.directory().to_owned();
-        let unsaid = (!is_empty).then(|| self.all_unsaid());
-        self.keeping.is_busy = true;
-        let keep = move || {
-            let began = Instant::now();
-            let file = match unsaid {
-                Some(unsaid) => unsaid.write(&directory).map(|_| Some(print)),
-                None => match fs::remove_file(directory.join(FILE)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(None),
-                },
-            };
-            let took = began.elapsed();
-            Kept { file, took }
-        };
-        self.ask(
-            async move {
-                let kept = tokio::task::spawn_blocking(keep).await;
-                kept.expect("writing does not panic")
-            },
-            Event::Kept,
-        );
+        self.is_busy = true;
+        Some(Keep(wanted))
     }
 
     /// The file has been written or removed (or not).
-    pub(super) fn kept(&mut self, kept: Kept, now: Instant) {
-        self.keeping.is_busy = false;
-        self.keeping.next = Some(now + KEEP_EVERY.max(kept.took * KEEP_SHARE));
+    pub(super) fn done(&mut self, kept: Kept, directory: &Path, now: Instant) {
+        self.is_busy = false;
+        self.next = Some(now + KEEP_EVERY.max(kept.took * KEEP_SHARE));
         match kept.file {
-            Ok(print) => self.keeping.kept = print,
+            Ok(print) => self.kept = print,
             Err(error) => tracing::warn!(
                 "results that wait could not be kept in {}: {error}",
-                self.pages.directory().display()
+                directory.display()
             ),
         }
+    }
+}
+
+impl Keep {
+    /// Whether the file is written.
+    pub(super) fn is_write(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Does it. `unsaid`: what the file is to hold, if it is written.
+    pub(super) fn carry_out(self, unsaid: Option<&Unsaid>, directory: &Path) -> Kept {
+        let began = Instant::now();
+        let done = match unsaid {
+            Some(unsaid) => unsaid.write(directory).map(drop),
+            None => match fs::remove_file(directory.join(FILE)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        let file = done.map(|()| self.0);
+        let took = began.elapsed();
+        Kept { file, took }
     }
 }
 
@@ -415,6 +437,42 @@ mod tests {
     };
     use chrono::Utc;
     use std::sync::Arc;
+
+    #[test]
+    fn the_file_follows_what_waits_while_the_database_takes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let unreported = Unreported {
+            ended: Vec::new(),
+            files: Vec::new(),
+            logs: Vec::new(),
+        };
+        let unsaid = Unsaid::new("here".to_owned(), MonitorId(3), unreported);
+        let start = Instant::now();
+        let mut keeping = Keeping::default();
+        let waits = |count: i64| (0..count).map(TaskId);
+        assert!(keeping.begin(waits(2), false, start).is_none());
+        let write = keeping.begin(waits(2), true, start).unwrap();
+        assert!(
+            keeping.begin(waits(3), true, start).is_none(),
+            "one at a time"
+        );
+        keeping.done(
+            write.carry_out(Some(&unsaid), directory.path()),
+            directory.path(),
+            start,
+        );
+        assert!(Unsaid::is_in(directory.path()));
+        assert!(keeping.begin(waits(3), true, start).is_none(), "too soon");
+        let later = start + Duration::from_secs(600);
+        assert!(keeping.begin(waits(2), true, later).is_none(), "it is kept");
+        let remove = keeping.begin(waits(0), false, later).unwrap();
+        keeping.done(
+            remove.carry_out(None, directory.path()),
+            directory.path(),
+            later,
+        );
+        assert!(!Unsaid::is_in(directory.path()));
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -28,6 +28,8 @@ pub(super) struct Backlog {
 /// When the queue is looked into next, and what Postgres believes.
 #[derive(Debug)]
 pub(super) struct Wakeup {
+    /// Whether the next cycle is to look.
+    is_wanted: bool,
     /// The periodic look.
     next: Instant,
     /// The looks that follow a fruitful one, or falling asleep.
@@ -36,23 +38,24 @@ pub(super) struct Wakeup {
     /// notifies.
     without_notifications: Option<Instant>,
     /// Whether the log tells already that nobody notifies.
-    is_announced: bool,
+    is_logged: bool,
     /// Whether Postgres believes that this monitor sleeps, and has to be notified.
     is_asleep: bool,
     /// Whether Postgres is being told.
-    is_telling: bool,
+    is_announcing: bool,
 }
 
 impl Wakeup {
     /// A monitor that begins: it looks at once, and Postgres believes that it is awake.
     pub(super) fn new(now: Instant) -> Self {
         Self {
+            is_wanted: true,
             next: now,
             after: [None; 2],
             without_notifications: Some(now),
-            is_announced: false,
+            is_logged: false,
             is_asleep: false,
-            is_telling: false,
+            is_announcing: false,
         }
     }
 
@@ -60,7 +63,7 @@ impl Wakeup {
     /// functions do not, for a prepared transaction must not have notified.
     pub(super) fn notifications(&mut self, may_notify: bool, now: Instant) {
         self.without_notifications = (!may_notify).then_some(now);
-        let was_announced = std::mem::replace(&mut self.is_announced, !may_notify);
+        let was_announced = std::mem::replace(&mut self.is_logged, !may_notify);
         if !may_notify && !was_announced {
             tracing::info!(
                 "the server allows prepared transactions, which cannot notify: the queue is looked at \
@@ -70,8 +73,23 @@ impl Wakeup {
         }
     }
 
+    /// There may be something in the queue: the next cycle looks.
+    pub(super) fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Whether the cycle that begins is to look; then it does.
+    pub(super) fn take_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.is_wanted)
+    }
+
+    /// Wants a look if the time for one has come.
+    pub(super) fn tick(&mut self, backlog: Backlog, now: Instant) {
+        self.is_wanted |= self.is_due(backlog, now);
+    }
+
     /// Whether a look is due now; it counts as begun.
-    pub(super) fn is_due(&mut self, backlog: Backlog, now: Instant) -> bool {
+    fn is_due(&mut self, backlog: Backlog, now: Instant) -> bool {
         let mut is_due = false;
         for look in &mut self.after {
             is_due |= look.take_if(|at| now >= *at).is_some();
@@ -115,27 +133,27 @@ impl Wakeup {
     }
 
     /// What Postgres has to be told now: true that this monitor sleeps, false that it is awake.
-    pub(super) fn begin_to_tell(&mut self, backlog: Backlog) -> Option<bool> {
+    pub(super) fn begin_announcement(&mut self, backlog: Backlog) -> Option<bool> {
         let is_asleep = !backlog.is_any_busy;
-        if self.is_telling || is_asleep == self.is_asleep {
+        if self.is_announcing || is_asleep == self.is_asleep {
             return None;
         }
-        self.is_telling = true;
+        self.is_announcing = true;
         self.is_asleep = is_asleep;
         Some(is_asleep)
     }
 
     /// Postgres knows now: the queue has to be looked into at once, and again soon, for what was enqueued
     /// by somebody who did not know yet.
-    pub(super) fn told(&mut self, now: Instant) {
-        self.is_telling = false;
+    pub(super) fn announced(&mut self, now: Instant) {
+        self.is_announcing = false;
         self.next = now;
         self.look_soon(now);
     }
 
     /// Postgres may know or not: it is told again.
-    pub(super) fn not_told(&mut self) {
-        self.is_telling = false;
+    pub(super) fn announcement_failed(&mut self) {
+        self.is_announcing = false;
         self.is_asleep = !self.is_asleep;
     }
 
@@ -198,14 +216,14 @@ mod tests {
         let mut wakeup = notified(start);
         assert_eq!(looks(&mut wakeup, BUSY, start, 0, 10), [0]);
         assert_eq!(
-            wakeup.begin_to_tell(BUSY),
+            wakeup.begin_announcement(BUSY),
             None,
             "it is believed to be awake"
         );
-        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
-        assert_eq!(wakeup.begin_to_tell(IDLE), None, "it is being told");
+        assert_eq!(wakeup.begin_announcement(IDLE), Some(true));
+        assert_eq!(wakeup.begin_announcement(IDLE), None, "it is being told");
         // Somebody enqueues now and notifies nobody. Postgres takes "I sleep" after 20 ms.
-        wakeup.told(start + MS * 20);
+        wakeup.announced(start + MS * 20);
         let seen = looks(&mut wakeup, IDLE, start, 20, 2500);
         assert_eq!(
             seen,
@@ -217,12 +235,12 @@ mod tests {
     #[test]
     fn what_postgres_was_not_told_is_told_again() {
         let mut wakeup = notified(Instant::now());
-        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
-        wakeup.not_told();
-        assert_eq!(wakeup.begin_to_tell(IDLE), Some(true));
-        wakeup.told(Instant::now());
-        assert_eq!(wakeup.begin_to_tell(IDLE), None);
-        assert_eq!(wakeup.begin_to_tell(BUSY), Some(false));
+        assert_eq!(wakeup.begin_announcement(IDLE), Some(true));
+        wakeup.announcement_failed();
+        assert_eq!(wakeup.begin_announcement(IDLE), Some(true));
+        wakeup.announced(Instant::now());
+        assert_eq!(wakeup.begin_announcement(IDLE), None);
+        assert_eq!(wakeup.begin_announcement(BUSY), Some(false));
     }
 
     #[test]

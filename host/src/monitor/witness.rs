@@ -5,11 +5,11 @@
 use crate::{model::MonitorId, periods::Periods, store::OtherMonitor};
 use std::{collections::BTreeMap, time::Duration};
 
-/// What was seen of the others.
+/// What one monitor has seen of the others.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
     seen: BTreeMap<MonitorId, Sighting>,
-    /// When it last looked.
+    /// When the rows of the others were last read.
     looked: Option<Duration>,
 }
 
@@ -55,7 +55,7 @@ impl Witness {
     /// How long from now until the next of them may count as silent.
     pub(super) fn next_verdict(&self, now: Duration) -> Option<Duration> {
         let verdicts = self.seen.values().map(|seen| seen.since + seen.lease);
-        // One that has passed was acted upon, or is tried again with the next renewal.
+        // A time that has passed was acted upon, or is tried again with the next renewal.
         let next = verdicts.filter(|verdict| *verdict > now).min()?;
         Some(next - now)
     }

@@ -17,7 +17,8 @@ pub use message::{
 };
 pub use page::{Page, SelfEnd, SlotState, boottime};
 pub use socket::{
-    AsyncReader, BlockingSender, BlockingSocket, async_socket, high, socket_pair, watched,
+    AsyncReader, AsyncWriter, BlockingSender, BlockingSocket, async_socket, high, socket_pair,
+    watched,
 };
 
 use std::os::fd::RawFd;

@@ -5,7 +5,7 @@
 use super::event::Event;
 use crate::{
     model::plugin::short_hash,
-    monitor::{mailbox::Mailbox, process},
+    monitor::{mailbox::Mailbox, workers::process},
     plugin::{Examination, Verdict},
 };
 use nix::unistd::Pid;

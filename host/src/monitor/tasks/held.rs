@@ -1,18 +1,19 @@
 //! One claimed task: how far it is, and what is written about its end (`fault` says why it ended).
 
-use super::report::{from_micros, without_nul};
 use crate::{
     model::{
         Token, WorkerId,
         log::level_number,
         task::{Cause, Outcome},
+        text::without_nul,
+        time::from_micros,
     },
-    monitor::fault::{Fault, of_failure},
+    monitor::fault::{Fault, Ran, of_failure},
     store::{CatalogRow, Claimed, Ended, Fate, FileContent},
     wire::{Bytes, Capture, Finished, Limits, Payload, Run},
 };
 use chrono::{DateTime, Utc};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How far a claimed task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,26 +39,6 @@ pub(in crate::monitor) struct Fetched {
     pub(in crate::monitor) files: Vec<FileContent>,
 }
 
-/// What is known of the run of a task that did not report its end itself. The default: it never ran.
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::monitor) struct Ran {
-    /// When it began.
-    pub(in crate::monitor) started: Option<DateTime<Utc>>,
-    /// The most memory that its worker had, in bytes.
-    pub(in crate::monitor) peak_memory: Option<i64>,
-    /// The processor time that it used.
-    pub(in crate::monitor) cpu_seconds: Option<f64>,
-    /// The worker that ran it.
-    pub(in crate::monitor) worker: Option<WorkerId>,
-}
-
-/// A request to end a task while it runs. Whatever makes it first says why.
-#[derive(Debug)]
-struct AskedToEnd {
-    /// Why, in words, if there are any.
-    because: Option<String>,
-}
-
 /// A task that this monitor has claimed.
 #[derive(Debug)]
 pub(in crate::monitor) struct Held {
@@ -71,11 +52,8 @@ pub(in crate::monitor) struct Held {
     pub(super) stage: Stage,
     /// What the claim did not bring along, from when it is fetched until it is handed over.
     pub(super) fetched: Option<Fetched>,
-    /// Whether the database shows it as running, or will with the next cycle.
-    pub(super) is_shown: bool,
     /// Whether somebody has asked the database to abort it, and with which message.
     pub(super) abort: Option<Option<String>>,
-    asked_to_end: Option<AskedToEnd>,
 }
 
 impl Held {
@@ -87,20 +65,13 @@ impl Held {
             token,
             stage: Stage::Waiting,
             fetched: None,
-            is_shown: false,
             abort: None,
-            asked_to_end: None,
         }
     }
 
     /// Whether something has to be fetched before it can be handed over.
     pub(in crate::monitor) fn is_incomplete(&self) -> bool {
         self.claimed.has_more && self.fetched.is_none()
-    }
-
-    /// Whether the database shows it as running, or will with the next cycle.
-    pub(in crate::monitor) fn is_shown(&self) -> bool {
-        self.is_shown
     }
 
     /// Whether its contents are in this process's memory, or on their way there.
@@ -126,21 +97,10 @@ impl Held {
         }
     }
 
-    /// Whether it is being ended while it runs.
-    pub(in crate::monitor) fn is_asked_to_end(&self) -> bool {
-        self.asked_to_end.is_some()
-    }
-
-    /// Why it is being ended while it runs, in words.
-    pub(in crate::monitor) fn asked_because(&self) -> Option<&str> {
-        self.asked_to_end.as_ref()?.because.as_deref()
-    }
-
-    /// Somebody asks it to end while it runs; false: somebody has before, and the first reason stands.
-    pub(super) fn ask_to_end(&mut self, because: Option<String>) -> bool {
-        let is_first = self.asked_to_end.is_none();
-        self.asked_to_end.get_or_insert(AskedToEnd { because });
-        is_first
+    /// The longest time that it may run.
+    pub(in crate::monitor) fn timeout(&self) -> Option<Duration> {
+        let ms = self.operation.timeout_ms?;
+        Some(Duration::from_millis(ms.max(0).cast_unsigned()))
     }
 
     /// The message that hands it to a worker's slot. What was fetched goes with it; should the task come
@@ -245,13 +205,13 @@ impl Held {
         }
     }
 
-    /// What a worker says of a task that it finished. `ended_for`: it was being ended for this cause, and
-    /// ended by itself, which counts as if it had been made to.
+    /// What a worker says of a task that it finished. `stopped_for`: the task had been told to end for this
+    /// reason, and ended by itself, which counts as if it had been made to.
     pub(super) fn finished(
         &self,
         finished: &Finished,
         worker: WorkerId,
-        ended_for: Option<Cause>,
+        stopped_for: Option<Fault>,
     ) -> Ended {
         let failure = finished.failure.as_ref();
         let fault = failure
@@ -264,9 +224,10 @@ impl Held {
             worker: Some(worker),
             ..self.end(fault, from_micros(finished.finished_us))
         };
-        let Some(cause) = ended_for else { return ended };
-        let because = self.asked_because().map(str::to_owned);
-        let made_to = self.end(Fault::of(cause, because), ended.finished);
+        let Some(fault) = stopped_for else {
+            return ended;
+        };
+        let made_to = self.end(fault, ended.finished);
         Ended {
             fate: made_to.fate,
             cause: made_to.cause,

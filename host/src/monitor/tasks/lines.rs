@@ -5,8 +5,10 @@
 //! deleted when what follows it has been written: its next state, or the whole line.
 
 use crate::{
-    model::{TaskId, log::LogLine},
-    monitor::output::Said,
+    model::{
+        TaskId,
+        log::{LogLine, Printed},
+    },
     store::LogChunk,
 };
 use std::{
@@ -221,14 +223,14 @@ impl Lines {
         self.tasks.insert(task, fresh);
     }
 
-    /// Keeps what a task has said: past the limit, only the last of it.
-    pub(super) fn keep(&mut self, task: TaskId, said: Said, now: Instant) {
+    /// Keeps what a task has printed; past the limit, only the last of it.
+    pub(super) fn keep(&mut self, task: TaskId, printed: Printed, now: Instant) {
         let Some(of_task) = self.tasks.get_mut(&task) else {
             return;
         };
-        let line = match said {
-            Said::Line(line) => line,
-            Said::Unfinished(line) => {
+        let line = match printed {
+            Printed::Line(line) => line,
+            Printed::Unfinished(line) => {
                 of_task.show(line, now);
                 self.unfinished.insert(task);
                 return;
@@ -419,10 +421,10 @@ mod tests {
     #[test]
     fn lines_of_a_first_attempt_that_still_wait_are_numbered_before_those_of_the_second() {
         let (mut lines, now) = opened();
-        lines.keep(TASK, Said::Line(line("first")), now);
+        lines.keep(TASK, Printed::Line(line("first")), now);
         lines.close(TASK);
         lines.open(TASK, 2, 0);
-        lines.keep(TASK, Said::Line(line("second")), now);
+        lines.keep(TASK, Printed::Line(line("second")), now);
         let chunks = lines.take();
         let told: Vec<(i32, i64)> = chunks.iter().map(|c| (c.attempt, c.first)).collect();
         assert_eq!(told, [(1, 1), (2, 2)]);
@@ -453,7 +455,7 @@ mod tests {
         let line = |time| {
             let mut line = line("x");
             line.0 = time;
-            Said::Line(line)
+            Printed::Line(line)
         };
         for time in [10, 30, 40, 20, 50] {
             lines.keep(TASK, line(time), now);
@@ -476,7 +478,7 @@ mod tests {
         for task in [silent, spoke, open] {
             lines.open(task, 1, 0);
         }
-        lines.keep(spoke, Said::Line(line("before the end")), now);
+        lines.keep(spoke, Printed::Line(line("before the end")), now);
         for task in [silent, spoke] {
             lines.close(task);
         }
@@ -485,7 +487,7 @@ mod tests {
         assert_eq!(lines.tasks.keys().collect::<Vec<_>>(), [&open]);
         // Whoever has been forgotten has no lines any more, and closing it again is fine.
         lines.close(spoke);
-        lines.keep(spoke, Said::Line(line("too late")), now);
+        lines.keep(spoke, Printed::Line(line("too late")), now);
         assert!(lines.is_empty());
     }
 
@@ -493,7 +495,7 @@ mod tests {
     fn an_unfinished_line_is_shown_now_and_then_and_then_replaced() {
         let (mut lines, start) = opened();
         let at = |ms| start + Duration::from_millis(ms);
-        let shows = |text: &str| Said::Unfinished(line(text));
+        let shows = |text: &str| Printed::Unfinished(line(text));
         lines.keep(TASK, shows("10%"), at(0));
         lines.show_unfinished(at(499));
         assert!(lines.is_empty(), "it may be finished soon");
@@ -511,7 +513,7 @@ mod tests {
         assert_eq!(lines.written(), [(TASK, 1)]);
         lines.deleted(vec![(TASK, 1)]);
 
-        lines.keep(TASK, Said::Line(line("100%")), at(1001));
+        lines.keep(TASK, Printed::Line(line("100%")), at(1001));
         lines.close(TASK);
         // Not before the whole line is there; with what could not be deleted.
         assert_eq!(lines.written(), [(TASK, 1)]);
@@ -524,8 +526,8 @@ mod tests {
     #[test]
     fn a_line_that_ends_soon_is_never_shown_unfinished() {
         let (mut lines, now) = opened();
-        lines.keep(TASK, Said::Unfinished(line("half")), now);
-        lines.keep(TASK, Said::Line(line("half a line")), now);
+        lines.keep(TASK, Printed::Unfinished(line("half")), now);
+        lines.keep(TASK, Printed::Line(line("half a line")), now);
         lines.show_unfinished(now + Duration::from_secs(10));
         assert_eq!(taken(&mut lines), [(1, "half a line".to_owned())]);
         assert!(lines.written().is_empty() && lines.next_wake().is_none());
@@ -536,7 +538,7 @@ mod tests {
         let (mut lines, now) = opened();
         let flood = FIRST_LINES + 3 * LAST_LINES as u64;
         for number in 1..=flood {
-            lines.keep(TASK, Said::Line(line(&number.to_string())), now);
+            lines.keep(TASK, Printed::Line(line(&number.to_string())), now);
         }
         // While it runs, what it says now is shown.
         lines.show_unfinished(now + SHOWN_EVERY);
@@ -561,7 +563,7 @@ mod tests {
         let (mut lines, now) = opened();
         let count = FIRST_LINES + LAST_LINES as u64;
         for number in 1..=count {
-            lines.keep(TASK, Said::Line(line(&number.to_string())), now);
+            lines.keep(TASK, Printed::Line(line(&number.to_string())), now);
         }
         lines.close(TASK);
         let all = taken(&mut lines);
@@ -577,7 +579,7 @@ mod tests {
         let (mut lines, now) = opened();
         let long = "x".repeat(60_000);
         for _ in 0..2000 {
-            lines.keep(TASK, Said::Line(line(&long)), now);
+            lines.keep(TASK, Printed::Line(line(&long)), now);
         }
         assert!(lines.tasks[&TASK].last.bytes <= LAST_BYTES);
         lines.close(TASK);

@@ -18,12 +18,16 @@ mod outbox;
 mod parked;
 mod report;
 
-pub(super) use held::{Fetched, Held, Ran, Stage};
-pub(super) use report::{Saved, chain, from_micros, saved, storable, without_nul};
+pub(super) use held::{Fetched, Held, Stage};
+pub(super) use report::{Saved, chain, saved, storable};
 
-use super::{fault::Fault, output::Said};
+use super::fault::{Fault, Ran};
 use crate::{
-    model::{MonitorId, TaskId, Token, WorkerId, log::LogLine, task::Cause},
+    model::{
+        MonitorId, TaskId, Token, WorkerId,
+        log::{LogLine, Printed},
+        task::Cause,
+    },
     store::{
         CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, LogChunk, Mark, Scan,
     },
@@ -180,7 +184,6 @@ impl Tasks {
         let Some(held) = held.filter(|held| held.stage != Stage::Ending) else {
             return false;
         };
-        held.is_shown = true;
         let (progress, progress_message) = progress.unzip();
         self.outbox.mark(Mark {
             task,
@@ -195,13 +198,13 @@ impl Tasks {
     }
 
     /// A worker says that it has finished a task. Answers its end, which is reported when the output is at
-    /// hand ([`Tasks::output`]). `ended_for`: it was being ended for this cause. `goes_on`: children that it
-    /// has left may still print.
+    /// hand ([`Tasks::output`]). `stopped_for`: the task had been told to end for this reason. `goes_on`:
+    /// children that it has left may still print.
     pub(super) fn finish(
         &mut self,
         finished: &Finished,
         worker: WorkerId,
-        ended_for: Option<Cause>,
+        stopped_for: Option<Fault>,
         goes_on: bool,
     ) -> Option<Ended> {
         let task = TaskId(finished.task);
@@ -212,7 +215,7 @@ impl Tasks {
         } else {
             self.lines.close(task);
         }
-        Some(held.finished(finished, worker, ended_for))
+        Some(held.finished(finished, worker, stopped_for))
     }
 
     /// The output of a finished task is at hand, or cannot be stored: its end is reported, unless contents
@@ -372,12 +375,6 @@ impl Tasks {
             .filter(|held| held.claimed.has_more && held.operation.domain == domain)
             .filter(|held| held.is_fetched())
             .count()
-    }
-
-    /// Somebody asks a running task to end; false: somebody has before, and the first reason stands.
-    pub(super) fn ask_to_end(&mut self, task: TaskId, because: Option<String>) -> bool {
-        let held = self.held.get_mut(&task);
-        held.is_some_and(|held| held.ask_to_end(because))
     }
 
     /// Somebody wants a task aborted. Answers how far it is; `None`: it is not held, or this is known.
@@ -642,8 +639,8 @@ impl Tasks {
 /// What is printed.
 impl Tasks {
     /// A task has printed this.
-    pub(super) fn print(&mut self, task: TaskId, said: Said, now: Instant) {
-        self.lines.keep(task, said, now);
+    pub(super) fn print(&mut self, task: TaskId, printed: Printed, now: Instant) {
+        self.lines.keep(task, printed, now);
     }
 
     /// Nothing more can be printed by a task, nor by what it has left.
@@ -773,7 +770,6 @@ mod tests {
         assert!(tasks.hand(task, WorkerId(3), 0).is_some());
         assert_eq!(tasks.get(task).unwrap().stage(), Stage::Handed(WorkerId(3)));
         tasks.begin(task, WorkerId(3), Utc::now());
-        assert!(tasks.get(task).unwrap().is_shown());
         assert_eq!(cycle(&mut tasks).marks.len(), 1);
         assert_eq!(answer(&mut tasks, &[], &[7], &[]), Settled::default());
         end(&mut tasks, 7, None);
@@ -849,14 +845,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_to_end_a_task_stays_the_reason() {
+    fn an_abort_request_is_carried_out_once_unless_it_came_too_late() {
         let mut tasks = holding(&[7]);
-        assert!(tasks.ask_to_end(TaskId(7), Some("too long".to_owned())));
-        assert!(!tasks.ask_to_end(TaskId(7), Some("aborted".to_owned())));
-        assert_eq!(
-            tasks.get(TaskId(7)).unwrap().asked_because(),
-            Some("too long")
-        );
         assert_eq!(tasks.want_abort(TaskId(7), None), Some(Stage::Waiting));
         assert_eq!(tasks.want_abort(TaskId(7), None), None, "it is known");
         tasks.forget_abort(TaskId(7));

@@ -4,23 +4,14 @@ use crate::{
     model::{
         input::{has_nul, placeholder},
         task::{Cause, Outcome},
+        text::without_nul,
     },
     store::{Ended, Fate, FileContent, RAW_IN_ROW, to_jsonb_text},
     wire::{Bytes, Payload},
 };
-use chrono::{DateTime, Utc};
 use std::os::fd::OwnedFd;
 
 pub(in crate::monitor) use crate::causes::chain;
-
-/// Postgres stores no NUL in a text.
-pub(in crate::monitor) fn without_nul(text: String) -> String {
-    if text.contains('\0') {
-        text.replace('\0', "\u{fffd}")
-    } else {
-        text
-    }
-}
 
 /// What a task saved, as it is stored.
 #[derive(Debug, Default)]
@@ -133,10 +124,6 @@ fn storable_fields(bytes: &[u8], files: &[FileContent]) -> Result<String, String
         }
     }
     Ok(to_jsonb_text(&value))
-}
-
-pub(in crate::monitor) fn from_micros(micros: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros).unwrap_or_else(Utc::now)
 }
 
 #[cfg(test)]

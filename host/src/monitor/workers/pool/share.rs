@@ -1,6 +1,7 @@
 //! One plugin's share of a domain's pool: its claimed tasks that wait for a worker, how long they
 //! take, and how its workers start.
 
+use super::backoff::Backoff;
 use crate::model::TaskId;
 use std::{
     collections::BTreeMap,
@@ -9,14 +10,14 @@ use std::{
 
 /// A worker is given at most this much work in advance.
 const WINDOW_TIME: Duration = Duration::from_millis(4);
-/// And at most so many tasks.
+/// And at most this many tasks.
 const WINDOW_MAX: u32 = 64;
 
-/// A worker may serve its plugin for at least so long before it has to leave for tasks of another
+/// A worker may serve its plugin for at least this long before it has to leave for tasks of another
 /// plugin that are as urgent: starting a process and loading a plugin takes some milliseconds, which
 /// must stay a small part of the time. A task of the other plugin waits for little more than this.
 const TURN: Duration = Duration::from_millis(50);
-/// Where plugins take long to load, a turn lasts so many times as long as that ...
+/// Where plugins take long to load, a turn lasts this many times as long as that ...
 const TURN_PER_START: u32 = 10;
 /// ... but never longer than this: well below the second after which a claimed task goes back.
 const TURN_MAX: Duration = Duration::from_millis(500);
@@ -24,63 +25,79 @@ const TURN_MAX: Duration = Duration::from_millis(500);
 /// Workers of a plugin whose tasks take no longer than this are free soon.
 const SOON: Duration = Duration::from_millis(250);
 
-/// The pause after the first start that failed; it doubles with each further one ...
-const START_PAUSE: Duration = Duration::from_millis(500);
-/// ... so many times: up to 32 s.
-const START_DOUBLINGS: u32 = 6;
-
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(in crate::monitor::workers) struct Share {
     /// In the order in which they are to run: rank, then id. With the time since when they wait.
     queue: BTreeMap<(i16, TaskId), Instant>,
     /// How long tasks take here, lately; `None` until one has ended.
     typical: Option<Duration>,
     /// How long the last worker took from spawn to ready.
     start_took: Duration,
-    /// Starts that failed since the last one that did not.
-    failed_starts: u32,
-    /// After a start that failed: the next one happens then.
-    next_start: Option<Instant>,
-    /// Why the last start failed, if that has been said.
-    said: Option<String>,
+    /// The starts of its workers, which may fail.
+    starts: Backoff,
     /// When a worker was last given a task; `None`: never.
-    pub(super) last_handed: Option<Instant>,
-    /// Whether the last look at its lanes brought all that was asked for: there may be more. If not, a
+    last_handed: Option<Instant>,
+    /// Whether the last claim from its lanes brought all that was asked for: there may be more. If not, a
     /// worker without a task has nothing to wait for.
-    pub(super) has_backlog: bool,
+    has_backlog: bool,
 }
 
 impl Share {
     /// A claimed task waits here.
-    pub(super) fn push(&mut self, rank: i16, task: TaskId, now: Instant) {
+    pub(in crate::monitor::workers) fn push(&mut self, rank: i16, task: TaskId, now: Instant) {
         self.queue.insert((rank, task), now);
     }
 
+    /// A worker is given the next task.
+    pub(in crate::monitor::workers) fn hand(&mut self, rank: i16, task: TaskId, now: Instant) {
+        self.remove(rank, task);
+        self.last_handed = Some(now);
+    }
+
+    /// When a worker was last given a task; `None`: never.
+    pub(super) fn last_handed(&self) -> Option<Instant> {
+        self.last_handed
+    }
+
+    /// Whether there may be more tasks than the last claim has brought.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.has_backlog
+    }
+
+    /// A claim has brought all that was asked for, or not.
+    pub(super) fn set_backlog(&mut self, has_backlog: bool) {
+        self.has_backlog = has_backlog;
+    }
+
     /// The next task to run.
-    pub(super) fn first(&self) -> Option<(i16, TaskId)> {
+    pub(in crate::monitor::workers) fn first(&self) -> Option<(i16, TaskId)> {
         self.queue.first_key_value().map(|(key, _)| *key)
     }
 
     /// The rank of the next task, and since when it waits.
-    pub(super) fn urgency(&self) -> Option<(i16, Instant)> {
+    pub(in crate::monitor::workers) fn urgency(&self) -> Option<(i16, Instant)> {
         self.queue
             .first_key_value()
             .map(|((rank, _), since)| (*rank, *since))
     }
 
     /// A waiting task is no longer wanted.
-    pub(super) fn remove(&mut self, rank: i16, task: TaskId) -> bool {
+    pub(in crate::monitor::workers) fn remove(&mut self, rank: i16, task: TaskId) -> bool {
         self.queue.remove(&(rank, task)).is_some()
     }
 
     /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::monitor::workers) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
     /// Takes out the tasks that have waited for so long that another host should have them.
-    pub(super) fn take_overdue(&mut self, limit: Duration, now: Instant) -> Vec<TaskId> {
+    pub(in crate::monitor::workers) fn take_overdue(
+        &mut self,
+        limit: Duration,
+        now: Instant,
+    ) -> Vec<TaskId> {
         let is_overdue = |since: Instant| now.saturating_duration_since(since) > limit;
         let overdue = self.queue.iter().filter(|(_, since)| is_overdue(**since));
         let overdue = overdue.map(|((_, task), _)| *task).collect();
@@ -89,52 +106,48 @@ impl Share {
     }
 
     /// Takes every waiting task out.
-    pub(super) fn drain(&mut self) -> Vec<TaskId> {
+    pub(in crate::monitor::workers) fn drain(&mut self) -> Vec<TaskId> {
         let queue = std::mem::take(&mut self.queue);
         queue.into_keys().map(|(_, task)| task).collect()
     }
 
-    /// A worker did not start. Answers how long the next one waits, longer each time, if the reason
-    /// is another one than was said before.
-    pub(super) fn failed_to_start(&mut self, reason: &str, now: Instant) -> Option<Duration> {
-        let pause = START_PAUSE * 2_u32.pow(self.failed_starts.min(START_DOUBLINGS));
-        self.failed_starts = self.failed_starts.saturating_add(1);
-        self.next_start = Some(now + pause);
-        let is_news = self.said.as_deref() != Some(reason);
-        self.said = Some(reason.to_owned());
-        is_news.then_some(pause)
+    /// A worker did not start. Answers how long the next one waits, if the reason has not been logged yet.
+    pub(in crate::monitor::workers) fn failed_to_start(
+        &mut self,
+        reason: &str,
+        now: Instant,
+    ) -> Option<Duration> {
+        self.starts.failed(reason, now)
     }
 
     /// A worker is ready. Answers whether the ones before had failed.
-    pub(super) fn started(&mut self, took: Duration) -> bool {
+    pub(in crate::monitor::workers) fn started(&mut self, took: Duration) -> bool {
         self.start_took = took;
-        self.next_start = None;
-        self.said = None;
-        std::mem::take(&mut self.failed_starts) > 0
+        self.starts.succeeded()
     }
 
     /// Whether the last worker did not start.
     pub(super) fn is_failing(&self) -> bool {
-        self.failed_starts > 0
+        self.starts.is_failing()
     }
 
     /// Whether a worker is to be started to see whether they start again.
     pub(super) fn is_trial_due(&self, now: Instant) -> bool {
-        self.is_failing() && self.next_start.is_none_or(|at| now >= at)
+        self.starts.is_trial_due(now)
     }
 
     /// Learns how long a task took.
-    pub(super) fn took(&mut self, duration: Duration) {
+    pub(in crate::monitor::workers) fn took(&mut self, duration: Duration) {
         self.typical = Some(match self.typical {
             None => duration,
-            // Long tasks count at once, short ones have to be believed.
+            // A longer task counts at once, shorter ones only little by little.
             Some(typical) if duration > typical => (typical + duration) / 2,
             Some(typical) => (typical * 7 + duration) / 8,
         });
     }
 
     /// How many tasks one worker may hold: one until their length is known, many if they are short.
-    pub(super) fn window(&self) -> u32 {
+    pub(in crate::monitor::workers) fn window(&self) -> u32 {
         match self.typical {
             None => 1,
             Some(typical) => {
@@ -145,12 +158,12 @@ impl Share {
     }
 
     /// For how long a worker may serve this plugin while another one's tasks wait.
-    pub(super) fn turn(&self) -> Duration {
+    pub(in crate::monitor::workers) fn turn(&self) -> Duration {
         (self.start_took * TURN_PER_START).clamp(TURN, TURN_MAX)
     }
 
     /// Whether a worker whose task has run for so long is likely to end it soon.
-    pub(super) fn is_free_soon(&self, runs_for: Duration) -> bool {
+    pub(in crate::monitor::workers) fn is_free_soon(&self, runs_for: Duration) -> bool {
         runs_for <= SOON && self.typical.is_some_and(|typical| typical <= SOON)
     }
 }
@@ -183,29 +196,6 @@ mod tests {
         })
         .collect();
         assert_eq!(order, [3, 1, 2]);
-    }
-
-    #[test]
-    fn starts_that_fail_are_tried_again_more_and_more_seldom_and_said_once() {
-        let mut share = Share::default();
-        let start = Instant::now();
-        assert!(!share.is_failing() && !share.is_trial_due(start));
-        let said = share.failed_to_start("no such library", start);
-        assert_eq!(said, Some(START_PAUSE));
-        assert!(share.is_failing() && !share.is_trial_due(start));
-        assert!(share.is_trial_due(start + START_PAUSE));
-        assert_eq!(share.failed_to_start("no such library", start), None);
-        assert!(!share.is_trial_due(start + START_PAUSE));
-        assert!(share.failed_to_start("another reason", start).is_some());
-        for _ in 0..40 {
-            share.failed_to_start("another reason", start);
-        }
-        assert!(share.is_trial_due(start + Duration::from_secs(32)));
-
-        assert!(share.started(Duration::ZERO), "they had failed");
-        assert!(!share.started(Duration::ZERO), "they had not");
-        assert!(!share.is_failing());
-        assert!(share.failed_to_start("another reason", start).is_some());
     }
 
     #[test]

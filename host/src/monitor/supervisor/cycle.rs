@@ -1,22 +1,19 @@
 //! The cycle: one statement at a time carries to the database what ended and what began, and brings
 //! back what is to be run next.
 
-use super::{
-    claim::Appetite,
-    event::Event,
-    supervisor::{Phase, Supervisor},
-    tasks::{Fetched, Stage},
-};
+use super::Supervisor;
 use crate::{
     causes::chain,
     model::{TaskId, Token},
+    monitor::{
+        claim::Appetite,
+        event::Event,
+        tasks::{Fetched, Stage},
+    },
     store::{Claimed, Cycle, CycleResult, FileContent, Store, StoreError},
 };
 use chrono::Utc;
-use std::time::{Duration, Instant};
-
-/// A task that has begun is shown as running when it has not ended after this.
-const MARK_AFTER: Duration = Duration::from_millis(2);
+use std::time::Instant;
 
 impl Supervisor {
     /// Starts a cycle, if there is something to say or to claim and none is under way.
@@ -26,16 +23,13 @@ impl Supervisor {
         }
         self.mark_running(now);
         self.tasks.show_unfinished(now);
-        self.save_workers();
-        if self.saving {
+        self.workers.save(now);
+        if self.workers.is_saving() {
             // The workers first: whoever sees a task running finds the worker that runs it.
             return;
         }
-        if std::mem::take(&mut self.look) {
-            // Those that have no room now look when they have.
-            for pool in self.pools.values_mut() {
-                pool.look = true;
-            }
+        if self.wakeup.take_wanted() {
+            self.workers.want_claims();
         }
         let words = self.tasks.next_words(now);
         let appetites = if words.is_alone {
@@ -45,9 +39,6 @@ impl Supervisor {
         };
         if words.is_empty() && appetites.is_empty() {
             return;
-        }
-        for appetite in &appetites {
-            self.pool(&appetite.domain).look = false;
         }
         let scans = self.claims.look_for(appetites, now);
         let cycle = self.tasks.begin_cycle(self.monitor, words, scans);
@@ -76,58 +67,21 @@ impl Supervisor {
         );
     }
 
-    /// What can be taken by the pools that there may be something for. A pool that has no reason to
-    /// look is left alone: an idle domain costs a busy one nothing.
-    fn appetites(&self, now: Instant) -> Vec<Appetite> {
-        if self.phase != Phase::Working || self.refusals.is_general() {
+    /// What can be taken by the pools for which there may be something.
+    fn appetites(&mut self, now: Instant) -> Vec<Appetite> {
+        if !self.shutdown.is_working() || self.refusals.is_general() {
             return Vec::new();
         }
-        let domains = (0..).zip(self.claims.catalog().domains());
-        domains
-            .filter_map(|(number, (name, domain))| {
-                let pool = self.pools.get(name).filter(|pool| pool.look)?;
-                let members = self.members(name, now);
-                pool.appetite(number, name, domain, &members, &self.options.pool, now)
-            })
-            .collect()
+        let domains = self.claims.catalog().domains();
+        self.workers.begin_claim(domains, now)
     }
 
     /// Tasks that have run for a moment are shown as running.
     fn mark_running(&mut self, now: Instant) {
-        for worker in self.workers.values_mut() {
-            let Some((_, handed)) = worker.running() else {
-                continue;
-            };
-            let Some((begun, started)) = handed.begun else {
-                continue;
-            };
-            let held = self.tasks.get(handed.task);
-            let is_to_be_shown = held.is_some_and(|held| !held.is_shown());
-            if !is_to_be_shown || now.duration_since(begun) < MARK_AFTER {
-                continue;
-            }
-            self.tasks.begin(handed.task, worker.id, started);
-            worker.shown_task = Some(handed.task);
-            worker.dirty = true;
+        for (worker, task, started) in self.workers.to_show(now) {
+            self.tasks.begin(task, worker, started);
+            self.workers.show(worker, task);
         }
-    }
-
-    /// When a task that has begun is to be shown as running.
-    pub(super) fn next_mark(&self, now: Instant) -> Option<Instant> {
-        self.workers
-            .values()
-            .filter(|worker| worker.started.is_some())
-            .flat_map(|worker| worker.handed.values())
-            .filter(|(_, handed)| {
-                let held = self.tasks.get(handed.task);
-                held.is_some_and(|held| !held.is_shown())
-            })
-            .map(|(_, handed)| match handed.begun {
-                Some((begun, _)) => begun + MARK_AFTER,
-                // The page has to be looked at.
-                None => now + MARK_AFTER,
-            })
-            .min()
     }
 
     /// The database has answered a cycle, or has not.
@@ -172,13 +126,13 @@ impl Supervisor {
     /// A cycle did not happen. Nothing of what it said is lost: what the database refuses is found out
     /// and set aside, and what it cannot store is said in words that it can.
     fn cycle_failed(&mut self, cycle: Cycle, was_try: bool, error: &StoreError, now: Instant) {
-        self.look = true;
+        self.wakeup.want();
         let pieces = cycle.ended.len() + cycle.marks.len() + cycle.logs.len();
         // A claim is said together with results: it may be what is refused.
         let has_claim = !cycle.scans.is_empty();
         if error.is_disconnect() || error.is_passing() || pieces == 0 {
             // A matter of the server, which passes.
-            self.database_failed(error);
+            self.database_failed(error, now);
             self.outage.back_off(now);
             self.tasks.say_again(cycle);
         } else if error.is_bad_data() && pieces == 1 && !was_try {
@@ -186,14 +140,14 @@ impl Supervisor {
             tracing::error!("the database cannot store what a task left: {reason}");
             if self.tasks.say_storable(cycle, &reason, now) {
                 self.refusals.strike();
-                self.report_refused(error);
+                self.report_refused(error, now);
             }
         } else if (pieces > 1 || has_claim) && !self.refusals.is_general() {
             // One of them is refused, and the others must not suffer from it.
             self.tasks.say_alone(pieces);
             self.tasks.say_again(cycle);
         } else {
-            self.report_refused(error);
+            self.report_refused(error, now);
             // The same result, refused again, says nothing about the others.
             if pieces == 1 && !was_try {
                 self.refusals.strike();
@@ -211,8 +165,7 @@ impl Supervisor {
         let mut found_the_rest = false;
         let mut is_any_empty = false;
         for found in self.claims.looked(claimed, now) {
-            let pool = self.pool(&found.appetite.domain);
-            let is_full = pool.looked(&found.appetite, &found.tasks);
+            let is_full = self.workers.claimed(&found.appetite, &found.tasks);
             is_any_empty |= !is_full;
             found_the_rest |= !is_full && found.tasks.iter().sum::<usize>() > 0;
         }
@@ -232,8 +185,8 @@ impl Supervisor {
         let operation = operation.filter(|operation| operation.lanes.contains(&claimed.lane));
         let (task, rank, operation) = (claimed.task, claimed.rank, operation.cloned());
         if let Some(operation) = self.tasks.claim_in(claimed, token, operation, Utc::now()) {
-            let share = self.pool(&operation.domain).share(&operation.hash);
-            share.push(rank, task, now);
+            let plugin = (operation.domain.as_str(), operation.hash.as_str());
+            self.workers.enqueue(plugin, rank, task, now);
         }
     }
 
@@ -254,7 +207,12 @@ impl Supervisor {
     }
 
     /// What a claim did not bring along has arrived.
-    pub(super) fn fetched(&mut self, task: TaskId, fetched: Result<Fetched, StoreError>) {
+    pub(super) fn fetched(
+        &mut self,
+        task: TaskId,
+        fetched: Result<Fetched, StoreError>,
+        now: Instant,
+    ) {
         let held = self.tasks.get(task);
         let Some(held) = held.filter(|held| held.stage() == Stage::Fetching) else {
             return;
@@ -263,10 +221,10 @@ impl Supervisor {
         match fetched {
             Ok(fetched) => {
                 self.tasks.bring(task, fetched);
-                self.wait_again(task, rank);
+                self.wait_again(task, rank, now);
             }
             Err(error) => {
-                self.database_failed(&error);
+                self.database_failed(&error, now);
                 self.release(task);
             }
         }

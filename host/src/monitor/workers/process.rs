@@ -8,6 +8,7 @@
 use super::identity::Identity;
 use crate::{
     descendants::{self, Processes},
+    monitor::fault::Exit,
     plugin::{LOAD_ENVIRONMENT, load_environment},
     proc::Stat,
     wire::{PAGE_FD, SOCKET_FD},
@@ -30,49 +31,33 @@ use std::{
 pub const WORKER: &str = "rework-worker";
 /// The name of an examiner's process.
 pub const EXAMINER: &str = "rework-examiner";
-/// How long the loop may wait for the killed to be gone; the next look for strays finds the rest.
+/// How long the loop may wait until killed processes are gone; the next look for orphans finds the rest.
 const KILL_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The monitor's ends of a new worker.
 #[derive(Debug)]
-pub(super) struct Spawned {
-    /// The process.
-    pub(super) pid: Pid,
-    /// What it prints.
-    pub(super) stdout: OwnedFd,
-    /// What it complains.
-    pub(super) stderr: OwnedFd,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Exit {
-    /// The process.
-    pub(super) pid: Pid,
-    /// Its exit code, if it exited.
-    pub(super) code: Option<i32>,
-    /// The signal that ended it, if one did.
-    pub(super) signal: Option<i32>,
-    /// Its largest resident memory, in bytes.
-    pub(super) peak_memory: u64,
-    /// Processor time, its reaped children included.
-    pub(super) cpu: Duration,
+pub(in crate::monitor) struct Spawned {
+    pub(in crate::monitor) pid: Pid,
+    /// The read end of its stdout.
+    pub(in crate::monitor) stdout: OwnedFd,
+    /// The read end of its stderr.
+    pub(in crate::monitor) stderr: OwnedFd,
 }
 
 /// Makes this process the one that orphans below it come to, and unreadable to its children.
-pub(super) fn become_monitor() -> io::Result<()> {
+pub(in crate::monitor) fn become_monitor() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_dumpable(false)?;
     Ok(())
 }
 
 /// Starts a worker: this binary again, by the magic link that survives its replacement, with
-/// nothing of our environment but what is named, and no descriptor but its own.
+/// nothing of the monitor's environment but what is named, and no descriptor but its own.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that spawns workers"
 )]
-pub(super) fn spawn_worker(
+pub(in crate::monitor) fn spawn_worker(
     socket: &OwnedFd,
     page: &OwnedFd,
     environment: &[(String, String)],
@@ -112,32 +97,33 @@ pub(super) fn spawn_worker(
     })
 }
 
-/// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, without our
-/// environment and with nothing of ours but the request, and what plugins are loaded with. Answers where it will print its verdict.
+/// Starts an examiner of a plugin file (`plugin::examine_child`): this binary again, with nothing of the
+/// monitor but the request and the environment that plugins are loaded with. Answers its process, and the
+/// read end of the pipe into which it will print its verdict.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that starts the monitor's children"
 )]
-pub(super) fn spawn_examiner(
+pub(in crate::monitor) fn spawn_examiner(
     request: &str,
     environment: &[(String, String)],
 ) -> io::Result<(Pid, OwnedFd)> {
-    let (said, child_said) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (output, child_output) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
         .arg0(EXAMINER)
         .args(["examine", request])
         .env_clear()
         .env(LOAD_ENVIRONMENT, load_environment(environment))
         .stdin(Stdio::null())
-        .stdout(child_said)
+        .stdout(child_output)
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()?;
-    Ok((Pid::from_raw(child.id().cast_signed()), said))
+    Ok((Pid::from_raw(child.id().cast_signed()), output))
 }
 
-/// In the child: puts the socket and the page where the worker looks for them. Through high
-/// numbers, for one of them may stand where the other has to go.
+/// In the child: gives the socket and the page the descriptor numbers where the worker looks for them. By way of
+/// high numbers, because one of them may have the number that the other has to get.
 fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     let duplicate_high = |fd| {
         // SAFETY: a plain system call on a descriptor that is open in the child.
@@ -163,7 +149,7 @@ fn place_descriptors(socket: RawFd, page: RawFd) -> io::Result<()> {
     place(page, PAGE_FD)
 }
 
-/// In the child: root for the last time.
+/// In the child, which is still root: becomes the worker's user, for good.
 fn become_user(identity: &Identity) -> io::Result<()> {
     nix::unistd::setgroups(&identity.groups)?;
     nix::unistd::setgid(identity.group)?;
@@ -171,8 +157,8 @@ fn become_user(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the kernel can deny TCP to a process, or what it lacks.
-pub(super) fn check_landlock() -> Result<(), String> {
+/// Whether the kernel can deny TCP to a process; an error says what it lacks.
+pub(in crate::monitor) fn check_landlock() -> Result<(), String> {
     const VERSION: u32 = 1;
     const WITH_TCP: i64 = 4;
     // SAFETY: with this flag the kernel reads no memory and answers its version.
@@ -199,16 +185,16 @@ pub(super) fn check_landlock() -> Result<(), String> {
 
 /// Ends a worker and all that it has started: stopped first, so that it cannot fork any more, then
 /// its descendants until none remains, then itself. Its death comes back through [`reap`].
-pub(super) fn kill_tree(worker: Pid) {
+pub(in crate::monitor) fn kill_tree(worker: Pid) {
     // ESRCH everywhere below: it has died by itself, which is what is wanted.
     let _ = kill(worker, Signal::SIGSTOP);
     descendants::kill_all(worker, KILL_PATIENCE);
     let _ = kill(worker, Signal::SIGKILL);
 }
 
-/// Kills the children of this process that are none of `known`, with all below them: what dead
-/// workers left. One look, however many they are; what forks meanwhile is left to the next one.
-pub(super) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
+/// Kills the children of this process that are none of `known`, with all below them: what dead workers have
+/// left. The process table is read once, however many there are; what forks meanwhile is left to the next call.
+pub(in crate::monitor) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
     let processes = Processes::look();
     for &child in processes.children_of(Pid::this()) {
         if known(child) {
@@ -221,13 +207,13 @@ pub(super) fn kill_orphans(known: &dyn Fn(Pid) -> bool) {
     }
 }
 
-/// Ends everything below this process: what dead workers left, and what that has forked meanwhile.
-pub(super) fn leave_nothing() {
+/// Kills everything below this process: what dead workers have left, and what that has forked meanwhile.
+pub(in crate::monitor) fn leave_nothing() {
     descendants::kill_all(Pid::this(), KILL_PATIENCE);
 }
 
-/// Collects a child that has ended, if there is one.
-pub(super) fn reap() -> Option<Exit> {
+/// Reaps a child that has ended, if there is one.
+pub(in crate::monitor) fn reap() -> Option<Exit> {
     let mut status = 0;
     // SAFETY: all-zero is a valid `rusage`, a plain struct of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -249,24 +235,8 @@ pub(super) fn reap() -> Option<Exit> {
     })
 }
 
-impl Exit {
-    /// How it ended, after its name.
-    pub(super) fn in_words(&self) -> String {
-        match (self.code, self.signal) {
-            (Some(code), _) => format!("ended the process (exit {code})"),
-            (None, Some(number)) => {
-                let name = Signal::try_from(number);
-                let name =
-                    name.map_or_else(|_| format!("signal {number}"), |name| name.to_string());
-                format!("crashed ({name})")
-            }
-            (None, None) => "ended".to_owned(),
-        }
-    }
-}
-
 /// Whether this process was started with a signal ignored; see proc_pid_status(5).
-pub(super) fn is_ignored(signal: Signal) -> bool {
+pub(in crate::monitor) fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
@@ -275,15 +245,25 @@ pub(super) fn is_ignored(signal: Signal) -> bool {
 
 /// What a process and all below it use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Figures {
+pub(in crate::monitor) struct Figures {
     /// Resident memory, in bytes.
-    pub(super) resident_bytes: u64,
+    pub(in crate::monitor) resident_bytes: u64,
     /// Processor time so far.
-    pub(super) cpu_seconds: f64,
+    pub(in crate::monitor) cpu_seconds: f64,
+}
+
+impl Figures {
+    /// What is used beyond what was used before.
+    pub(super) fn less(self, before: Self) -> Self {
+        Self {
+            resident_bytes: self.resident_bytes.saturating_sub(before.resident_bytes),
+            cpu_seconds: (self.cpu_seconds - before.cpu_seconds).max(0.0),
+        }
+    }
 }
 
 /// Adds up a process and those below it; `None` if it is gone.
-pub(super) fn figures(pid: Pid, below: &[Pid]) -> Option<Figures> {
+pub(in crate::monitor) fn figures(pid: Pid, below: &[Pid]) -> Option<Figures> {
     let mut sum = one_process(pid)?;
     for figures in below.iter().filter_map(|pid| one_process(*pid)) {
         sum.resident_bytes += figures.resident_bytes;
@@ -294,7 +274,7 @@ pub(super) fn figures(pid: Pid, below: &[Pid]) -> Option<Figures> {
 
 /// Resident memory of a process and those below it, where a page that several share counts once.
 /// Slower than [`figures`]: the kernel walks through every page.
-pub(super) fn proportional_bytes(pid: Pid, below: &[Pid]) -> u64 {
+pub(in crate::monitor) fn proportional_bytes(pid: Pid, below: &[Pid]) -> u64 {
     below
         .iter()
         .chain([&pid])

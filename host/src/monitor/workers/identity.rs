@@ -3,18 +3,18 @@
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 use std::ffi::CString;
 
-/// A user with all groups, looked up before anything is forked.
+/// A user with all of its groups, looked up before anything is forked, because that is not possible after it.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) user: Uid,
-    pub(super) group: Gid,
-    pub(super) groups: Vec<Gid>,
+pub(in crate::monitor) struct Identity {
+    pub(in crate::monitor) user: Uid,
+    pub(in crate::monitor) group: Gid,
+    pub(in crate::monitor) groups: Vec<Gid>,
 }
 
 /// Why workers cannot run as somebody else.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Only root may become somebody else.
+    /// Only root may become another user.
     #[error(
         "--worker-user {0}: only a monitor that runs as root can run its workers as another user"
     )]
@@ -22,7 +22,7 @@ pub enum IdentityError {
     /// The host does not know the name.
     #[error("--worker-user {0}: there is no such user on this host")]
     Unknown(String),
-    /// That would isolate nothing.
+    /// Running workers as root would isolate nothing.
     #[error("--worker-user {0}: this is root")]
     Root(String),
     /// The host's user database failed.
@@ -38,7 +38,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Looks a user up.
-    pub(super) fn of(name: &str) -> Result<Self, IdentityError> {
+    pub(in crate::monitor) fn of(name: &str) -> Result<Self, IdentityError> {
         if !geteuid().is_root() {
             return Err(IdentityError::NotRoot(name.to_owned()));
         }

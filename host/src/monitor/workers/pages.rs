@@ -1,7 +1,6 @@
 //! The directory of a monitor's shared pages. It is locked while the monitor lives, so that the
 //! host's next monitor knows at once that it is gone, and reads there what had begun.
 
-use super::unsaid::Unsaid;
 use crate::{
     here,
     wire::{Page, SlotState},
@@ -14,39 +13,45 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How the name of each begins.
+/// How the names of these directories begin.
 const PREFIX: &str = "monitor-";
 
-/// In a directory whose monitor was dead when somebody looked; it is as old as that look.
+/// The name of an empty file in the directory of a monitor that is dead. The file is as old as the moment when
+/// another monitor first found it so.
 const LEFT: &str = "left";
 
-/// Who wanted to know what had begun has asked within this time.
+/// The directory of a dead monitor is removed after this: the next monitor of the same database, which wants to
+/// know what had begun, has read it by then, if there is one.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// Results that were never reported are kept for so many times as long.
+/// Results that were never reported are kept for this many times as long.
 const RESULTS_LONGER: u32 = 30;
 
-/// Where all of them are on this host.
-pub(super) fn pages_dir() -> PathBuf {
+/// The directory of this host in which each monitor has one of its own.
+pub(in crate::monitor) fn pages_dir() -> PathBuf {
     here::state_dir().join("pages")
 }
 
-/// A directory of our own, locked.
+/// The directory of this monitor, locked.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(in crate::monitor) struct Pages {
     directory: PathBuf,
     is_left: bool,
     _lock: Flock<File>,
 }
 
 impl Pages {
-    /// Makes a directory below `parent` that nobody else has.
-    pub(super) fn create(parent: &Path) -> io::Result<Self> {
+    /// Makes a directory below `parent` that nobody else has, and removes what was left there long ago.
+    /// `holds_results` tells whether there are results in a directory that nobody has reported.
+    pub(in crate::monitor) fn create(
+        parent: &Path,
+        holds_results: impl Fn(&Path) -> bool,
+    ) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
         // One at a time: another's new directory, not yet locked, looks abandoned.
         let file = File::create(parent.join("lock"))?;
         let _turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-        sweep(parent, FORGOTTEN);
+        sweep(parent, FORGOTTEN, holds_results);
         let directory = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(parent)?
@@ -61,12 +66,11 @@ impl Pages {
     }
 
     /// Leaves the directory to the host's next monitor, as one that was killed does.
-    pub(super) fn leave(&mut self) {
+    pub(in crate::monitor) fn leave(&mut self) {
         self.is_left = true;
     }
 
-    /// Where it is.
-    pub(super) fn directory(&self) -> &Path {
+    pub(in crate::monitor) fn directory(&self) -> &Path {
         &self.directory
     }
 }
@@ -81,7 +85,7 @@ impl Drop for Pages {
 
 /// The directory of a monitor that is certainly dead: it was on this machine, and its lock is free.
 #[derive(Debug)]
-pub(super) struct Abandoned {
+pub(in crate::monitor) struct Abandoned {
     directory: PathBuf,
     _lock: Flock<File>,
 }
@@ -90,7 +94,7 @@ impl Abandoned {
     /// `None` if the directory is not one of those below `parent`, or its monitor lives. The name
     /// comes from the database, and the directory will be removed: nothing that [`Pages::create`]
     /// has not made here is ever touched.
-    pub(super) fn find(parent: &Path, directory: &Path) -> Option<Self> {
+    pub(in crate::monitor) fn find(parent: &Path, directory: &Path) -> Option<Self> {
         let name = directory.file_name()?;
         if !name.to_str()?.starts_with(PREFIX) {
             return None;
@@ -113,7 +117,7 @@ impl Abandoned {
 
     /// Tasks that had been handed to its workers and had not begun, nor ever will: their workers
     /// died with their monitor.
-    pub(super) fn never_begun(&self) -> Vec<i64> {
+    pub(in crate::monitor) fn never_begun(&self) -> Vec<i64> {
         let entries = fs::read_dir(&self.directory)
             .into_iter()
             .flatten()
@@ -130,36 +134,32 @@ impl Abandoned {
             .collect()
     }
 
-    /// Those in which a monitor has left what it could not say.
-    pub(super) fn with_unsaid(parent: &Path) -> Vec<Self> {
+    /// The directories of dead monitors with results that nobody has reported.
+    pub(in crate::monitor) fn with_results(
+        parent: &Path,
+        holds_results: impl Fn(&Path) -> bool,
+    ) -> Vec<Self> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         entries
             .map(|entry| entry.path())
-            .filter(|directory| Unsaid::is_in(directory))
+            .filter(|directory| holds_results(directory))
             .filter_map(|directory| Self::find(parent, &directory))
             .collect()
     }
 
-    /// Whether what was left unsaid there is for this installation.
-    pub(super) fn is_of(&self, installation: &str) -> bool {
-        let unsaid = Unsaid::read(&self.directory);
-        unsaid.is_ok_and(|unsaid| unsaid.is_some_and(|unsaid| unsaid.installation == installation))
-    }
-
-    /// Where it is.
-    pub(super) fn directory(&self) -> &Path {
+    pub(in crate::monitor) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Removes it, once its tasks are accounted for.
-    pub(super) fn remove(self) {
+    pub(in crate::monitor) fn remove(self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 /// Removes the directories that have been abandoned for longer than this: the next monitor of the same
 /// database has asked long ago, if there is one.
-fn sweep(parent: &Path, forgotten: Duration) {
+fn sweep(parent: &Path, forgotten: Duration, holds_results: impl Fn(&Path) -> bool) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for abandoned in entries.filter_map(|entry| Abandoned::find(parent, &entry.path())) {
         let mark = abandoned.directory.join(LEFT);
@@ -167,7 +167,7 @@ fn sweep(parent: &Path, forgotten: Duration) {
             .and_then(|mark| mark.modified())
             .map(|left| SystemTime::now().duration_since(left).unwrap_or_default());
         match age {
-            Ok(age) if Unsaid::is_in(&abandoned.directory) && age <= forgotten * RESULTS_LONGER => {
+            Ok(age) if holds_results(&abandoned.directory) && age <= forgotten * RESULTS_LONGER => {
             }
             Ok(age) if age > forgotten => abandoned.remove(),
             Ok(_) => {}
@@ -193,7 +193,7 @@ mod tests {
     fn only_directories_of_monitors_are_ever_found() {
         let here = tempfile::tempdir().unwrap();
         let pages = here.path().join("pages");
-        let alive = Pages::create(&pages).unwrap();
+        let alive = Pages::create(&pages, |_| false).unwrap();
         assert!(Abandoned::find(&pages, alive.directory()).is_none());
         let lost = pages.join("monitor-lost");
         let elsewhere = here.path().join("monitor-elsewhere");
@@ -219,13 +219,13 @@ mod tests {
     #[test]
     fn what_has_long_been_left_is_swept_away() {
         let pages = tempfile::tempdir().unwrap();
-        let alive = Pages::create(pages.path()).unwrap();
+        let alive = Pages::create(pages.path(), |_| false).unwrap();
         let lost = pages.path().join("monitor-lost");
         fs::create_dir(&lost).unwrap();
-        sweep(pages.path(), FORGOTTEN);
-        sweep(pages.path(), FORGOTTEN);
+        sweep(pages.path(), FORGOTTEN, |_| false);
+        sweep(pages.path(), FORGOTTEN, |_| false);
         assert!(lost.exists(), "its next monitor may still ask");
-        sweep(pages.path(), Duration::ZERO);
+        sweep(pages.path(), Duration::ZERO, |_| false);
         assert!(!lost.exists() && alive.directory().exists());
     }
 }

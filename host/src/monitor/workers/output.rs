@@ -1,12 +1,12 @@
-//! What a worker prints, cut into the lines of its tasks. The monitor owns the pipes, so the last
-//! words before a crash are kept.
+//! What a worker prints, cut into the lines of its tasks. The monitor owns the pipes, so what was printed
+//! last before a crash is kept.
 
-use super::fault;
 use crate::{
     model::{
         TaskId,
-        log::{LogLine, level_name},
+        log::{LogLine, Printed, level_name},
     },
+    monitor::fault,
     wire::{
         self, WireError,
         marker::{Parser, Piece, Stream},
@@ -14,6 +14,7 @@ use crate::{
 };
 use chrono::Utc;
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -21,19 +22,21 @@ use tokio::{io::unix::AsyncFd, sync::Notify};
 
 /// How much is read from one pipe before others get their turn.
 const TURN: usize = 256 * 1024;
+
 /// One pipe of a worker.
 #[derive(Debug)]
-pub(super) struct Pipe {
+struct Pipe {
     fd: Rc<AsyncFd<OwnedFd>>,
     parser: Parser,
     stream: Stream,
     /// The task whose lines come now.
     task: Option<TaskId>,
+    /// Whether what is printed is kept, besides log records.
     stdio: bool,
-    /// Lets the task that watches for readability go on; true: everything was read.
+    /// Lets the watcher, which waits for readability, go on; true: everything was read.
     turn_over: Rc<(Notify, std::cell::Cell<bool>)>,
-    /// Nobody can write to it any more.
-    pub(super) closed: bool,
+    /// Whether every write end is closed.
+    is_closed: bool,
     /// The ended task whose children may still write to it.
     left_to: Option<TaskId>,
     /// The last line on stderr that tells something.
@@ -47,25 +50,132 @@ impl Drop for Pipe {
     }
 }
 
-/// A line and whose it is; none: the worker printed it between two tasks.
-pub(super) type TaskLine = (Option<TaskId>, Said);
+/// What was printed, and by which task; `None`: the worker printed it between two tasks.
+pub(super) type TaskLine = (Option<TaskId>, Printed);
 
-/// What came out of a pipe.
+/// The output pipes of one worker: two of its own, and those that children of ended tasks still hold.
 #[derive(Debug)]
-pub(super) enum Said {
-    /// A whole line, or a log record.
-    Line(LogLine),
-    /// What a line shows that has not ended yet.
-    Unfinished(LogLine),
+pub(super) struct Outputs {
+    pipes: BTreeMap<u64, Pipe>,
+    /// The number of the next pipe.
+    next: u64,
+    /// The nonce of the markers in the pipes.
+    nonce: String,
+}
+
+impl Outputs {
+    /// No pipes yet. The worker begins its markers with this nonce.
+    pub(super) fn new(nonce: String) -> Self {
+        Self {
+            pipes: BTreeMap::new(),
+            next: 0,
+            nonce,
+        }
+    }
+
+    /// Adds a pipe. `readable` is called with its number whenever there is something to read.
+    pub(super) fn add(
+        &mut self,
+        fd: OwnedFd,
+        stream: Stream,
+        readable: impl Fn(u64) + 'static,
+    ) -> Result<(), WireError> {
+        let number = self.next;
+        self.next += 1;
+        let (pipe, watch) = Pipe::new(fd, &self.nonce, stream, move || readable(number))?;
+        tokio::task::spawn_local(watch);
+        self.pipes.insert(number, pipe);
+        Ok(())
+    }
+
+    /// The task that has just ended has left children behind: what they print comes through the pipes until
+    /// now, and what the next tasks print through these.
+    pub(super) fn replace(
+        &mut self,
+        descriptors: Vec<OwnedFd>,
+        task: TaskId,
+        readable: impl Fn(u64) + Clone + 'static,
+    ) -> Result<(), WireError> {
+        for pipe in self.pipes.values_mut() {
+            pipe.leave_to(task);
+        }
+        for (stream, fd) in [Stream::Stdout, Stream::Stderr]
+            .into_iter()
+            .zip(descriptors)
+        {
+            let flags = nix::fcntl::OFlag::O_NONBLOCK;
+            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
+                .map_err(WireError::system("set up a pipe"))?;
+            self.add(fd, stream, readable.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Takes the turn of a pipe that has something to read: reads what is there, up to a limit.
+    pub(super) fn read_turn(&mut self, pipe: u64) -> Vec<TaskLine> {
+        let mut lines = Vec::new();
+        if let Some(open) = self.pipes.get_mut(&pipe) {
+            open.read_turn(&mut lines);
+        }
+        lines
+    }
+
+    /// Reads every pipe until nothing is there.
+    pub(super) fn read_all(&mut self) -> Vec<TaskLine> {
+        let mut lines = Vec::new();
+        for pipe in self.pipes.values_mut() {
+            pipe.read(usize::MAX, &mut lines);
+        }
+        lines
+    }
+
+    /// Reads all that a worker that is dead has left, an unterminated last line too.
+    pub(super) fn read_rest(&mut self) -> Vec<TaskLine> {
+        let mut lines = self.read_all();
+        for pipe in self.pipes.values_mut() {
+            pipe.parse(None, &mut lines);
+        }
+        lines
+    }
+
+    /// Forgets the pipes of ended tasks that have been closed. Answers the tasks whose children held them. The
+    /// worker's own pipes close when it dies; what came last through them is still wanted.
+    pub(super) fn take_closed(&mut self) -> Vec<TaskId> {
+        let closed = |pipe: &Pipe| pipe.left_to.filter(|_| pipe.is_closed);
+        let tasks = self.pipes.values().filter_map(closed).collect();
+        self.pipes.retain(|_, pipe| closed(pipe).is_none());
+        tasks
+    }
+
+    /// The ended tasks whose children may still print.
+    pub(super) fn left_to(&self) -> Vec<TaskId> {
+        let pipes = self.pipes.values();
+        pipes.filter_map(|pipe| pipe.left_to).collect()
+    }
+
+    /// Whether children of this task may still print.
+    pub(super) fn is_left_to(&self, task: TaskId) -> bool {
+        self.pipes.values().any(|pipe| pipe.left_to == Some(task))
+    }
+
+    /// Whether children of any ended task may still print.
+    pub(super) fn has_orphans(&self) -> bool {
+        self.pipes.values().any(|pipe| pipe.left_to.is_some())
+    }
+
+    /// The last line on stderr of the task at hand that tells something.
+    pub(super) fn stderr_tail(&self) -> Option<&str> {
+        let own = self.pipes.values().filter(|pipe| pipe.left_to.is_none());
+        own.filter_map(|pipe| pipe.last_line.as_deref()).next()
+    }
 }
 
 impl Pipe {
     /// A pipe and a future that calls `readable` whenever there is something to read.
-    pub(super) fn new(
+    fn new(
         fd: OwnedFd,
         nonce: &str,
         stream: Stream,
-        task: Option<TaskId>,
         readable: impl Fn() + 'static,
     ) -> Result<(Self, impl Future<Output = ()> + 'static), WireError> {
         let fd = Rc::new(wire::watched(fd, tokio::io::Interest::READABLE)?);
@@ -93,10 +203,10 @@ impl Pipe {
             fd,
             parser: Parser::new(nonce),
             stream,
-            task,
+            task: None,
             stdio: true,
             turn_over,
-            closed: false,
+            is_closed: false,
             left_to: None,
             last_line: None,
         };
@@ -104,25 +214,20 @@ impl Pipe {
     }
 
     /// Takes the turn that its watcher has asked for: reads what is there, up to a limit.
-    pub(super) fn read_turn(&mut self, lines: &mut Vec<TaskLine>) {
+    fn read_turn(&mut self, lines: &mut Vec<TaskLine>) {
         let drained = self.read(TURN, lines);
         self.turn_over.1.set(drained);
         self.turn_over.0.notify_one();
     }
 
-    /// Reads all that is there.
-    pub(super) fn read_all(&mut self, lines: &mut Vec<TaskLine>) {
-        self.read(usize::MAX, lines);
-    }
-
-    /// Reads until nothing is there, or so many bytes have been read; whether nothing was left.
+    /// Reads until nothing is there, or `limit` bytes have been read; false: something may be left.
     fn read(&mut self, limit: usize, lines: &mut Vec<TaskLine>) -> bool {
         let mut buffer = [0_u8; 32 * 1024];
         let mut total = 0;
-        while !self.closed {
+        while !self.is_closed {
             match nix::unistd::read(self.fd.get_ref().as_fd(), &mut buffer) {
                 Ok(0) => {
-                    self.closed = true;
+                    self.is_closed = true;
                     self.parse(None, lines);
                 }
                 Ok(n) => {
@@ -140,28 +245,14 @@ impl Pipe {
     }
 
     /// From now on only children of this ended task can write to it.
-    pub(super) fn leave_to(&mut self, task: TaskId) {
+    fn leave_to(&mut self, task: TaskId) {
         if self.left_to.is_none() {
             self.left_to = Some(task);
             self.task = Some(task);
         }
     }
 
-    /// See [`Pipe::leave_to`].
-    pub(super) fn left_to(&self) -> Option<TaskId> {
-        self.left_to
-    }
-
-    /// The last words of the task at hand on stderr.
-    pub(super) fn last_words(&self) -> Option<&str> {
-        self.last_line.as_deref().filter(|_| self.left_to.is_none())
-    }
-
-    /// The unterminated rest of a worker that has died.
-    pub(super) fn finish(&mut self, lines: &mut Vec<TaskLine>) {
-        self.parse(None, lines);
-    }
-
+    /// Cuts bytes into lines; `None`: there will be no more.
     fn parse(&mut self, bytes: Option<&[u8]>, lines: &mut Vec<TaskLine>) {
         let Self {
             parser,
@@ -187,12 +278,12 @@ impl Pipe {
                     *last_line = Some(text.trim().to_owned());
                 }
                 if *stdio {
-                    lines.push((*task, Said::Line(printed(*stream, text))));
+                    lines.push((*task, Printed::Line(printed(*stream, text))));
                 }
             }
             Piece::Unfinished(text) => {
                 if *stdio {
-                    lines.push((*task, Said::Unfinished(printed(*stream, text))));
+                    lines.push((*task, Printed::Unfinished(printed(*stream, text))));
                 }
             }
             Piece::Record {
@@ -211,7 +302,7 @@ impl Pipe {
                         Some(target.clone()),
                         text.to_owned(),
                     );
-                    lines.push((*task, Said::Line(line)));
+                    lines.push((*task, Printed::Line(line)));
                 }
             }
         };

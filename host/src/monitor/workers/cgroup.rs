@@ -49,7 +49,7 @@ impl Delegated {
         }
         fs::write(leaf.join("cgroup.procs"), this.to_string()).map_err(failed)?;
         if let Err(error) = fs::write(directory.join("cgroup.subtree_control"), "+memory") {
-            // As it was.
+            // Back to how it was.
             let _ = fs::write(directory.join("cgroup.procs"), this.to_string());
             let _ = fs::remove_dir(&leaf);
             return Err(failed(error));
@@ -72,6 +72,22 @@ impl Delegated {
         // All of it or nothing: half a task is of no use.
         let _ = fs::write(cgroup.directory.join("memory.oom.group"), "1");
         Ok(cgroup)
+    }
+}
+
+/// Where workers get cgroups of their own, if anywhere.
+pub(super) fn delegated() -> Option<Delegated> {
+    match Delegated::find() {
+        Ok(delegated) => {
+            tracing::debug!("each worker gets a cgroup of its own");
+            Some(delegated)
+        }
+        Err(reason) => {
+            tracing::debug!(
+                "no cgroups for workers ({reason}): rlimits and samples hold the limits"
+            );
+            None
+        }
     }
 }
 
