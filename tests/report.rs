@@ -715,7 +715,9 @@ fn a_monitor_whose_row_is_locked_is_not_buried_and_the_holder_is_named() {
     let other = rework.monitor(&["--domain", "default", "--host", "elsewhere"]);
     let id = rework.misbehave("hang");
     rework.wait(&id, &["running"]);
-    let number = rework.json(&["list-monitors"])[0]["id"].clone();
+    let number = rework
+        .database
+        .psql("select id from rework.monitor where host = 'testhost'");
     let client = OpenTransaction::begin(
         &rework,
         &format!("select from rework.monitor where id = {number} for update"),
