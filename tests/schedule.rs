@@ -215,7 +215,7 @@ fn delayed_tasks_wait_and_then_run() {
     assert_eq!(late.trim(), "1");
     rework.wait(&id, &["done"]);
     let waited = rework.database.psql(&format!(
-        "select started >= run_at and started < run_at + interval '2 s' from rework.task where id = {id}"
+        "select started >= run_at and started < run_at + interval '2 s' from rework.task_view where id = {id}"
     ));
     assert_eq!(waited, "t");
 }
@@ -642,7 +642,7 @@ fn many_are_queued_in_order_all_or_none() {
     let _monitor = rework.monitor(&["--all-domains"]);
     until(
         "all but the delayed one to end",
-        || count("select count(*) from rework.task where status <> 'done'"),
+        || count("select count(*) from rework.task_view where finished is null"),
         |left| left == "1",
     );
 }
@@ -769,7 +769,7 @@ fn large_fields_arrive_whole() {
     );
     rework.wait(&id, &["done"]);
     let doubled = rework.database.psql(&format!(
-        "select (output #>> '{{}}') = repeat(input #>> '{{}}', 2) from rework.task where id = {id}"
+        "select (output #>> '{{}}') = repeat(input #>> '{{}}', 2) from rework.task_view where id = {id}"
     ));
     assert_eq!(doubled, "t");
 }

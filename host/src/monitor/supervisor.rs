@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     here,
-    model::{MonitorId, TaskId, Token, WorkerId, duration::human},
+    model::{MonitorId, WorkerId, duration::human},
     plugin::{Cache, Confinement},
-    store::{CatalogRow, Notification, Store, StoreError},
+    store::{CatalogRow, Claim, Notification, Store, StoreError},
 };
 use chrono::Utc;
 use nix::sys::signal::Signal;
@@ -511,7 +511,7 @@ impl Supervisor {
     }
 
     /// The database has said which claims it believes that this monitor holds.
-    fn compare_claims(&mut self, believed: Vec<(TaskId, Token)>, now: Instant) {
+    fn compare_claims(&mut self, believed: Vec<Claim>, now: Instant) {
         if self.tasks.compare(believed, Utc::now()) {
             self.lease.reconcile_soon(now);
         }
