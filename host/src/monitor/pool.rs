@@ -4,7 +4,7 @@
 
 use super::{
     claim::{Appetite, Domain, Want},
-    share::Share,
+    share::{AHEAD_TIME, Share},
 };
 use crate::{model::WorkerId, periods::Periods, wire::PluginFile};
 use std::{
@@ -142,6 +142,8 @@ struct Census {
     free: usize,
     /// Tasks that they can be given now.
     room: usize,
+    /// Ready, and not at a task that takes long.
+    quick: usize,
     /// There is one that is ready.
     is_ready: bool,
     /// There is one that takes too long to start.
@@ -230,6 +232,12 @@ impl Pool {
         }
     }
 
+    /// How many tasks of a plugin are to be here for its workers: what they can be given now, and, while there
+    /// is a backlog of short ones, what they are given while the database is busy with the next claim.
+    fn enough(&self, share: &Share, census: Census) -> usize {
+        census.room + share.ahead(census.quick, self.shares.len() > 1)
+    }
+
     fn census<'a>(&'a self, members: &'a [Member], now: Instant) -> BTreeMap<&'a str, Census> {
         let mut counted: BTreeMap<&str, Census> = BTreeMap::new();
         for plugin in self.shares.keys() {
@@ -249,6 +257,10 @@ impl Pool {
             census.free += usize::from(member.handed == 0);
             census.room += member.room;
             census.is_ready |= member.stage == Stage::Ready;
+            let is_at_long_task = member
+                .runs_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= AHEAD_TIME);
+            census.quick += usize::from(member.stage == Stage::Ready && !is_at_long_task);
         }
         counted
     }
@@ -280,8 +292,8 @@ impl Pool {
             .collect()
     }
 
-    /// How many tasks of which plugin it makes sense to claim: what the workers can be given now, one
-    /// for each worker that may still be started, and, within that, one for each worker of another
+    /// How many tasks of which plugin it makes sense to claim: what the workers can be given now and, of
+    /// short ones, soon, one for each worker that may still be started, and, within that, one for each worker of another
     /// plugin that would soon make room. The plugins are named in the order in which tasks that
     /// are equally urgent are to be taken; `None`: nothing.
     pub(super) fn appetite(
@@ -298,8 +310,9 @@ impl Pool {
         let empty = options.max_workers.saturating_sub(places);
         let (mut own, mut unmet) = (0, 0);
         for (plugin, share) in &self.shares {
-            own += census[plugin.as_str()].room.saturating_sub(share.waiting());
-            unmet += share.waiting().saturating_sub(census[plugin.as_str()].room);
+            let wanted = self.enough(share, census[plugin.as_str()]);
+            own += wanted.saturating_sub(share.waiting());
+            unmet += share.waiting().saturating_sub(wanted);
         }
         let quota = own + empty.saturating_sub(unmet);
         if quota == 0 {
@@ -323,7 +336,7 @@ impl Pool {
             } else {
                 empty + others.count()
             };
-            let most = (own.room + to_come)
+            let most = (self.enough(share, own) + to_come)
                 .saturating_sub(share.waiting())
                 .min(quota);
             if most == 0 {
@@ -455,7 +468,8 @@ impl Pool {
         let mut gone: Vec<WorkerId> = Vec::new();
         for (plugin, rank) in self.by_urgency(&census) {
             let own = census[plugin];
-            let mut unmet = self.shares[plugin].waiting().saturating_sub(own.room);
+            let share = &self.shares[plugin];
+            let mut unmet = share.waiting().saturating_sub(self.enough(share, own));
             let is_excess = empty < 0;
             if is_excess {
                 // Perhaps its worker is there, as one too many: it counts once another one leaves.
@@ -732,6 +746,29 @@ mod tests {
     fn named(wants: &[(&str, i32)]) -> Vec<(String, i32)> {
         let owned = |(plugin, most): &(&str, i32)| ((*plugin).to_owned(), *most);
         wants.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn a_backlog_of_short_tasks_is_claimed_ahead_of_the_workers() {
+        let (mut pool, domain) = pool_of(&["a"]);
+        let start = Instant::now();
+        takes(&mut pool, "a", MS / 10);
+        let workers = [idle(1, "a", start), idle(2, "a", start)];
+        let of = |pool: &Pool, workers: &[Member], now| claims(pool, &domain, workers, 2, now).0;
+        assert_eq!(of(&pool, &workers, start), 2, "what they can be given now");
+        pool.share("a").has_backlog = true;
+        assert_eq!(of(&pool, &workers, start), 402);
+        waits(&mut pool, "a", 0, 0..300, start);
+        assert_eq!(of(&pool, &workers, start), 102);
+        // A task behind which nothing is to wait.
+        let workers = [busy(1, "a", start), idle(2, "a", start)];
+        assert_eq!(of(&pool, &workers, start), 101);
+        assert_eq!(of(&pool, &workers, start + AHEAD_TIME), 0);
+        assert!(
+            pool.to_make_room(&workers, &options(0, 2), start)
+                .is_empty(),
+            "nobody leaves for what is only claimed ahead"
+        );
     }
 
     #[test]
