@@ -1,5 +1,5 @@
 -- The schema of rework. Read it top down: code (plugin, operation, deployment), work (task, ready,
--- delayed, claim, attempt, file, log), schedules, processes (monitor, worker). The functions and views,
+-- delayed, claim, running, outcome, file, log), schedules, processes (monitor, worker). The functions and views,
 -- among them those that any language may use, are in functions.sql: schedule(), task_abort(), task_view,
 -- log_line.
 
@@ -129,9 +129,10 @@ create table rework.paused_domain (
 
 -- ---------------------------------------------------------------------------------------- work
 
--- One row per task, for ever the truth about it. Nothing that changes while a task lives is
--- indexed and half of each page is left free, so its updates stay HOT. No foreign key is checked
--- on this path: operations are never deleted, workers and plugins are looked up with outer joins.
+-- What was asked for, a row per task. What is written once is never written again: on the path of a task,
+-- from here to its outcome, rows are inserted and deleted and none is updated, so there is nothing for vacuum
+-- to catch up with, and nothing that a forgotten transaction slows down. No foreign key is checked on this
+-- path: operations are never deleted, workers and plugins are looked up with outer joins.
 create table rework.task (
     id               bigint generated always as identity primary key,
     operation        int not null,
@@ -139,23 +140,96 @@ create table rework.task (
     host             text,
     priority         smallint not null default 0,
     run_at           timestamptz not null,
-    status           text not null default 'queued',
-    outcome          text,
-    cause            text,
-    attempt          int not null default 0,
     max_attempts     int not null default 1,
-    token            bigint,                       -- the claim it is under, or ended under
-    worker           bigint,
-    plugin_operation int,                          -- the code that ran it
     key              text,
     schedule         bigint,
     metadata         jsonb,
     queued           timestamptz not null default clock_timestamp(),
-    started          timestamptz,
-    finished         timestamptz,
     input_encoding   text,
     input            jsonb,
     input_raw        bytea,
+    constraint task_max_attempts_positive check (max_attempts >= 1)
+);
+-- A key counts for its operation alone, as long as the task's row exists.
+create unique index task_key on rework.task (operation, key) where key is not null;
+-- For listings, which say that the operation is above 0, as every one is. Partial, so that nothing else may use
+-- it: while the table was empty the planner took this index for a lookup by the id alone.
+create index task_operation on rework.task (operation, id) where operation > 0;
+
+-- The half of the ready table that follows the clock. Nobody has to agree on anything: claims read
+-- both halves, and a monitor truncates the one that is not current once it is empty.
+create function rework.ready_half() returns smallint
+language sql volatile
+as $$ select (extract(epoch from clock_timestamp())::bigint / 10 % 2)::smallint $$;
+
+-- The queue proper: what may be claimed now, and the number of the attempt that the claim begins. `rank` is
+-- the negated priority, so that one ascending index serves the order in which tasks run. That index is the
+-- primary key, so that the table has a replica identity: without one Postgres refuses every delete while a
+-- publication of all tables exists.
+--
+-- A task that has not ended is in one place: a row here, a row of `delayed`, or an element of a row of
+-- `claim`. It is moved from one to the other by one statement.
+create table rework.ready (
+    half    smallint not null default rework.ready_half(),
+    lane    int not null,
+    rank    smallint not null,
+    attempt int not null default 1,
+    id      bigint not null,
+    constraint ready_order primary key (lane, rank, id, half)
+) partition by list (half);
+create table rework.ready_0 partition of rework.ready for values in (0);
+create table rework.ready_1 partition of rework.ready for values in (1);
+
+-- Tasks for later, retries included, in the order in which they fall due.
+create table rework.delayed (
+    run_at  timestamptz not null,
+    id      bigint not null,
+    lane    int not null,
+    rank    smallint not null,
+    attempt int not null default 1,
+    primary key (run_at, id)
+);
+create index delayed_id on rework.delayed (id);
+
+-- What a cycle of a monitor claimed: tasks, and the attempt of each. Deleted when all of it has ended; a task
+-- that is given back is taken out of it. It is the fence: what is said about a claimed task counts while the
+-- row is there, and whoever buries a monitor deletes its rows first. It also tells a monitor that lost its
+-- connection during commit what happened.
+create table rework.claim (
+    monitor  bigint not null,
+    cycle    bigint not null,
+    tasks    bigint[] not null,
+    attempts int[] not null,
+    primary key (monitor, cycle)
+);
+
+-- Tasks that are shown as running: those that have begun and not ended within a moment. Most tasks never have
+-- a row here. A row without a claim means nothing, and is tidied away.
+create table rework.running (
+    task             bigint primary key,
+    attempt          int not null,
+    worker           bigint not null,
+    plugin_operation int not null,                 -- the code that runs it
+    started          timestamptz not null,
+    progress         real,
+    progress_message text
+) with (fillfactor = 50);
+
+-- How attempts ended, a row each. The last one of a task is the outcome of the task, unless another attempt
+-- follows.
+create table rework.outcome (
+    task             bigint not null,
+    attempt          int not null,                 -- negative: that one was aborted in the queue, and
+                                                   -- its number was given again
+    outcome          text not null,
+    operation        int not null,
+    cause            text,
+    token            bigint,                       -- the claim it ended under; null: it was in the queue
+    worker           bigint,
+    plugin_operation int,                          -- the code that ran it
+    started          timestamptz,                  -- null: it never began
+    finished         timestamptz not null,
+    superseded       timestamptz,                  -- another attempt follows, and may run from then on
     output_encoding  text,
     output           jsonb,
     output_raw       bytea,
@@ -168,68 +242,14 @@ create table rework.task (
     signal           int,
     peak_memory      bigint,                       -- bytes
     cpu_seconds      double precision,
-    constraint task_status_known check (status in ('queued', 'running', 'done')),
-    constraint task_outcome_known check (outcome in ('done', 'failed', 'aborted')),
-    constraint task_outcome_iff_done check ((status = 'done') = (outcome is not null)),
-    constraint task_finished_iff_done check ((status = 'done') = (finished is not null)),
-    constraint task_claimed_while_running check (status <> 'running' or token is not null),
-    constraint task_cause_iff_not_well check ((cause is null) = (outcome is null or outcome = 'done')),
-    constraint task_attempts check (attempt >= 0 and max_attempts >= 1)
-) with (fillfactor = 50);
--- A key counts for its operation alone, as long as the task's row exists.
-create unique index task_key on rework.task (operation, key) where key is not null;
-create index task_operation on rework.task (operation, id);
-
--- The half of the ready table that follows the clock. Nobody has to agree on anything: claims read
--- both halves, and a monitor truncates the one that is not current once it is empty.
-create function rework.ready_half() returns smallint
-language sql volatile
-as $$ select (extract(epoch from clock_timestamp())::bigint / 10 % 2)::smallint $$;
-
--- The queue proper: what may be claimed now. `rank` is the negated priority, so that one ascending
--- index serves the order in which tasks run. That index is the primary key, so that the table has a
--- replica identity: without one Postgres refuses every delete while a publication of all tables exists.
-create table rework.ready (
-    half smallint not null default rework.ready_half(),
-    lane int not null,
-    rank smallint not null,
-    id   bigint not null,
-    constraint ready_order primary key (lane, rank, id, half)
-) partition by list (half);
-create table rework.ready_0 partition of rework.ready for values in (0);
-create table rework.ready_1 partition of rework.ready for values in (1);
-
--- Tasks for later, retries included, in the order in which they fall due.
-create table rework.delayed (
-    run_at timestamptz not null,
-    id     bigint not null,
-    lane   int not null,
-    rank   smallint not null,
-    primary key (run_at, id)
+    primary key (task, attempt),
+    constraint outcome_known check (outcome in ('done', 'failed', 'aborted')),
+    constraint outcome_cause_iff_not_well check ((cause is null) = (outcome = 'done')),
+    constraint outcome_attempt_known check (attempt >= 1 or attempt < 0 and superseded is not null)
 );
-create index delayed_id on rework.delayed (id);
-
--- What each cycle of a monitor claimed; deleted when all of it has ended. It tells a monitor that
--- lost its connection during commit what happened, and the others what a lost monitor held.
-create table rework.claim (
-    monitor bigint not null,
-    cycle   bigint not null,
-    tasks   bigint[] not null,
-    primary key (monitor, cycle)
-);
-
--- Superseded attempts; the last one is on the task.
-create table rework.attempt (
-    task      bigint not null,
-    attempt   int not null,
-    outcome   text not null,
-    cause     text,
-    error     text,
-    worker    bigint,
-    started   timestamptz,
-    finished  timestamptz,
-    primary key (task, attempt)
-);
+-- What did not end well, the newest first within each operation.
+create index outcome_unwell on rework.outcome (operation, outcome, task)
+    where outcome <> 'done' and superseded is null;
 
 -- Somebody wants a claimed task to end; its monitor kills it and the report removes the row.
 create table rework.abort_request (

@@ -860,6 +860,38 @@ begin
 end
 $$;
 
+-- Queues a task without a key in a lane that is there, its input already checked.
+create or replace function rework.task_insert(
+    operation int, lane int, host text, input_encoding text, input jsonb, metadata jsonb, priority int,
+    run_at timestamptz, max_attempts int)
+returns bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_variable
+declare
+    now timestamptz := clock_timestamp();
+    task_id bigint;
+begin
+    if metadata is not null or priority not between -32767 and 32767 or max_attempts < 1 then
+        perform rework.task_check(priority, max_attempts, metadata);
+    end if;
+    insert into rework.task (operation, lane, host, priority, run_at, max_attempts, metadata, queued,
+                             input_encoding, input)
+    values (operation, lane, host, priority, coalesce(run_at, now), max_attempts, metadata, now, input_encoding,
+            input)
+    returning id into task_id;
+    if run_at > now then
+        insert into rework.delayed (run_at, id, lane, rank) values (run_at, task_id, lane, -priority);
+    else
+        insert into rework.ready (lane, rank, id) values (lane, -priority, task_id);
+    end if;
+    if exists (select from rework.monitor where asleep) then
+        perform rework.tell('rework_ready', '');
+    end if;
+    return task_id;
+end
+$$;
+
 -- Queues tasks of known operations, their inputs already checked, in this order; answers their ids.
 create or replace function rework.task_enqueue_many(
     operations int[], hosts text[], accepts text[], input_encodings text[], inputs jsonb[], inputs_raw bytea[],
@@ -869,8 +901,10 @@ language plpgsql volatile
 as $$
 #variable_conflict use_column
 begin
+    -- Most tasks have nothing that could be refused.
     perform rework.task_check(g.priority, g.attempts, g.metadata)
-       from unnest(priorities, max_attempts, metadatas) as g (priority, attempts, metadata);
+       from unnest(priorities, max_attempts, metadatas) as g (priority, attempts, metadata)
+      where g.metadata is not null or g.attempts < 1 or g.priority not between -32767 and 32767;
     return query
     with lane as materialized (
         select l.operation, l.host, l.accepts, rework.lane_make(l.operation, l.host, l.accepts) as id
@@ -916,7 +950,8 @@ language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
-    operation_id int := rework.operation_resolve(operation, domain, host);
+    known record;
+    operation_id int;
     version record;
     attempts int;
     complete jsonb;
@@ -937,6 +972,48 @@ begin
     if input is not null then
         perform rework.json_check('input', input);
     end if;
+    -- Most of the time one version of one operation has this name, on whatever hosts: one look tells.
+    select deployed.operation, deployed.last_operation, deployed.version, deployed.last_version, p.inputs,
+           p.max_attempts, l.id as lane
+      into known
+      from (select min(d.operation) as operation, max(d.operation) as last_operation,
+                   min(d.plugin_operation) as version, max(d.plugin_operation) as last_version
+              from rework.operation o
+              join rework.deployment d on d.operation = o.id and d.retired is null
+             where o.name = schedule_task.operation
+               and (schedule_task.domain is null or o.domain = schedule_task.domain)
+               and (schedule_task.host is null or d.host = schedule_task.host)) deployed
+      left join rework.plugin_operation p on p.id = deployed.version
+      left join rework.lane l on l.operation = deployed.operation
+                             and coalesce(l.host, '') = coalesce(schedule_task.host, '')
+                             and coalesce(l.accepts, '') = '';
+    if known.operation = known.last_operation and known.version = known.last_version then
+        if known.inputs is null then
+            complete := input;
+        elsif known.inputs = '[]' and input is null then
+            complete := '{}';
+        else
+            complete := rework.input_complete(schedule_task.operation, known.inputs, input, clock_timestamp());
+        end if;
+        if key is null and known.lane is not null then
+            id := rework.task_insert(
+                known.operation, known.lane, host, case when complete is not null then 'fields' end, complete,
+                metadata, coalesce(priority, 0), run_at, coalesce(schedule_task.max_attempts, known.max_attempts));
+            is_new := true;
+        else
+            queued := rework.task_enqueue(
+                known.operation, host, case when complete is not null then 'fields' end, complete, null, metadata,
+                coalesce(priority, 0), run_at, key, coalesce(schedule_task.max_attempts, known.max_attempts), null,
+                null, case when key is not null then rework.moments_relative(known.inputs, input) else '{}' end);
+            id := queued.task_id;
+            is_new := queued.is_new;
+        end if;
+        if is_new and known.inputs @> '[{"type": "file"}]' then
+            perform rework.input_files_save(id, known.inputs, input);
+        end if;
+        return;
+    end if;
+    operation_id := rework.operation_resolve(operation, domain, host);
     for version in
         select p.inputs, (array_agg(p.max_attempts order by d.registered desc))[1] as max_attempts
           from rework.deployment d
@@ -997,6 +1074,81 @@ begin
 end
 $$;
 
+-- Queues a task of one operation for each of these inputs, all or none, in this order; answers their ids. The
+-- same rules and messages as schedule(), at a fraction of its time.
+create or replace function rework.schedule_many(
+    operation text, inputs jsonb[], domain text default null, host text default null,
+    metadata jsonb default null, priority int default null, run_at timestamptz default null,
+    max_attempts int default null)
+returns setof bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    count constant int := coalesce(cardinality(inputs), 0);
+    known record;
+    complete jsonb[] := inputs;
+    given record;
+begin
+    if count = 0 then
+        return;
+    end if;
+    select deployed.operation, p.inputs as specs, p.max_attempts
+      into known
+      from (select min(d.operation) as operation, max(d.operation) as last_operation,
+                   min(d.plugin_operation) as version, max(d.plugin_operation) as last_version
+              from rework.operation o
+              join rework.deployment d on d.operation = o.id and d.retired is null
+             where o.name = schedule_many.operation
+               and (schedule_many.domain is null or o.domain = schedule_many.domain)
+               and (schedule_many.host is null or d.host = schedule_many.host)) deployed
+      join rework.plugin_operation p on p.id = deployed.version
+     where deployed.operation = deployed.last_operation and deployed.version = deployed.last_version
+       and not coalesce(p.inputs @> '[{"type": "file"}]', false)
+       and (run_at is null or run_at between '0001-01-01 00:00+00' and '9999-12-31 23:59:59.999999+00');
+    if not found then
+        -- Several versions, or files, or nothing of that name: one by one.
+        for given in select i.input from unnest(inputs) with ordinality i (input, place) order by i.place loop
+            return next rework.schedule(operation, given.input, domain, host, metadata, priority, run_at, null,
+                                        max_attempts);
+        end loop;
+        return;
+    end if;
+    begin
+        perform rework.json_check('input', i.input) from unnest(inputs) i (input) where i.input is not null;
+        if known.specs is not null then
+            complete := array(
+                select rework.input_complete(schedule_many.operation, known.specs, i.input, clock_timestamp())
+                  from unnest(inputs) with ordinality i (input, place) order by i.place);
+        end if;
+    exception when sqlstate 'RW003' then
+        -- Which one it is.
+        for given in select i.input, i.place from unnest(inputs) with ordinality i (input, place) order by i.place
+        loop
+            begin
+                perform rework.json_check('input', given.input);
+                perform rework.input_complete(schedule_many.operation, known.specs, given.input, clock_timestamp());
+            exception when sqlstate 'RW003' then
+                raise exception 'task % of %: %', given.place, count, sqlerrm using errcode = 'RW003';
+            end;
+        end loop;
+        raise;
+    end;
+    return query
+    select many.id
+      from rework.task_enqueue_many(
+               array_fill(known.operation, array[count]), array_fill(schedule_many.host, array[count]),
+               array_fill(null::text, array[count]),
+               array(select case when c.input is not null then 'fields' end
+                       from unnest(complete) with ordinality c (input, place) order by c.place),
+               complete, array_fill(null::bytea, array[count]),
+               array_fill(schedule_many.metadata, array[count]),
+               array_fill(coalesce(schedule_many.priority, 0), array[count]),
+               array_fill(schedule_many.run_at, array[count]),
+               array_fill(coalesce(schedule_many.max_attempts, known.max_attempts), array[count])) many (id);
+end
+$$;
+
 -- The two with the input as text, which is what a literal without a type is: a number in it is kept as it is
 -- written, where jsonb has no negative zero.
 create or replace function rework.schedule_task(
@@ -1045,27 +1197,58 @@ begin
 end
 $$;
 
--- The state that people see.
-create or replace function rework.task_state(status text, outcome text, aborting boolean)
-returns text
-language sql immutable
-as $$ select case when status = 'done' then outcome when aborting then 'aborting' else status end $$;
+-- Tasks with the columns of `rework list-tasks`, readable input and output, and what is known of the attempt
+-- that runs or was the last one. This is the one place that says what state a task is in.
+create or replace view rework.task_view as
+select t.id, p.name as operation, p.domain, t.host,
+       case when o.task is not null then o.outcome
+            when a.task is not null then 'aborting'
+            when r.task is not null then 'running'
+            else 'queued' end as state,
+       o.cause, o.error, t.priority::int as priority,
+       -- What was aborted in the queue made no attempt.
+       coalesce(case when o.task is not null then o.attempt - (o.token is null)::int end, r.attempt,
+                (select max(s.attempt) from rework.outcome s where s.task = t.id and s.attempt > 0), 0)
+           as attempt,
+       -- Whoever retries a task allows it one attempt more.
+       greatest(t.max_attempts, o.attempt - (o.token is null)::int, r.attempt,
+                case when o.task is null and r.task is null
+                     then (select max(s.attempt) + 1 from rework.outcome s where s.task = t.id) end)
+           as max_attempts,
+       t.metadata, t.key, t.schedule, coalesce(o.worker, r.worker) as worker, t.queued,
+       -- Whoever retries a task that was to run later wants it at once.
+       coalesce((select max(s.superseded) from rework.outcome s where s.task = t.id), t.run_at) as run_at,
+       case when o.task is not null then o.started else r.started end as started, o.finished,
+       t.input, o.output, t.input_encoding, o.output_encoding,
+       t.input_raw, o.output_raw, t.lane, t.operation as operation_id,
+       coalesce(o.plugin_operation, r.plugin_operation) as plugin_operation,
+       case when o.task is not null then o.progress else r.progress end as progress,
+       case when o.task is not null then o.progress_message else r.progress_message end as progress_message,
+       o.location, o.backtrace, o.exit_code, o.signal, o.peak_memory, o.cpu_seconds
+  from rework.task t
+  join rework.operation p on p.id = t.operation
+  left join rework.outcome o on o.task = t.id and o.superseded is null
+  left join rework.running r on r.task = t.id
+  left join rework.abort_request a on a.task = t.id;
 
--- What a task that has not ended is about, for messages.
+-- What a task that has not ended is about, for messages. It is claimed if it does not wait in the queue.
 create or replace function rework.task_doing(id bigint)
 returns text
 language sql stable
 as $$
-    select case when exists (select from rework.abort_request a where a.task = t.id) then 'aborting'
-                when t.status = 'queued' and t.token is not null then 'about to run'
-                else t.status end
-      from rework.task t where t.id = task_doing.id
+    select case when v.state = 'queued'
+                     and not exists (select from rework.ready r
+                                      where r.lane = t.lane and r.rank = -t.priority and r.id = t.id)
+                     and not exists (select from rework.delayed d where d.id = t.id)
+                then 'about to run'
+                else v.state end
+      from rework.task_view v
+      join rework.task t on t.id = v.id
+     where v.id = task_doing.id
 $$;
 
--- Takes a task that may wait in the queue out of it, locks the task, and answers its state. The queue's row
--- first, as claims do: the other order would deadlock with them.
-create or replace function rework.task_withdraw(
-    id bigint, out status text, out outcome text, out token bigint)
+-- Takes a task out of the queue, if it waits there. Answers the attempt that waited; null: it does not wait.
+create or replace function rework.task_withdraw(id bigint, out attempt int)
 language plpgsql volatile
 as $$
 #variable_conflict use_column
@@ -1077,10 +1260,16 @@ begin
         raise exception 'no task %', task_withdraw.id
             using errcode = 'RW001', hint = 'see `rework list-tasks`';
     end if;
-    delete from rework.ready r where r.lane = t.lane and r.rank = t.rank and r.id = task_withdraw.id;
-    delete from rework.delayed d where d.id = task_withdraw.id;
-    select task.status, task.outcome, task.token into task_withdraw.status, task_withdraw.outcome, task_withdraw.token
-      from rework.task where task.id = task_withdraw.id for update;
+    -- Tasks are moved from the delayed ones to the ready ones: whoever waits here for one that is being moved
+    -- finds it there.
+    for look in 1..2 loop
+        delete from rework.ready r
+         where r.lane = t.lane and r.rank = t.rank and r.id = task_withdraw.id
+        returning r.attempt into task_withdraw.attempt;
+        exit when found;
+        delete from rework.delayed d where d.id = task_withdraw.id returning d.attempt into task_withdraw.attempt;
+        exit when found;
+    end loop;
 end
 $$;
 
@@ -1091,20 +1280,21 @@ language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
-    t record;
+    waited int := rework.task_withdraw(task_abort.id);
+    ended text;
 begin
-    select * into t from rework.task_withdraw(task_abort.id);
-    if t.status = 'done' then
-        raise exception 'task % has ended already: it is %', id, t.outcome using errcode = 'RW004';
-    elsif t.token is null then
-        update rework.task
-           set status = 'done', outcome = 'aborted', cause = 'abort', error = task_abort.message,
-               finished = clock_timestamp()
-         where task.id = task_abort.id;
+    if waited is not null then
+        insert into rework.outcome (task, attempt, operation, outcome, cause, error, finished)
+        select t.id, waited, t.operation, 'aborted', 'abort', task_abort.message, clock_timestamp()
+          from rework.task t where t.id = task_abort.id;
         -- Of a claim that was given back before anybody saw to it.
         delete from rework.abort_request a where a.task = task_abort.id;
         perform rework.task_tell(array[id]);
         return 'aborted';
+    end if;
+    select o.outcome into ended from rework.outcome o where o.task = task_abort.id and o.superseded is null;
+    if found then
+        raise exception 'task % has ended already: it is %', id, ended using errcode = 'RW004';
     end if;
     insert into rework.abort_request (task, message) values (id, message) on conflict do nothing;
     perform rework.tell('rework_abort', id::text);
@@ -1112,53 +1302,83 @@ begin
 end
 $$;
 
--- Queues an ended task once more, under its id. What the last attempt left behind becomes a row of
--- rework.attempt; its log stays.
+-- Sees to requests to abort that no monitor will see to: the task has ended, or was given back to the queue,
+-- in the moment of the request.
+create or replace function rework.abort_tidy()
+returns void
+language plpgsql volatile
+as $$
+declare
+    request record;
+begin
+    for request in
+        select a.task, a.message,
+               exists (select from rework.task t where t.id = a.task)
+               and not exists (select from rework.outcome o where o.task = a.task and o.superseded is null) as is_open
+          from rework.abort_request a
+           for update of a skip locked
+    loop
+        if not request.is_open then
+            delete from rework.abort_request a where a.task = request.task;
+        elsif exists (select from rework.task t
+                        join rework.ready r on r.lane = t.lane and r.rank = -t.priority and r.id = t.id
+                       where t.id = request.task)
+              or exists (select from rework.delayed d where d.id = request.task) then
+            perform rework.task_abort(request.task, request.message);
+        end if;
+    end loop;
+exception when sqlstate 'RW001' or sqlstate 'RW004' then
+    -- It has ended or gone since.
+end
+$$;
+
+-- Queues an ended task once more, under its id. What the last attempt left behind stays with it; its log
+-- stays.
 create or replace function rework.task_retry(id bigint)
 returns int
 language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
-    t record;
+    last int;
 begin
-    select * into t from rework.task where task.id = task_retry.id for update;
+    -- What was aborted in the queue made no attempt: its number is given again.
+    delete from rework.outcome o
+     using rework.outcome aborted
+     where aborted.task = task_retry.id and aborted.superseded is null and aborted.token is null
+       and o.task = aborted.task and o.attempt = -aborted.attempt;
+    update rework.outcome o
+       set superseded = clock_timestamp(),
+           attempt = case when o.token is null then -o.attempt else o.attempt end
+     where o.task = task_retry.id and o.superseded is null
+    returning case when o.token is null then -o.attempt - 1 else o.attempt end into last;
     if not found then
-        raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
-    elsif t.status <> 'done' then
+        if not exists (select from rework.task t where t.id = task_retry.id) then
+            raise exception 'no task %', id using errcode = 'RW001', hint = 'see `rework list-tasks`';
+        end if;
         raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
             using errcode = 'RW004', hint = 'only an ended task can be retried';
     end if;
-    insert into rework.attempt (task, attempt, outcome, cause, error, worker, started, finished)
-    values (t.id, t.attempt, t.outcome, t.cause, t.error, t.worker, t.started, t.finished)
-        on conflict do nothing;
-    delete from rework.task_file f where f.task = t.id and f.direction = 'output';
-    delete from rework.abort_request a where a.task = t.id;
-    update rework.task
-       set status = 'queued', outcome = null, cause = null, error = null, location = null, backtrace = null,
-           exit_code = null, signal = null, peak_memory = null, cpu_seconds = null, token = null, worker = null,
-           plugin_operation = null, run_at = least(run_at, clock_timestamp()), started = null, finished = null,
-           progress = null, progress_message = null,
-           output_encoding = null, output = null, output_raw = null,
-           max_attempts = greatest(max_attempts, attempt + 1)
-     where task.id = t.id;
-    -- The row of an earlier life may still be there; it serves as well.
-    insert into rework.ready (lane, rank, id) values (t.lane, -t.priority, t.id) on conflict do nothing;
+    delete from rework.task_file f where f.task = task_retry.id and f.direction = 'output';
+    delete from rework.abort_request a where a.task = task_retry.id;
+    insert into rework.ready (lane, rank, id, attempt)
+    select t.lane, -t.priority, t.id, last + 1 from rework.task t where t.id = task_retry.id;
     perform rework.tell('rework_ready', '');
-    return t.attempt + 1;
+    return last + 1;
 end
 $$;
 
--- Removes tasks with everything that belongs to them. The caller has locked them.
+-- Removes tasks with everything that belongs to them. The caller has taken them out of the queue, or locked
+-- their outcomes.
 create or replace function rework.task_purge(ids bigint[])
 returns void
 language sql volatile
 as $$
     select rework.task_tell(ids);
     delete from rework.log where task = any(ids);
-    delete from rework.attempt where task = any(ids);
     delete from rework.task_file where task = any(ids);
     delete from rework.abort_request where task = any(ids);
+    delete from rework.outcome where task = any(ids);
     delete from rework.task where id = any(ids);
 $$;
 
@@ -1168,71 +1388,205 @@ returns void
 language plpgsql volatile
 as $$
 #variable_conflict use_column
-declare
-    t record;
 begin
-    select * into t from rework.task_withdraw(task_delete.id);
-    if t.status <> 'done' and t.token is not null then
-        raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
-            using errcode = 'RW004', hint = case rework.task_doing(id)
-                when 'aborting' then 'its worker is being killed: try again in a moment'
-                else format('`rework abort-task %s` ends it', id) end;
+    if rework.task_withdraw(task_delete.id) is null then
+        perform from rework.outcome o
+          where o.task = task_delete.id and o.superseded is null
+            for update;
+        if not found then
+            raise exception 'task % has not ended: it is %', id, rework.task_doing(id)
+                using errcode = 'RW004', hint = case rework.task_doing(id)
+                    when 'aborting' then 'its worker is being killed: try again in a moment'
+                    else format('`rework abort-task %s` ends it', id) end;
+        end if;
     end if;
     perform rework.task_purge(array[id]);
 end
 $$;
 
--- Removes one batch of tasks after task `after`: ended before `before`, or (`queued`) claimed by nobody.
--- Answers how many, and the last one it looked at; null: there are no more.
+-- Removes one batch of tasks after task `after` that ended before `before`. Answers how many, and the last one
+-- it looked at; null: there are no more.
+--
+-- Ids are given in the order of time, so the tasks that may be that old are those before the first one that was
+-- queued at `before` or later: nothing else is looked at, however many there are.
 create or replace function rework.task_vacuum(
-    domain text, before timestamptz, queued boolean, after bigint, batch int, out deleted int, out last bigint)
+    domain text, before timestamptz, after bigint, batch int, out deleted int, out last bigint)
 language plpgsql volatile
 as $$
 #variable_conflict use_column
 declare
-    candidates bigint[];
     victims bigint[];
 begin
-    select array_agg(c.id), max(c.id) into candidates, last
-      from (select t.id
-              from rework.task t
-              join rework.operation o on o.id = t.operation
-             where t.id > task_vacuum.after
-               and (task_vacuum.domain is null or o.domain = task_vacuum.domain)
-               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
-                        else t.status = 'done' and t.finished < task_vacuum.before end
-             order by t.id
+    select count(*), max(c.task) into deleted, last
+      from (select o.task
+              from rework.outcome o
+              join rework.operation p on p.id = o.operation
+             where o.task > task_vacuum.after
+               and o.task < rework.task_before(task_vacuum.before)
+               and o.superseded is null
+               and o.finished < task_vacuum.before
+               and (task_vacuum.domain is null or p.domain = task_vacuum.domain)
+             order by o.task
              limit task_vacuum.batch) c;
-    deleted := 0;
     if last is null then
         return;
     end if;
-    if task_vacuum.queued then
-        -- The queue's rows first, as claims do.
-        delete from rework.ready r using rework.task t
-         where t.id = any(candidates) and r.lane = t.lane and r.rank = -t.priority and r.id = t.id;
-        delete from rework.delayed d where d.id = any(candidates);
-    end if;
-    select array_agg(l.id) into victims
-      from (select t.id from rework.task t
-             where t.id = any(candidates)
-               and case when task_vacuum.queued then t.status = 'queued' and t.token is null
-                        else t.status = 'done' and t.finished < task_vacuum.before end
-             order by t.id
-               for update) l;
+    select array_agg(l.task) into victims
+      from (select o.task
+              from rework.outcome o
+              join rework.operation p on p.id = o.operation
+             where o.task > task_vacuum.after
+               and o.task <= last
+               and o.superseded is null
+               and o.finished < task_vacuum.before
+               and (task_vacuum.domain is null or p.domain = task_vacuum.domain)
+             order by o.task
+               for update of o skip locked) l;
     perform rework.task_purge(victims);
     deleted := coalesce(cardinality(victims), 0);
 end
 $$;
 
--- ----------------------------------------------------------------------------------- the queue
+-- The first task that was queued at this time or later, found as in a dictionary.
+create or replace function rework.task_before(moment timestamptz)
+returns bigint
+language plpgsql stable
+as $$
+#variable_conflict use_column
+declare
+    low bigint;
+    high bigint;
+    middle bigint;
+    found_at record;
+begin
+    select min(id), max(id) + 1 into low, high from rework.task;
+    while low < high loop
+        middle := low + (high - low) / 2;
+        -- Of ids there are gaps.
+        select t.id, t.queued into found_at from rework.task t where t.id >= middle order by t.id limit 1;
+        if not found or found_at.id >= high then
+            high := middle;
+        elsif found_at.queued < task_before.moment then
+            low := found_at.id + 1;
+        else
+            high := middle;
+        end if;
+    end loop;
+    return low;
+end
+$$;
 
--- Whether an input is fetched when its turn comes, instead of with the claim. What is stored may be
--- compressed.
-create or replace function rework.is_large(input jsonb)
-returns boolean
-language sql immutable
-as $$ select pg_column_size(input) > 65536 or octet_length(input::text) > 262144 $$;
+-- Removes one batch of tasks that nobody has claimed, up to task `upto`. Answers how many; 0: there are no more.
+create or replace function rework.task_vacuum_queued(domain text, upto bigint, batch int)
+returns int
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    victims bigint[];
+begin
+    with lanes as materialized (
+        select l.id from rework.lane l join rework.operation o on o.id = l.operation
+         where task_vacuum_queued.domain is null or o.domain = task_vacuum_queued.domain
+    ), waiting as (
+        select r.half, r.lane, r.rank, r.id from rework.ready r
+         where r.lane in (select id from lanes) and r.id <= upto
+         limit batch
+           for update skip locked
+    ), withdrawn as (
+        delete from rework.ready r using waiting w
+         where r.half = w.half and r.lane = w.lane and r.rank = w.rank and r.id = w.id
+        returning r.id
+    )
+    select array_agg(id) into victims from withdrawn;
+    if victims is null then
+        with lanes as materialized (
+            select l.id from rework.lane l join rework.operation o on o.id = l.operation
+             where task_vacuum_queued.domain is null or o.domain = task_vacuum_queued.domain
+        ), waiting as (
+            select d.run_at, d.id from rework.delayed d
+             where d.lane in (select id from lanes) and d.id <= upto
+             limit batch
+               for update skip locked
+        ), withdrawn as (
+            delete from rework.delayed d using waiting w
+             where d.run_at = w.run_at and d.id = w.id
+            returning d.id
+        )
+        select array_agg(id) into victims from withdrawn;
+    end if;
+    perform rework.task_purge(victims);
+    return coalesce(cardinality(victims), 0);
+end
+$$;
+
+-- ---------------------------------------------------------------------------------------- claims
+
+-- Gives claimed tasks that never began back to the queue, as if nobody had claimed them; those that somebody
+-- has been told are being aborted end instead. Answers those that were still in their claims.
+create or replace function rework.claim_release(monitor bigint, cycles bigint[], tasks bigint[])
+returns setof bigint
+language plpgsql volatile
+as $$
+#variable_conflict use_column
+declare
+    held record;
+    released bigint[];
+begin
+    for held in
+        select g.cycle, array_agg(g.task) as tasks
+          from unnest(cycles, claim_release.tasks) as g (cycle, task)
+         group by g.cycle
+         order by g.cycle
+    loop
+        -- The same may be said twice at once, after a connection lost during commit.
+        perform from rework.claim c
+          where c.monitor = claim_release.monitor and c.cycle = held.cycle
+            for no key update;
+        with element as (
+            select e.task, e.attempt, e.place, e.task = any(held.tasks) as is_released
+              from rework.claim c, unnest(c.tasks, c.attempts) with ordinality as e (task, attempt, place)
+             where c.monitor = claim_release.monitor and c.cycle = held.cycle
+        ), kept as (
+            update rework.claim c
+               set tasks = array(select e.task from element e where not e.is_released order by e.place),
+                   attempts = array(select e.attempt from element e where not e.is_released order by e.place)
+             where c.monitor = claim_release.monitor and c.cycle = held.cycle
+               and c.tasks && held.tasks
+        ), given_back as (
+            select e.task, e.attempt, t.operation, t.lane, -t.priority as rank, a.task is not null as is_unwanted,
+                   a.message
+              -- (Looked up one by one: the cycle's session plans once, perhaps while the tables are empty.)
+              from element e
+             cross join lateral (select operation, lane, priority from rework.task
+                                  where task.id = e.task offset 0) t
+              left join rework.abort_request a on a.task = e.task
+             where e.is_released
+               and not exists (select from rework.outcome o
+                                where o.task = e.task and o.attempt = e.attempt offset 0)
+        ), queued_again as (
+            insert into rework.ready (lane, rank, id, attempt)
+            select lane, rank, task, attempt from given_back where not is_unwanted
+        ), ended as (
+            insert into rework.outcome (task, attempt, operation, outcome, cause, error, token, finished)
+            select task, attempt, operation, 'aborted', 'abort', message,
+                   claim_release.monitor << 36 | held.cycle, clock_timestamp()
+              from given_back where is_unwanted
+        ), answered as (
+            delete from rework.abort_request where task in (select task from given_back where is_unwanted)
+        ), no_longer_shown as (
+            delete from rework.running where task in (select task from given_back)
+        )
+        select array_agg(task) into released from given_back;
+        perform rework.task_tell(released);
+        return query select unnest(released);
+    end loop;
+    -- Other hosts may have room for them.
+    perform rework.ready_tell();
+end
+$$;
+
+-- ----------------------------------------------------------------------------------- the queue
 
 -- Truncates the half of the queue that is not current once it has grown and is empty, so that it
 -- stays small even while a forgotten transaction keeps vacuum from removing dead rows.
@@ -1260,6 +1614,27 @@ begin
     return is_empty;
 exception when lock_not_available then
     return false;
+end
+$$;
+
+-- Mere housekeeping: requests to abort that nobody will see to, what is shown as running by a report that came
+-- twice, and the half of the queue that is not current. Answers whether that has been truncated.
+create or replace function rework.tidy()
+returns boolean
+language plpgsql volatile
+as $$
+begin
+    if exists (select from rework.abort_request) then
+        perform rework.abort_tidy();
+    end if;
+    -- (Outcomes are looked up one by one: this is planned when there are none.)
+    delete from rework.running
+     where task = any(array(select r.task
+                              from rework.running r
+                             where exists (select from rework.outcome o
+                                            where o.task = r.task and o.attempt = r.attempt offset 0)
+                               for update skip locked));
+    return rework.ready_truncate();
 end
 $$;
 
@@ -1323,17 +1698,6 @@ as $$
 $$;
 
 -- --------------------------------------------------------------------------------------- views
-
--- Tasks with the columns of `rework list-tasks`, and readable input and output.
-create or replace view rework.task_view as
-select t.id, o.name as operation, o.domain, t.host,
-       rework.task_state(t.status, t.outcome, a.task is not null) as state,
-       t.cause, t.error, t.priority::int as priority, t.attempt, t.max_attempts, t.metadata, t.key,
-       t.schedule, t.worker, t.queued, t.run_at, t.started, t.finished,
-       t.input, t.output, t.input_encoding, t.output_encoding
-  from rework.task t
-  join rework.operation o on o.id = t.operation
-  left join rework.abort_request a on a.task = t.id;
 
 -- Logs, a row per line. Its `id` runs from 1 within a task.
 create or replace view rework.log_line as

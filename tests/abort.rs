@@ -46,7 +46,7 @@ fn the_first_reason_to_end_a_task_stays_the_reason() {
         "its time to be up",
         || {
             rework.database.psql(&format!(
-                "select clock_timestamp() > started + interval '5 seconds' from rework.task where id = {late}"
+                "select clock_timestamp() > started + interval '5 seconds' from rework.task_view where id = {late}"
             ))
         },
         |is_late| is_late == "t",
@@ -63,7 +63,7 @@ fn the_first_reason_to_end_a_task_stays_the_reason() {
             "{task:#}"
         );
         let ran = rework.database.psql(&format!(
-            "select finished - started > interval '5 seconds' from rework.task where id = {id}"
+            "select finished - started > interval '5 seconds' from rework.task_view where id = {id}"
         ));
         assert_eq!(ran, "t", "it was given its time");
     }
@@ -115,19 +115,19 @@ fn aborts_and_claims_race_and_no_task_is_lost() {
         || {
             rework
                 .database
-                .psql("select count(*) from rework.task where status <> 'done'")
+                .psql("select count(*) from rework.task_view where finished is null")
         },
         |count| count == "0",
     );
     let odd = rework.database.psql(
-        "select count(*) from rework.task
-          where outcome not in ('done', 'aborted') or outcome = 'aborted' and cause <> 'abort'
-             or outcome = 'done' and started is null",
+        "select count(*) from rework.task_view
+          where state not in ('done', 'aborted') or state = 'aborted' and cause <> 'abort'
+             or state = 'done' and started is null",
     );
     assert_eq!(odd, "0");
     let counts = rework.database.psql(
-        "select count(*) filter (where outcome = 'done') > 0, count(*) filter (where outcome = 'aborted') > 0
-           from rework.task",
+        "select count(*) filter (where state = 'done') > 0, count(*) filter (where state = 'aborted') > 0
+           from rework.task_view",
     );
     assert_eq!(counts, "t|t", "both have happened");
     // What each task that ran has printed: nothing ran twice, nothing aborted in the queue ran.

@@ -84,10 +84,10 @@ fn a_schema_that_is_newer_is_left_alone() {
 #[test]
 fn init_db_replaces_functions_that_differ() {
     let rework = Rework::new();
-    let definition = "select prosrc from pg_proc where proname = 'task_state'";
+    let definition = "select prosrc from pg_proc where proname = 'white_space'";
     let ours = rework.database.psql(definition);
     rework.database.psql(
-        "create or replace function rework.task_state(status text, outcome text, aborting boolean)
+        "create or replace function rework.white_space()
          returns text language sql immutable as $$ select 'earlier' $$;
          create view of_users as select id, state from rework.task_view;",
     );

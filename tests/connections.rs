@@ -548,7 +548,7 @@ fn waited(rework: &Rework) -> i64 {
     let id = rework.schedule(&["noop"]);
     rework.wait(&id, &["done"]);
     let sql = format!(
-        "select (extract(epoch from started - queued) * 1000)::bigint from rework.task where id = {id}"
+        "select (extract(epoch from started - queued) * 1000)::bigint from rework.task_view where id = {id}"
     );
     rework.database.psql(&sql).parse().unwrap()
 }

@@ -153,7 +153,7 @@ fn doctors_do_not_blame_each_other() {
 #[test]
 fn a_table_that_somebody_locks_is_a_problem() {
     let rework = Rework::with_plugins(&[hello()]);
-    let open = OpenTransaction::begin(&rework, "lock table rework.attempt in exclusive mode");
+    let open = OpenTransaction::begin(&rework, "lock table rework.outcome in exclusive mode");
     let holder = format!("the server's process {}", open.process());
     let doctor = rework.run(&["doctor"]);
     let line = doctor.stdout.lines().find(|line| line.contains(" write: "));

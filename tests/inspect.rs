@@ -246,15 +246,15 @@ fn a_running_task_shows_its_worker_at_once() {
     until(
         "the task to run",
         || {
-            rework
-                .database
-                .psql(&format!("select status from rework.task where id = {id}"))
+            rework.database.psql(&format!(
+                "select state from rework.task_view where id = {id}"
+            ))
         },
-        |status| status == "running",
+        |state| state == "running",
     );
     assert_eq!(
         rework.database.psql(&format!(
-            "select w.state, w.task = t.id from rework.task t join rework.worker w on w.id = t.worker where t.id = {id}"
+            "select w.state, w.task = t.id from rework.task_view t join rework.worker w on w.id = t.worker where t.id = {id}"
         )),
         "running|t"
     );

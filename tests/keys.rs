@@ -231,7 +231,7 @@ fn a_schema_that_somebody_else_makes_is_refused_with_its_holder() {
 fn a_command_that_is_interrupted_while_it_waits_does_nothing_later() {
     let rework = Rework::with_plugins(&[hello()]);
     let id = rework.schedule(&["noop"]);
-    let lock = format!("select 1 from rework.task where id = {id} for update");
+    let lock = format!("select 1 from rework.ready where id = {id} for update");
     let open = OpenTransaction::begin(&rework, &lock);
     let mut waiting = rework.command(&["abort-task", &id]).spawn().unwrap();
     let waiters = || {

@@ -141,7 +141,7 @@ fn a_timeout_counts_from_the_start() {
     assert_eq!(task["cause"], "timeout", "{task:#}");
     let ran = rework.database.psql(&format!(
         "select started > queued + interval '1.5 seconds', finished >= started + interval '1 second'
-           from rework.task where id = {id}"
+           from rework.task_view where id = {id}"
     ));
     assert_eq!(ran, "t|t", "{task:#}");
 }

@@ -402,7 +402,8 @@ fn a_monitor_vacuums_by_itself() {
     rework.wait(&old, &["done"]);
     assert_eq!(monitor.interrupt(), Some(0));
     rework.database.psql(
-        "update rework.task set finished = finished - interval '25 hours', started = started - interval '25 hours';
+        "update rework.task set queued = queued - interval '25 hours';
+         update rework.outcome set finished = finished - interval '25 hours', started = started - interval '25 hours';
          update rework.worker set finished = finished - interval '25 hours'",
     );
     let _monitor = rework.monitor(&["--vacuum", "P1D"]);

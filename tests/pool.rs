@@ -102,7 +102,7 @@ fn no_worker_runs_more_tasks_than_it_may() {
         let call =
             format!("select count(rework.schedule('noop')) from generate_series(1, {count})");
         rework.database.psql(&call);
-        let left = "select count(*) from rework.task where status <> 'done'";
+        let left = "select count(*) from rework.task_view where finished is null";
         until(
             "all to end",
             || rework.database.psql(left),

@@ -93,7 +93,7 @@ fn nothing_that_is_put_in_the_place_of_a_copy_ever_runs() {
             place(&hello_version(2), &copy);
             rework
                 .database
-                .psql("select count(*) from rework.task where outcome = 'done'")
+                .psql("select count(*) from rework.task_view where state = 'done'")
         },
         |count| count == "60",
     );

@@ -362,7 +362,7 @@ fn a_new_version_of_a_plugin_is_taken_up_and_cp_over_it_does_no_harm() {
     rework.ok(&["abort-task", &long]);
     rework.wait(&long, &["aborted", "done"]);
     let hashes = rework.database.psql(
-        "select count(distinct p.plugin) from rework.task t join rework.plugin_operation p on p.id = t.plugin_operation",
+        "select count(distinct p.plugin) from rework.task_view t join rework.plugin_operation p on p.id = t.plugin_operation",
     );
     assert_eq!(hashes, "2", "each task records the code that ran it");
 }

@@ -215,7 +215,7 @@ fn delayed_tasks_wait_and_then_run() {
     assert_eq!(late.trim(), "1");
     rework.wait(&id, &["done"]);
     let waited = rework.database.psql(&format!(
-        "select started >= run_at and started < run_at + interval '2 s' from rework.task where id = {id}"
+        "select started >= run_at and started < run_at + interval '2 s' from rework.task_view where id = {id}"
     ));
     assert_eq!(waited, "t");
 }
@@ -642,8 +642,71 @@ fn many_are_queued_in_order_all_or_none() {
     let _monitor = rework.monitor(&["--all-domains"]);
     until(
         "all but the delayed one to end",
-        || count("select count(*) from rework.task where status <> 'done'"),
+        || count("select count(*) from rework.task_view where finished is null"),
         |left| left == "1",
+    );
+}
+
+/// As one by one, whatever the operation takes.
+#[test]
+fn many_are_queued_from_sql_in_order_all_or_none() {
+    let rework = Rework::with_plugins(&[hello(), report()]);
+    let sql = |statement: &str| rework.database.psql(statement);
+    let ids = sql("select string_agg(id::text, ' ')
+           from rework.schedule_many('add', array['{\"a\": 1}', '{\"a\": 2, \"b\": 5}']::jsonb[],
+                                     metadata => '{\"of\": \"many\"}', priority => 3) id");
+    assert_eq!(ids, "1 2", "in this order");
+    sql(
+        "select rework.schedule('add', '{\"a\": 1}', metadata => '{\"of\": \"many\"}', priority => 3)",
+    );
+    let columns = "operation, lane, host, priority, max_attempts, metadata, input_encoding, input";
+    let kinds = format!(
+        "select count(*) from (select distinct {columns} from rework.task where id in (1, 3)) t"
+    );
+    assert_eq!(sql(&kinds), "1", "as by itself");
+    // Files take the long way.
+    let texts = "array['{\"text\": \"a b a\"}', '{\"text\": \"b\"}']::jsonb[]";
+    let files = format!("select count(*) from rework.schedule_many('word_frequencies', {texts})");
+    assert_eq!(sql(&files), "2");
+    sql(
+        "select rework.schedule_many('my_first_task', array['1', null, '3']::jsonb[], run_at => now() + interval '1 h')",
+    );
+    assert_eq!(sql("select rework.schedule_many('noop', '{}')"), "");
+    for (call, refusal) in [
+        (
+            "'add', array['{\"a\": 1}', '{}', '{\"a\": 1}']::jsonb[]",
+            "task 2 of 3: missing required input `a` of `add`",
+        ),
+        (
+            "'nix', array['1']::jsonb[]",
+            "no operation `nix` is registered",
+        ),
+        (
+            "'noop', array[null]::jsonb[], priority => 99999",
+            "priority 99999 is out of range",
+        ),
+        (
+            "'noop', array[null]::jsonb[], max_attempts => 0",
+            "max_attempts must be at least 1, not 0",
+        ),
+    ] {
+        let said = rework
+            .database
+            .psql_error(&format!("select rework.schedule_many({call})"));
+        assert!(said.contains(refusal), "{call}: {said}");
+    }
+    assert_eq!(sql("select count(*) from rework.task"), "8");
+    assert_eq!(sql("select count(*) from rework.delayed"), "3");
+    let _monitor = rework.monitor(&["--all-domains"]);
+    until(
+        "all but the delayed ones to end",
+        || sql("select count(*) from rework.task_view where finished is null"),
+        |left| left == "3",
+    );
+    assert_eq!(
+        sql("select string_agg(output::text, ' ' order by id) from rework.task_view where operation = 'add'"),
+        sql("select concat_ws(' ', output, (select output from rework.task_view where id = 2), output)
+               from rework.task_view where id = 3"),
     );
 }
 
@@ -769,7 +832,7 @@ fn large_fields_arrive_whole() {
     );
     rework.wait(&id, &["done"]);
     let doubled = rework.database.psql(&format!(
-        "select (output #>> '{{}}') = repeat(input #>> '{{}}', 2) from rework.task where id = {id}"
+        "select (output #>> '{{}}') = repeat(input #>> '{{}}', 2) from rework.task_view where id = {id}"
     ));
     assert_eq!(doubled, "t");
 }

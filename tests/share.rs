@@ -44,7 +44,7 @@ fn count(rework: &Rework, what: &str) -> i64 {
 fn until_all_ended(rework: &Rework) {
     until(
         "all to end",
-        || count(rework, "task where status <> 'done'"),
+        || count(rework, "task_view where finished is null"),
         |count| *count == 0,
     );
 }
@@ -65,9 +65,9 @@ fn plugins_that_harm_each_other_are_not_loaded_together() {
         ] {
             let id = rework.schedule(&[operation]);
             rework.wait(&id, &["done"]);
-            let said = rework
-                .database
-                .psql(&format!("select output from rework.task where id = {id}"));
+            let said = rework.database.psql(&format!(
+                "select output from rework.task_view where id = {id}"
+            ));
             assert_eq!(said, output, "{operation}");
         }
     }
@@ -86,7 +86,7 @@ fn a_plugin_that_does_not_load_stops_only_its_own_operations() {
         queue_noops(&rework, 20);
         until(
             "the other plugin's tasks",
-            || count(&rework, "task where status <> 'done'"),
+            || count(&rework, "task_view where finished is null"),
             |count| *count == 1,
         );
         assert_eq!(count(&rework, &format!("ready where id = {stopped}")), 1);
@@ -114,7 +114,7 @@ fn a_plugin_that_never_finishes_loading_stops_only_its_own_operations() {
     queue_noops(&rework, 50);
     until(
         "the other plugin's tasks",
-        || count(&rework, "task where status <> 'done'"),
+        || count(&rework, "task_view where finished is null"),
         |count| *count == 1,
     );
     until(
@@ -151,14 +151,14 @@ fn an_endless_stream_of_one_plugin_does_not_hold_up_another() {
     queue_slow(&rework, 3000, 0.005);
     until(
         "the stream to flow",
-        || count(&rework, "task where status = 'done'"),
+        || count(&rework, "task_view where finished is not null"),
         |count| *count > 50,
     );
     for _ in 0..3 {
         let other = rework.schedule(&["noop"]);
         rework.wait(&other, &["done"]);
     }
-    let left = count(&rework, "task where status <> 'done'");
+    let left = count(&rework, "task_view where finished is null");
     assert!(left > 500, "it waited until {left} of 3000 were left");
 }
 
@@ -198,7 +198,7 @@ fn the_most_urgent_runs_first_whichever_plugin_it_is_of() {
     }
     let order = rework
         .database
-        .psql("select string_agg(priority::text, ' ' order by started) from rework.task");
+        .psql("select string_agg(priority::text, ' ' order by started) from rework.task_view");
     assert_eq!(order, "5 4 3 2 1 0");
 }
 
@@ -216,7 +216,7 @@ fn the_maximum_holds_over_all_plugins() {
         "all to end",
         || {
             most = most.max(rework::internals::descendants::of(monitor.pid()).len());
-            count(&rework, "task where status <> 'done'")
+            count(&rework, "task_view where finished is null")
         },
         |count| *count == 0,
     );
@@ -275,7 +275,7 @@ fn idle_domains_do_not_slow_a_busy_one() {
     let gaps = rework.database.psql(
         "select count(*)
            from (select started - lag(started) over (order by started) as gap
-                   from rework.task where operation = rework.operation_resolve('misbehave', null, null)) g
+                   from rework.task_view where operation_id = rework.operation_resolve('misbehave', null, null)) g
           where gap > interval '0.5 s'",
     );
     let gaps: u32 = gaps.parse().unwrap();

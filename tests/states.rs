@@ -4,7 +4,7 @@
 use crate::harness::{Rework, hello};
 use rework::internals::{
     model::{
-        MonitorId, TaskId, Token, WorkerId,
+        MonitorId, OperationId, TaskId, Token, WorkerId,
         task::{Cause, Outcome, TaskEvent, TaskState, next_state},
     },
     store::{Cycle, Ended, Fate, Mark, Scan, Store},
@@ -54,6 +54,7 @@ struct Puppet<'a> {
     store: Store,
     monitor: MonitorId,
     cycle: u64,
+    operation: OperationId,
     plugin_operation: i32,
 }
 
@@ -95,6 +96,7 @@ impl Puppet<'_> {
     async fn begin(&mut self, task: TaskId, token: Token) {
         let mark = Mark {
             task,
+            attempt: 1,
             token,
             started: chrono::Utc::now(),
             worker: WorkerId(1),
@@ -112,8 +114,9 @@ impl Puppet<'_> {
                 Fate::End(Outcome::Failed) | Fate::Retry(_) => Some(Cause::Error),
                 Fate::End(Outcome::Aborted) => Some(Cause::Crash),
             },
+            operation: self.operation,
             plugin_operation: self.plugin_operation,
-            ..Ended::new(task, token, fate, chrono::Utc::now())
+            ..Ended::new((task, 1), token, fate, chrono::Utc::now())
         };
         self.say(vec![ended], Vec::new(), Vec::new()).await;
     }
@@ -185,11 +188,15 @@ async fn the_database_does_what_the_state_machine_says() {
     let plugin_operation = rework
         .database
         .psql("select id from rework.plugin_operation where name = 'my_first_task'");
+    let operation = rework
+        .database
+        .psql("select id from rework.operation where name = 'my_first_task'");
     let mut puppet = Puppet {
         rework: &rework,
         store,
         monitor,
         cycle: 0,
+        operation: OperationId(operation.parse().unwrap()),
         plugin_operation: plugin_operation.parse().unwrap(),
     };
     let situations = [
@@ -213,34 +220,43 @@ async fn the_database_does_what_the_state_machine_says() {
 #[test]
 fn no_row_is_in_a_state_that_does_not_exist() {
     let rework = Rework::with_plugins(&[hello()]);
-    rework.schedule(&["my_first_task", "--input", "1"]);
+    let id = rework.schedule(&["my_first_task", "--input", "1"]);
+    rework.ok(&["abort-task", &id]);
     for (change, constraint) in [
-        ("status = 'asleep'", "task_status_known"),
-        ("status = 'running'", "task_claimed_while_running"),
-        ("outcome = 'done'", "task_outcome_iff_done"),
-        ("finished = now()", "task_finished_iff_done"),
-        ("status = 'done', finished = now()", "task_outcome_iff_done"),
+        ("outcome set outcome = 'lost'", "outcome_known"),
         (
-            "status = 'done', outcome = 'done'",
-            "task_finished_iff_done",
+            "outcome set outcome = null",
+            "null value in column \"outcome\"",
         ),
         (
-            "status = 'done', finished = now(), outcome = 'lost', cause = 'crash'",
-            "task_outcome_known",
+            "outcome set finished = null",
+            "null value in column \"finished\"",
         ),
         (
-            "status = 'done', finished = now(), outcome = 'failed'",
-            "task_cause_iff_not_well",
+            "outcome set outcome = 'failed', cause = null",
+            "outcome_cause_iff_not_well",
         ),
-        (
-            "status = 'done', finished = now(), outcome = 'done', cause = 'error'",
-            "task_cause_iff_not_well",
-        ),
-        ("attempt = -1", "task_attempts"),
+        ("outcome set outcome = 'done'", "outcome_cause_iff_not_well"),
+        ("outcome set attempt = -1", "outcome_attempt_known"),
+        ("outcome set attempt = 0", "outcome_attempt_known"),
+        ("task set max_attempts = 0", "task_max_attempts_positive"),
     ] {
         let refusal = rework
             .database
-            .psql_error(&format!("update rework.task set {change}"));
+            .psql_error(&format!("update rework.{change}"));
         assert!(refusal.contains(constraint), "{change}: {refusal}");
+    }
+    // An attempt ends once, and a task runs once at a time.
+    for (table, rows) in [
+        ("outcome", "select * from rework.outcome"),
+        (
+            "running",
+            "select 1, n, 1, 1, now() from generate_series(1, 2) n",
+        ),
+    ] {
+        let refusal = rework
+            .database
+            .psql_error(&format!("insert into rework.{table} {rows}"));
+        assert!(refusal.contains(&format!("{table}_pkey")), "{refusal}");
     }
 }

@@ -272,10 +272,10 @@ fn ten_upgrades_and_a_rollback_under_load_lose_no_task_and_run_none_twice() {
     let mut feeder = feed(&rework.database);
     let newest = || {
         rework.database.psql(
-            "select g.version from rework.task t
+            "select g.version from rework.task_view t
                join rework.plugin_operation p on p.id = t.plugin_operation
                join rework.plugin g on g.id = p.plugin
-              where t.status = 'done' order by t.finished desc limit 1",
+              where t.finished is not null order by t.finished desc limit 1",
         )
     };
     until("tasks to run", newest, |version| version == "1.0.0");
@@ -302,7 +302,7 @@ fn ten_upgrades_and_a_rollback_under_load_lose_no_task_and_run_none_twice() {
         || {
             rework
                 .database
-                .psql("select count(*) from rework.task where status <> 'done'")
+                .psql("select count(*) from rework.task_view where finished is null")
         },
         |open| open == "0",
     );
@@ -312,9 +312,9 @@ fn ten_upgrades_and_a_rollback_under_load_lose_no_task_and_run_none_twice() {
             .psql(&format!("select count(*) from {what}"))
     };
     let tasks = count("rework.task");
-    assert_eq!(count("rework.task where outcome = 'done'"), tasks);
+    assert_eq!(count("rework.task_view where state = 'done'"), tasks);
     assert_eq!(
-        count("rework.task where attempt <> 1"),
+        count("rework.task_view where attempt <> 1"),
         "0",
         "none was tried twice"
     );
@@ -324,19 +324,19 @@ fn ten_upgrades_and_a_rollback_under_load_lose_no_task_and_run_none_twice() {
         tasks
     );
     let strangers = "rework.log_line l
-         join rework.task t on t.id = l.task
+         join rework.task_view t on t.id = l.task
          join rework.plugin_operation p on p.id = t.plugin_operation
          join rework.plugin g on g.id = p.plugin
         where l.line like 'I am runn-%'
           and replace(g.version, '.', '') <> right(l.line, 2) || '0'";
     assert_eq!(count(strangers), "0");
     assert_eq!(
-        count("(select distinct plugin_operation from rework.task) versions"),
+        count("(select distinct plugin_operation from rework.task_view) versions"),
         "11"
     );
     let gaps = rework.database.psql(
         "with finished as (
-             select finished, finished - lag(finished) over (order by finished) as gap from rework.task
+             select finished, finished - lag(finished) over (order by finished) as gap from rework.task_view
          )
          select string_agg(milliseconds::text, ' ' order by registered), max(milliseconds)
            from (select d.registered, max(extract(epoch from f.gap) * 1000)::int as milliseconds
@@ -345,9 +345,9 @@ fn ten_upgrades_and_a_rollback_under_load_lose_no_task_and_run_none_twice() {
                    join finished f on f.finished between d.registered and d.registered + interval '800 ms'
                   group by d.registered) upgrades",
     );
-    let delay = rework
-        .database
-        .psql("select (extract(epoch from max(started - queued)) * 1000)::int from rework.task");
+    let delay = rework.database.psql(
+        "select (extract(epoch from max(started - queued)) * 1000)::int from rework.task_view",
+    );
     eprintln!(
         "{tasks} tasks; longest gaps after each change in ms: {gaps}; longest wait: {delay} ms"
     );

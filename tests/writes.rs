@@ -98,20 +98,19 @@ const REFUSALS: [(&str, &str, &str); 3] = [
     (
         "create function refuse() returns trigger language plpgsql as $$
          begin raise exception 'nothing is written today'; end $$;
-         create trigger refuse before update on rework.task for each row
-           when (new.status = 'done') execute function refuse()",
-        "drop trigger refuse on rework.task",
+         create trigger refuse before insert on rework.outcome for each row execute function refuse()",
+        "drop trigger refuse on rework.outcome",
         "nothing is written today",
     ),
     (
         "create publication everything for all tables;
-         alter table rework.task replica identity nothing",
-        "alter table rework.task replica identity default",
+         alter table rework.claim replica identity nothing",
+        "alter table rework.claim replica identity default",
         "does not have a replica identity",
     ),
     (
-        "alter table rework.task add constraint never check (status <> 'done') not valid",
-        "alter table rework.task drop constraint never",
+        "alter table rework.outcome add constraint never check (outcome <> 'done') not valid",
+        "alter table rework.outcome drop constraint never",
         "violates check constraint \"never\"",
     ),
 ];
@@ -198,7 +197,7 @@ fn a_monitor_without_rights_says_so_and_reports_when_it_has_them() {
     );
     let first = rework.schedule(&["my_first_task", "--input", "1"]);
     rework.wait(&first, &["done"]);
-    for table in ["task", "worker", "log"] {
+    for table in ["outcome", "worker", "log"] {
         rework.database.psql(&format!(
             "revoke insert, update on rework.{table} from {role}"
         ));
@@ -230,7 +229,7 @@ const IMPATIENT: &str = "refused_again=200,refused_over=1200";
 const REFUSE_ONE: &str = "create sequence public.tries;
      create function refuse() returns trigger language plpgsql as $$
      begin perform nextval('public.tries'); raise exception 'not this one'; end $$;
-     create trigger refuse before update on rework.task for each row
+     create trigger refuse before insert on rework.outcome for each row
        when (new.output = '\"badbad\"') execute function refuse()";
 
 fn until_tried(rework: &Rework, times: i32) {
@@ -259,7 +258,9 @@ fn one_result_that_is_refused_holds_up_no_other() {
     until_tried(&rework, 9);
     let later = rework.schedule(&["my_first_task", "--input", "21"]);
     rework.wait(&later, &["done"]);
-    rework.database.psql("drop trigger refuse on rework.task");
+    rework
+        .database
+        .psql("drop trigger refuse on rework.outcome");
     assert_eq!(rework.wait(&bad, &["done"])["output"], "badbad");
 }
 
@@ -279,7 +280,9 @@ fn one_result_that_is_refused_does_not_keep_a_dead_monitor_alive() {
     let next = rework.monitor(&["--all-domains"]);
     let task = rework.wait(&running, &["aborted"]);
     assert_eq!(task["cause"], "monitor lost", "{}", next.log());
-    rework.database.psql("drop trigger refuse on rework.task");
+    rework
+        .database
+        .psql("drop trigger refuse on rework.outcome");
     assert_eq!(rework.wait(&bad, &["done"])["output"], "badbad");
 }
 
@@ -409,7 +412,7 @@ fn a_report_that_waits_for_a_lock_is_told_and_kept() {
     let mut monitor = rework.monitor(&["--all-domains"]);
     let id = rework.hang_until_released();
     rework.wait(&id, &["running"]);
-    let open = OpenTransaction::begin(&rework, "lock table rework.task in exclusive mode");
+    let open = OpenTransaction::begin(&rework, "lock table rework.outcome in exclusive mode");
     rework.release();
     let words = "a report has had no answer for a while";
     until(
@@ -475,8 +478,10 @@ fn a_monitor_that_is_killed_while_it_is_refused_has_kept_its_results() {
     rework.database.psql(restore);
     // As if another host had buried it before.
     rework.database.psql(
-        "update rework.task set status = 'done', outcome = 'aborted', cause = 'monitor lost',
-                                finished = now() where status <> 'done';
+        "insert into rework.outcome (task, attempt, operation, outcome, cause, token, finished)
+         select t.id, 1, t.operation, 'aborted', 'monitor lost', c.monitor << 36 | c.cycle, now()
+           from rework.claim c join rework.task t on t.id = any(c.tasks)
+             on conflict do nothing;
          delete from rework.claim;
          delete from rework.monitor",
     );

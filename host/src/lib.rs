@@ -52,7 +52,9 @@ pub mod internals {
         pub use crate::here::zone;
     }
     pub mod model {
-        pub use crate::model::{MonitorId, TaskId, Token, WorkerId, moment, task, time};
+        pub use crate::model::{
+            MonitorId, OperationId, TaskId, Token, WorkerId, moment, task, time,
+        };
     }
     pub mod plugin {
         pub use crate::plugin::{Inspection, inspect_content};

@@ -75,6 +75,11 @@ impl Token {
         Self((monitor.0 << Self::CYCLE_BITS) | cycle as i64)
     }
 
+    /// The monitor that made the claim.
+    pub fn monitor(self) -> MonitorId {
+        MonitorId(self.0 >> Self::CYCLE_BITS)
+    }
+
     /// The cycle in which the claim was made.
     pub fn cycle(self) -> i64 {
         self.0 & ((1 << Self::CYCLE_BITS) - 1)

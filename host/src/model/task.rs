@@ -1,5 +1,5 @@
 //! The states of a task, and every transition between them. The database repeats the rules as named `CHECK`
-//! constraints on `rework.task`.
+//! constraints on `rework.outcome`.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};

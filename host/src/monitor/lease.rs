@@ -8,9 +8,9 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    model::{MonitorId, TaskId, Token},
+    model::MonitorId,
     periods::Periods,
-    store::{Store, StoreError},
+    store::{Claim, Store, StoreError},
 };
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub(super) enum Event {
     /// somebody has declared this monitor lost.
     Renewed(u64, Result<bool, StoreError>),
     /// What this monitor's claims cover according to the database.
-    Held(Result<Vec<(TaskId, Token)>, StoreError>),
+    Held(Result<Vec<Claim>, StoreError>),
     /// Lost monitors have been looked for: what was seen, and how many tasks were taken from them.
     Recovered(Witness, Result<i64, StoreError>),
 }
@@ -45,7 +45,7 @@ pub(super) enum News {
     /// Others have declared this monitor lost.
     Lost,
     /// What the database believes that this monitor holds.
-    Held(Vec<(TaskId, Token)>),
+    Held(Vec<Claim>),
     /// There are tasks in the queue that a lost monitor held.
     TasksReady,
     /// The database has not done something.
@@ -144,7 +144,7 @@ impl Lease {
         self.database.ask(
             async move |store| {
                 let mut held = store.claim_held(monitor).await?;
-                held.retain(|(_, token)| token.cycle() <= newest_cycle.cast_signed());
+                held.retain(|claim| claim.token.cycle() <= newest_cycle.cast_signed());
                 Ok(held)
             },
             Event::Held,

@@ -482,9 +482,14 @@ mod tests {
             cause: Some(Cause::BadOutput),
             output_raw: Some(vec![0, 255]),
             output_encoding: Some("raw".to_owned()),
-            ..Ended::new(TaskId(7), Token(77), Fate::End(Outcome::Failed), Utc::now())
+            ..Ended::new(
+                (TaskId(7), 1),
+                Token(77),
+                Fate::End(Outcome::Failed),
+                Utc::now(),
+            )
         };
-        let released = Ended::new(TaskId(8), Token(77), Fate::Retry(5), Utc::now());
+        let released = Ended::new((TaskId(8), 1), Token(77), Fate::Retry(5), Utc::now());
         let file = FileContent {
             name: "f".to_owned(),
             content: vec![1, 2, 3],

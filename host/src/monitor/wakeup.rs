@@ -114,10 +114,11 @@ impl Wakeup {
     }
 
     /// A look has left nothing behind: it has found all that there was, or nothing. After one that found
-    /// something the queue is looked into again soon; the second of those looks is not repeated if it
-    /// finds nothing.
+    /// something the queue is looked into again soon, unless everybody notifies this monitor; the second of
+    /// those looks is not repeated if it finds nothing.
     pub(super) fn looked(&mut self, found: bool, now: Instant) {
-        if found {
+        let is_notified = self.is_asleep && self.without_notifications.is_none();
+        if found && !is_notified {
             self.look_soon(now);
         }
     }
@@ -265,6 +266,18 @@ mod tests {
         assert_eq!(looks(&mut wakeup, IDLE, start, 150, 350), [150, 250, 350]);
         wakeup.notifications(true, start + MS * 350);
         assert_eq!(looks(&mut wakeup, IDLE, start, 350, 900), [0_u32; 0]);
+    }
+
+    #[test]
+    fn who_is_notified_looks_once() {
+        let start = Instant::now();
+        let mut wakeup = notified(start);
+        assert_eq!(looks(&mut wakeup, IDLE, start, 0, 10), [0]);
+        wakeup.begin_to_tell(IDLE);
+        wakeup.told(start + MS * 10);
+        assert_eq!(looks(&mut wakeup, IDLE, start, 10, 100), [10, 13, 60]);
+        wakeup.looked(true, start + MS * 100);
+        assert_eq!(looks(&mut wakeup, IDLE, start, 100, 900), [0_u32; 0]);
     }
 
     #[test]

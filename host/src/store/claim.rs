@@ -3,23 +3,37 @@
 use super::{Store, error::Result};
 use crate::model::{MonitorId, TaskId, Token};
 
+/// An attempt that the database believes to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    pub task: TaskId,
+    /// The number of the attempt, from 1.
+    pub attempt: i32,
+    pub token: Token,
+}
+
 impl Store {
-    /// The tasks that a monitor has claimed and not ended, with the token of each claim.
-    pub async fn claim_held(&self, monitor: MonitorId) -> Result<Vec<(TaskId, Token)>> {
+    /// The attempts that a monitor has claimed and not ended.
+    pub async fn claim_held(&self, monitor: MonitorId) -> Result<Vec<Claim>> {
         let rows = sqlx::query!(
-            r#"select t.id, t.token as "token!"
-                 from rework.claim c, unnest(c.tasks) as held (id)
-                 join rework.task t on t.id = held.id
+            r#"select held.task as "task!", held.attempt as "attempt!", c.cycle
+                 from rework.claim c, unnest(c.tasks, c.attempts) as held (task, attempt)
+                 -- What has ended may have been deleted.
+                 join rework.task t on t.id = held.task
                 where c.monitor = $1
-                  and t.status <> 'done'
-                  and t.token >> 36 = $1"#,
+                  and not exists (select from rework.outcome o
+                                   where o.task = held.task and o.attempt = held.attempt)"#,
             monitor.0
         )
         .fetch_all(&self.pool)
         .await?;
         Ok(rows
             .into_iter()
-            .map(|row| (TaskId(row.id), Token(row.token)))
+            .map(|row| Claim {
+                task: TaskId(row.task),
+                attempt: row.attempt,
+                token: Token::new(monitor, row.cycle.cast_unsigned()),
+            })
             .collect())
     }
 

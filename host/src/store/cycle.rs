@@ -1,7 +1,7 @@
 //! One cycle of a monitor, in one statement: report what ended, mark what began, keep the logs,
-//! claim what is next. All of it happens or none.
+//! claim what is next. All of it happens or none. Where there is nothing to report, it is a smaller one.
 
-use super::{Store, document::from_jsonb_text, error::Result};
+use super::{Store, document::from_jsonb_text, error::Result, session::Session};
 use crate::model::{
     MonitorId, OperationId, TaskId, Token, WorkerId,
     log::LogLine,
@@ -10,7 +10,10 @@ use crate::model::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 /// What a monitor has to say in one cycle, and what it wants.
 #[derive(Debug, Clone)]
@@ -19,8 +22,8 @@ pub struct Cycle {
     pub monitor: MonitorId,
     /// Never used twice by one monitor; with it the claim's token.
     pub number: u64,
-    /// Tasks that ended, each at most once and in no [`Mark`] of the same cycle: one statement
-    /// that writes a row twice silently loses the second write.
+    /// Attempts that ended, each at most once and in no [`Mark`] of the same cycle: a mark would be written
+    /// after the end has taken it away.
     pub ended: Vec<Ended>,
     /// Tasks that began, or moved on.
     pub marks: Vec<Mark>,
@@ -37,8 +40,16 @@ pub struct Cycle {
 pub struct Ended {
     /// The task.
     pub task: TaskId,
+    /// Which attempt, from 1.
+    pub attempt: i32,
     /// The claim.
     pub token: Token,
+    /// The operation of the task.
+    pub operation: OperationId,
+    /// Whether a [`Mark`] may have shown it as running.
+    pub is_shown: bool,
+    /// Whether somebody is known to have asked for its end; this is the answer.
+    pub is_unwanted: bool,
     /// What becomes of the task.
     pub fate: Fate,
     /// Why it did not end well.
@@ -79,11 +90,20 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The end of a claim of which nothing else is known.
-    pub fn new(task: TaskId, token: Token, fate: Fate, finished: DateTime<Utc>) -> Self {
+    /// The end of an attempt of which nothing else is known.
+    pub fn new(
+        (task, attempt): (TaskId, i32),
+        token: Token,
+        fate: Fate,
+        finished: DateTime<Utc>,
+    ) -> Self {
         Self {
             task,
+            attempt,
             token,
+            operation: OperationId(0),
+            is_shown: true,
+            is_unwanted: false,
             fate,
             cause: None,
             error: None,
@@ -104,6 +124,16 @@ impl Ended {
             progress_message: None,
         }
     }
+
+    /// How the attempt ended, in a word.
+    fn outcome(&self) -> &'static str {
+        let of_cause = self.cause.map_or(Outcome::Aborted, Cause::outcome);
+        match self.fate {
+            Fate::End(outcome) => outcome,
+            Fate::Retry(_) | Fate::Release => of_cause,
+        }
+        .as_str()
+    }
 }
 
 /// What becomes of a task whose claim ended.
@@ -117,21 +147,13 @@ pub enum Fate {
     Release,
 }
 
-impl Fate {
-    fn word(self) -> &'static str {
-        match self {
-            Self::End(_) => "end",
-            Self::Retry(_) => "retry",
-            Self::Release => "release",
-        }
-    }
-}
-
 /// News about a task that runs.
 #[derive(Debug, Clone)]
 pub struct Mark {
     /// The task.
     pub task: TaskId,
+    /// Which attempt, from 1.
+    pub attempt: i32,
     /// The claim.
     pub token: Token,
     /// When it began.
@@ -184,7 +206,7 @@ pub struct Scan {
 pub struct CycleResult {
     /// Ends that are now written.
     pub reported: Vec<TaskId>,
-    /// Marks that are now written; a row that somebody has locked is left out.
+    /// Marks that are now written; those whose claim somebody has locked are left out.
     pub marked: Vec<TaskId>,
     /// Ends that will never be: the claim has moved on.
     pub moved: Vec<TaskId>,
@@ -242,318 +264,29 @@ impl Claimed {
     }
 }
 
-impl Store {
-    /// Runs a cycle. On an error nothing of it happened, unless the connection was lost during the
-    /// commit; then [`Store::claim_held`] tells.
-    pub async fn cycle(&self, cycle: &Cycle) -> Result<CycleResult> {
-        fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
-            rows.iter().map(of).collect()
-        }
-        let Cycle {
-            ended,
-            marks,
-            logs,
-            scans,
-            ..
-        } = cycle;
-        let token = Token::new(cycle.monitor, cycle.number);
-        let lines: Vec<Value> = logs
-            .iter()
-            .map(|chunk| serde_json::to_value(&chunk.lines).expect("lines are plain JSON"))
-            .collect();
-        let rows = sqlx::query!(
-            r#"with said as (
-                select *
-                  from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-                              $7::text[], $8::text[], $9::int[], $10::int[], $11::timestamptz[],
-                              $12::timestamptz[], $13::text[], $14::bytea[], $15::text[], $16::bigint[],
-                              $17::float8[], $18::bigint[], $19::int[], $20::bigint[], $42::real[],
-                              $43::text[])
-                    as e (id, token, fate, outcome, cause, error, location, backtrace, exit_code, signal,
-                          started, finished, output, output_raw, output_encoding, peak_memory,
-                          cpu_seconds, worker, plugin_operation, delay_ms, progress, progress_message)
-            ), unwanted as (
-                -- Somebody has been told that it is being aborted: it does not go back to the queue.
-                select a.task as id, a.message
-                  from rework.abort_request a
-                  join said s on s.id = a.task
-                 where s.fate <> 'end'
-            ), ended as (
-                select s.id, s.token, s.location, s.backtrace, s.exit_code, s.signal, s.started, s.finished,
-                       s.output, s.output_raw, s.output_encoding, s.peak_memory, s.cpu_seconds, s.worker,
-                       s.plugin_operation, s.delay_ms, s.progress, s.progress_message,
-                       case when u.id is null then s.fate else 'end' end as fate,
-                       case when u.id is null then s.outcome else 'aborted' end as outcome,
-                       case when u.id is null then s.cause else 'abort' end as cause,
-                       case when u.id is null then s.error else u.message end as error
-                  from said s
-                  left join unwanted u using (id)
-            ), marked as (
-                select *
-                  from unnest($21::bigint[], $22::bigint[], $23::timestamptz[], $24::bigint[], $25::int[],
-                              $26::real[], $27::text[])
-                    as m (id, token, started, worker, plugin_operation, progress, progress_message)
-            ), locked_task as materialized (
-                -- In id order, or two monitors could deadlock; a row that somebody else has locked
-                -- is reported in a later cycle instead of holding up all the others.
-                select t.id
-                  from rework.task t
-                  join (select id, token, fate from ended
-                        union all
-                        select id, token, 'mark' from marked) n
-                    on n.id = t.id and n.token = t.token
-                 where t.status <> 'done'
-                       -- Declared lost too early: its monitor was only away.
-                    or (t.outcome = 'aborted' and t.cause = 'monitor lost' and n.fate = 'end')
-                 order by t.id
-                   -- No key changes: files of a task may be written at the same time.
-                   for no key update of t skip locked
-            ), ended_task as (
-                update rework.task t
-                   set status = case e.fate when 'end' then 'done' else 'queued' end,
-                       outcome = e.outcome,
-                       cause = case e.fate when 'end' then e.cause end,
-                       error = case e.fate when 'end' then e.error end,
-                       location = case e.fate when 'end' then e.location end,
-                       backtrace = case e.fate when 'end' then e.backtrace end,
-                       exit_code = e.exit_code,
-                       signal = e.signal,
-                       -- As it was first shown.
-                       started = case e.fate when 'end' then coalesce(t.started, e.started) end,
-                       finished = case e.fate when 'end' then e.finished end,
-                       output = case e.fate when 'end' then e.output::jsonb end,
-                       output_raw = case e.fate when 'end' then e.output_raw end,
-                       output_encoding = case e.fate when 'end' then e.output_encoding end,
-                       peak_memory = e.peak_memory,
-                       cpu_seconds = e.cpu_seconds,
-                       worker = case e.fate when 'end' then coalesce(e.worker, t.worker) end,
-                       plugin_operation = case e.fate when 'end' then nullif(e.plugin_operation, 0) end,
-                       token = case e.fate when 'end' then t.token end,
-                       attempt = t.attempt - (e.fate = 'release')::int,
-                       run_at = case e.fate when 'retry'
-                                then clock_timestamp() + e.delay_ms * interval '1 ms' else t.run_at end,
-                       progress = case e.fate when 'end' then coalesce(e.progress, t.progress) end,
-                       progress_message = case e.fate when 'end'
-                                          then coalesce(e.progress_message, t.progress_message) end
-                  from ended e
-                  join locked_task using (id)
-                 where t.id = e.id
-                returning t.id, t.lane, -t.priority as rank, t.attempt, t.run_at, e.fate
-            ), superseded_attempt as (
-                insert into rework.attempt
-                       (task, attempt, outcome, cause, error, worker, started, finished)
-                select d.id, d.attempt, case when e.cause in ('error', 'panic', 'bad output')
-                                             then 'failed' else 'aborted' end,
-                       e.cause, e.error, e.worker, e.started, e.finished
-                  from ended_task d join ended e using (id)
-                 where d.fate = 'retry'
-                on conflict do nothing
-            ), retried_task as (
-                insert into rework.delayed (run_at, id, lane, rank)
-                select run_at, id, lane, rank from ended_task where fate = 'retry'
-            ), dropped_file as (
-                -- The next attempt makes its own.
-                delete from rework.task_file
-                 where direction = 'output'
-                   and task in (select id from ended_task where fate = 'retry')
-            ), released_task as (
-                insert into rework.ready (lane, rank, id)
-                select lane, rank, id from ended_task where fate = 'release'
-                -- The row of an earlier life may still be there; it serves as well.
-                on conflict do nothing
-                returning id
-            ), answered_request as (
-                delete from rework.abort_request
-                 where task in (select id from ended_task where fate = 'end')
-            ), marked_task as (
-                update rework.task t
-                   set status = 'running',
-                       started = coalesce(t.started, m.started),
-                       worker = m.worker,
-                       plugin_operation = m.plugin_operation,
-                       progress = coalesce(m.progress, t.progress),
-                       progress_message = coalesce(m.progress_message, t.progress_message)
-                  from marked m
-                  join locked_task using (id)
-                 where t.id = m.id
-                   and t.status <> 'done'
-                returning t.id
-            ), told as (
-                select rework.task_tell(array(select id from ended_task where fate = 'end'
-                                              union all select id from marked_task))
-                union all
-                -- Other hosts may have room for what was given back.
-                (select rework.ready_tell() from released_task limit 1)
-            ), kept_log as (
-                insert into rework.log (task, attempt, first, lines)
-                select l.*
-                  from unnest($28::bigint[], $29::int[], $30::bigint[], $31::jsonb[])
-                    as l (task, attempt, first, lines)
-                 -- What a child of a deleted task still prints is nobody's.
-                 where exists (select from rework.task t where t.id = l.task)
-                -- The same chunk again, after a connection lost during commit.
-                on conflict do nothing
-            ), finished_cycle as (
-                delete from rework.claim where monitor = $32 and cycle = any($33::bigint[])
-            ), found as materialized (
-                -- Locked inside each lane: locking after the merge costs a factor of four.
-                select s.pool, s.quota, s.turn, s.most, r.*
-                  from unnest($34::int[], $35::smallint[], $36::bigint[], $37::smallint[], $38::int[],
-                              $39::int[], $44::int[], $45::int[])
-                         as s (lane, after_rank, after_id, last_rank, pool, quota, turn, most),
-                       lateral (select half, lane, rank, id
-                                  from rework.ready
-                                 where ready.lane = s.lane
-                                   and (ready.rank, ready.id) > (s.after_rank, s.after_id)
-                                   and ready.rank <= s.last_rank
-                                 order by ready.lane, ready.rank, ready.id
-                                 limit s.most
-                                   for update skip locked) r
-            ), chosen as materialized (
-                select half, lane, rank, id
-                  from (select *, row_number() over (partition by pool order by rank, turn, id) as place
-                          from (select *, row_number() over (partition by pool, turn order by rank, id)
-                                              as place_in_turn
-                                  from found) in_turn
-                         where place_in_turn <= most) ranked
-                 where place <= quota
-            ), taken as materialized (
-                delete from rework.ready r
-                 using chosen c
-                 where r.half = c.half and r.lane = c.lane and r.rank = c.rank and r.id = c.id
-                returning r.lane, r.rank, r.id
-            ), claimed_task as (
-                -- A row of the queue may be stale: its task was ended or deleted while it moved
-                -- from one table to another. Then it is only taken away.
-                update rework.task t
-                   set token = $41, attempt = t.attempt + 1
-                  from taken
-                 where t.id = taken.id
-                   and t.status = 'queued'
-                   and t.token is null
-                returning t.id, taken.lane, taken.rank, t.operation, t.attempt, t.max_attempts,
-                          t.input_encoding, t.input_raw, t.metadata,
-                          -- A large input is fetched when its turn comes, so that a claim of many
-                          -- stays small.
-                          case when not rework.is_large(t.input) then t.input::text end as input,
-                          rework.is_large(t.input) as is_large
-            ), recorded_claim as (
-                insert into rework.claim (monitor, cycle, tasks)
-                select $32, $40, array_agg(id) from claimed_task having count(*) > 0
-            )
-            select 'reported' as "kind!", id as "id!", null::int as lane, null::smallint as rank,
-                   null::int as operation, null::int as attempt, null::int as max_attempts,
-                   null::text as input_encoding, null::text as input, null::bytea as input_raw,
-                   null::jsonb as metadata, null::bigint as log_lines, null::boolean as has_more
-              from ended_task
-            union all
-            select 'marked', id, null, null, null, null, null, null, null, null, null, null, null
-              from marked_task
-            union all
-            select 'moved', e.id, null, null, null, null, null, null, null, null, null, null, null
-              from ended e
-              left join rework.task t on t.id = e.id
-             where t.token is distinct from e.token
-                or (t.status = 'done'
-                    and not (t.outcome = 'aborted' and t.cause = 'monitor lost' and e.fate = 'end'))
-            union all
-            -- What nobody reads is not done.
-            select 'told', 0, null, null, null, null, null, null, null, null, null, null, null
-              from told
-            union all
-            select 'claimed', c.id, c.lane, c.rank, c.operation, c.attempt, c.max_attempts,
-                   c.input_encoding, c.input, c.input_raw, c.metadata,
-                   case when c.attempt > 1
-                        then (select coalesce(max(l.first + jsonb_array_length(l.lines) - 1), 0)
-                                from rework.log l where l.task = c.id)
-                        else 0 end,
-                   coalesce(c.is_large, false)
-                       or c.input_encoding is not null
-                       and exists (select from rework.task_file f
-                                    where f.task = c.id and f.direction = 'input')
-              from claimed_task c
-             order by 1, 4, 2"#,
-            &column(ended, |e| e.task.0),
-            &column(ended, |e| e.token.0),
-            &column(ended, |e| e.fate.word().to_owned()),
-            &column(ended, |e| match e.fate {
-                Fate::End(outcome) => Some(outcome.as_str()),
-                Fate::Retry(_) | Fate::Release => None,
-            }) as &[Option<&str>],
-            &column(ended, |e| e.cause.map(Cause::as_str)) as &[Option<&str>],
-            &column(ended, |e| e.error.as_deref()) as &[Option<&str>],
-            &column(ended, |e| e.location.as_deref()) as &[Option<&str>],
-            &column(ended, |e| e.backtrace.as_deref()) as &[Option<&str>],
-            &column(ended, |e| e.exit_code) as &[Option<i32>],
-            &column(ended, |e| e.signal) as &[Option<i32>],
-            &column(ended, |e| e.started) as &[Option<DateTime<Utc>>],
-            &column(ended, |e| e.finished),
-            &column(ended, |e| e.output.as_deref()) as &[Option<&str>],
-            &column(ended, |e| e.output_raw.as_deref()) as &[Option<&[u8]>],
-            &column(ended, |e| e.output_encoding.as_deref()) as &[Option<&str>],
-            &column(ended, |e| e.peak_memory) as &[Option<i64>],
-            &column(ended, |e| e.cpu_seconds) as &[Option<f64>],
-            &column(ended, |e| e.worker.map(|worker| worker.0)) as &[Option<i64>],
-            &column(ended, |e| e.plugin_operation),
-            &column(ended, |e| match e.fate {
-                Fate::Retry(delay) => delay,
-                Fate::End(_) | Fate::Release => 0,
-            }),
-            &column(marks, |m| m.task.0),
-            &column(marks, |m| m.token.0),
-            &column(marks, |m| m.started),
-            &column(marks, |m| m.worker.0),
-            &column(marks, |m| m.plugin_operation),
-            &column(marks, |m| m.progress) as &[Option<f32>],
-            &column(marks, |m| m.progress_message.as_deref()) as &[Option<&str>],
-            &column(logs, |l| l.task.0),
-            &column(logs, |l| l.attempt),
-            &column(logs, |l| l.first),
-            &lines,
-            cycle.monitor.0,
-            &cycle.finished_cycles,
-            &column(scans, |s| s.lane),
-            &column(scans, |s| s.after.0),
-            &column(scans, |s| s.after.1),
-            &column(scans, |s| s.last_rank),
-            &column(scans, |s| s.pool),
-            &column(scans, |s| s.quota),
-            cycle.number as i64,
-            token.0,
-            &column(ended, |e| e.progress) as &[Option<f32>],
-            &column(ended, |e| e.progress_message.as_deref()) as &[Option<&str>],
-            &column(scans, |s| s.turn),
-            &column(scans, |s| s.most),
-        )
-        .fetch_all(&mut self.pool.acquire_for_cycle().await?)
-        .await?;
+/// The values of one column.
+fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
 
+impl Store {
+    /// Runs a cycle. What is said twice changes nothing, so a cycle that has failed is said again; after a
+    /// connection that was lost during the commit [`Store::claim_held`] tells what was claimed.
+    pub async fn cycle(&self, cycle: &Cycle) -> Result<CycleResult> {
+        let mut session = self.pool.acquire_for_cycle().await?;
         let mut result = CycleResult::default();
-        for row in rows {
-            match row.kind.as_str() {
-                "reported" => result.reported.push(TaskId(row.id)),
-                "marked" => result.marked.push(TaskId(row.id)),
-                "moved" => result.moved.push(TaskId(row.id)),
-                "told" => {}
-                _ => {
-                    let claimed = "a claimed row has all its columns";
-                    result.claimed.push(Claimed {
-                        task: TaskId(row.id),
-                        operation: OperationId(row.operation.expect(claimed)),
-                        lane: row.lane.expect(claimed),
-                        rank: row.rank.expect(claimed),
-                        attempt: row.attempt.expect(claimed),
-                        max_attempts: row.max_attempts.expect(claimed),
-                        input_encoding: row.input_encoding,
-                        input: row.input.map(from_jsonb_text),
-                        input_raw: row.input_raw,
-                        has_more: row.has_more.expect(claimed),
-                        metadata: row.metadata,
-                        log_lines: row.log_lines.expect(claimed),
-                    });
-                }
-            }
+        let (released, ended): (Vec<&Ended>, Vec<&Ended>) =
+            (cycle.ended.iter()).partition(|ended| ended.fate == Fate::Release);
+        if !released.is_empty() {
+            release(&mut session, cycle.monitor, &released, &mut result).await?;
         }
+        if ended.is_empty() && cycle.marks.is_empty() && cycle.logs.is_empty() {
+            if !cycle.scans.is_empty() || !cycle.finished_cycles.is_empty() {
+                claim(&mut session, cycle, &mut result).await?;
+            }
+            return Ok(result);
+        }
+        report(&mut session, cycle, &ended, &mut result).await?;
         Ok(result)
     }
 
@@ -568,10 +301,9 @@ impl Store {
                                             order by run_at, id
                                             limit 1000
                                               for update skip locked)
-                   returning lane, rank, id, run_at
+                   returning lane, rank, id, attempt
                ), promoted as (
-                   insert into rework.ready (lane, rank, id) select lane, rank, id from due
-                   on conflict do nothing
+                   insert into rework.ready (lane, rank, id, attempt) select lane, rank, id, attempt from due
                    returning id
                ), told as (
                    -- Other hosts may have room for them.
@@ -592,22 +324,315 @@ impl Store {
     }
 
     /// Mere housekeeping. Truncates the half of the queue that is not current, if it has grown and is
-    /// empty, and gives up at once when somebody is in the way. Forgets aborts that were asked for in
-    /// the moment of the end: the report of that could not see them.
+    /// empty, and gives up at once when somebody is in the way. Sees to aborts that were asked for in the
+    /// moment in which the task ended or was given back, and to what is shown as running by a report that
+    /// came twice.
     pub async fn cycle_tidy(&self) -> Result<bool> {
-        sqlx::query!(
-            "delete from rework.abort_request
-              where task in (select a.task
-                               from rework.abort_request a
-                               join rework.task t on t.id = a.task
-                              where t.status = 'done'
-                                for update of a skip locked)"
-        )
-        .execute(&self.pool)
-        .await?;
-        let truncated = sqlx::query_scalar!(r#"select rework.ready_truncate() as "truncated!""#)
+        let truncated = sqlx::query_scalar!(r#"select rework.tidy() as "truncated!""#)
             .fetch_one(&self.pool)
             .await?;
         Ok(truncated)
+    }
+}
+
+/// Claims, where there is nothing to report.
+async fn claim(session: &mut Session<'_>, cycle: &Cycle, result: &mut CycleResult) -> Result<()> {
+    let scans = &cycle.scans;
+    let rows = sqlx::query_file_as!(
+        Row,
+        "src/store/claim.sql",
+        cycle.monitor.0,
+        &cycle.finished_cycles,
+        cycle.number as i64,
+        &column(scans, |s| s.lane),
+        &column(scans, |s| s.after.0),
+        &column(scans, |s| s.after.1),
+        &column(scans, |s| s.last_rank),
+        &column(scans, |s| s.pool),
+        &column(scans, |s| s.quota),
+        &column(scans, |s| s.turn),
+        &column(scans, |s| s.most),
+    )
+    .fetch_all(session)
+    .await?;
+    result.claimed = in_order(rows.into_iter().filter_map(Row::claimed).collect());
+    Ok(())
+}
+
+/// Reports, and claims.
+async fn report(
+    session: &mut Session<'_>,
+    cycle: &Cycle,
+    ended: &[&Ended],
+    result: &mut CycleResult,
+) -> Result<()> {
+    let Cycle {
+        marks, logs, scans, ..
+    } = cycle;
+    let lines: Vec<Value> = logs
+        .iter()
+        .map(|chunk| serde_json::to_value(&chunk.lines).expect("lines are plain JSON"))
+        .collect();
+    let shown: Vec<&Ended> = ended.iter().copied().filter(|e| e.is_shown).collect();
+    let unwanted: Vec<&Ended> = ended.iter().copied().filter(|e| e.is_unwanted).collect();
+    let cycles: BTreeSet<i64> = (ended.iter().map(|e| e.token.cycle()))
+        .chain(marks.iter().map(|mark| mark.token.cycle()))
+        .collect();
+    let cycles: Vec<i64> = cycles.into_iter().collect();
+    let rows = sqlx::query_file_as!(
+        Row,
+        "src/store/cycle.sql",
+        cycle.monitor.0,
+        &cycle.finished_cycles,
+        cycle.number as i64,
+        &column(scans, |s| s.lane),
+        &column(scans, |s| s.after.0),
+        &column(scans, |s| s.after.1),
+        &column(scans, |s| s.last_rank),
+        &column(scans, |s| s.pool),
+        &column(scans, |s| s.quota),
+        &column(scans, |s| s.turn),
+        &column(scans, |s| s.most),
+        &column(ended, |e| e.task.0),
+        &column(ended, |e| e.attempt),
+        &column(ended, |e| e.token.cycle()),
+        &column(ended, |e| e.operation.0),
+        &column(ended, |e| e.outcome()) as &[&str],
+        &column(ended, |e| e.cause.map(Cause::as_str)) as &[Option<&str>],
+        &column(ended, |e| e.error.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.worker.map(|worker| worker.0)) as &[Option<i64>],
+        &column(ended, |e| e.plugin_operation),
+        &column(ended, |e| e.started) as &[Option<DateTime<Utc>>],
+        &column(ended, |e| e.finished),
+        &column(ended, |e| match e.fate {
+            Fate::Retry(delay) => Some(delay),
+            Fate::End(_) | Fate::Release => None,
+        }) as &[Option<i64>],
+        &column(ended, |e| e.output_encoding.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.output.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.output_raw.as_deref()) as &[Option<&[u8]>],
+        &column(ended, |e| e.progress) as &[Option<f32>],
+        &column(ended, |e| e.progress_message.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.location.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.backtrace.as_deref()) as &[Option<&str>],
+        &column(ended, |e| e.exit_code) as &[Option<i32>],
+        &column(ended, |e| e.signal) as &[Option<i32>],
+        &column(ended, |e| e.peak_memory) as &[Option<i64>],
+        &column(ended, |e| e.cpu_seconds) as &[Option<f64>],
+        &column(&shown, |e| e.task.0),
+        &column(&shown, |e| e.token.cycle()),
+        &column(&unwanted, |e| e.task.0),
+        &column(marks, |m| m.task.0),
+        &column(marks, |m| m.attempt),
+        &column(marks, |m| m.token.cycle()),
+        &column(marks, |m| m.worker.0),
+        &column(marks, |m| m.plugin_operation),
+        &column(marks, |m| m.started),
+        &column(marks, |m| m.progress) as &[Option<f32>],
+        &column(marks, |m| m.progress_message.as_deref()) as &[Option<&str>],
+        &column(logs, |l| l.task.0),
+        &column(logs, |l| l.attempt),
+        &column(logs, |l| l.first),
+        &lines,
+        &cycles,
+    )
+    .fetch_all(&mut *session)
+    .await?;
+
+    let (mut fenced, mut gone) = (Vec::new(), Vec::new());
+    let mut claimed = Vec::new();
+    for mut row in rows {
+        fenced.extend(row.fenced.take().unwrap_or_default());
+        gone.extend(row.gone.take().unwrap_or_default());
+        claimed.extend(row.claimed());
+    }
+    result.claimed = in_order(claimed);
+    let is_of = |cycles: &[i64], token: Token| cycles.contains(&token.cycle());
+    let marked = marks.iter().filter(|mark| is_of(&fenced, mark.token));
+    result.marked.extend(marked.map(|mark| mark.task));
+    let written = ended.iter().filter(|e| is_of(&fenced, e.token));
+    result.reported.extend(written.map(|ended| ended.task));
+    let late: Vec<&Ended> = (ended.iter().copied())
+        .filter(|e| is_of(&gone, e.token))
+        .collect();
+    if !late.is_empty() {
+        report_late(session, &late, result).await?;
+    }
+    Ok(())
+}
+
+/// The ends of claims that others have taken over. Where the task was declared lost too early, because its
+/// monitor was only away, the end counts.
+async fn report_late(
+    session: &mut Session<'_>,
+    late: &[&Ended],
+    result: &mut CycleResult,
+) -> Result<()> {
+    let (ends, moved): (Vec<&Ended>, Vec<&Ended>) =
+        (late.iter().copied()).partition(|ended| matches!(ended.fate, Fate::End(_)));
+    result.moved.extend(moved.iter().map(|ended| ended.task));
+    let rows = sqlx::query!(
+        r#"with said as (
+            select *
+              from unnest($1::bigint[], $2::int[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+                          $8::int[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[],
+                          $13::bytea[], $14::real[], $15::text[], $16::text[], $17::text[], $18::int[],
+                          $19::int[], $20::bigint[], $21::float8[])
+                     as e (task, attempt, token, outcome, cause, error, worker, plugin_operation, started,
+                           finished, output_encoding, output, output_raw, progress, progress_message, location,
+                           backtrace, exit_code, signal, peak_memory, cpu_seconds)
+        ), lost as materialized (
+            select s.*, o.worker as worker_seen, o.started as started_seen
+              from said s,
+                   lateral (select outcome.worker, outcome.started from rework.outcome
+                             where outcome.task = s.task and outcome.attempt = s.attempt
+                               and outcome.token = s.token and outcome.cause = 'monitor lost'
+                               and outcome.superseded is null
+                               for no key update skip locked) o
+        ), ended_attempt as (
+            update rework.outcome o
+               set outcome = l.outcome, cause = l.cause, error = l.error,
+                   worker = coalesce(l.worker, l.worker_seen),
+                   plugin_operation = nullif(l.plugin_operation, 0),
+                   started = coalesce(l.started_seen, l.started), finished = l.finished,
+                   output_encoding = l.output_encoding, output = l.output::jsonb, output_raw = l.output_raw,
+                   progress = coalesce(l.progress, o.progress),
+                   progress_message = coalesce(l.progress_message, o.progress_message),
+                   location = l.location, backtrace = l.backtrace, exit_code = l.exit_code,
+                   signal = l.signal, peak_memory = l.peak_memory, cpu_seconds = l.cpu_seconds
+              from lost l
+             where o.task = any(array(select task from lost)) and o.task = l.task and o.attempt = l.attempt
+            returning o.task
+        ), told as (
+            select rework.task_tell(array(select task from ended_attempt)) as nothing
+        )
+        select e.task as "task!", true as "is_written!" from ended_attempt e, told
+        union all
+        select s.task, false
+          from said s
+         where not exists (select from rework.outcome o
+                            where o.task = s.task and o.attempt = s.attempt and o.token = s.token
+                              and o.cause = 'monitor lost' and o.superseded is null offset 0)"#,
+        &column(&ends, |e| e.task.0),
+        &column(&ends, |e| e.attempt),
+        &column(&ends, |e| e.token.0),
+        &column(&ends, |e| e.outcome().to_owned()),
+        &column(&ends, |e| e.cause.map(Cause::as_str)) as &[Option<&str>],
+        &column(&ends, |e| e.error.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.worker.map(|worker| worker.0)) as &[Option<i64>],
+        &column(&ends, |e| e.plugin_operation),
+        &column(&ends, |e| e.started) as &[Option<DateTime<Utc>>],
+        &column(&ends, |e| e.finished),
+        &column(&ends, |e| e.output_encoding.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.output.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.output_raw.as_deref()) as &[Option<&[u8]>],
+        &column(&ends, |e| e.progress) as &[Option<f32>],
+        &column(&ends, |e| e.progress_message.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.location.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.backtrace.as_deref()) as &[Option<&str>],
+        &column(&ends, |e| e.exit_code) as &[Option<i32>],
+        &column(&ends, |e| e.signal) as &[Option<i32>],
+        &column(&ends, |e| e.peak_memory) as &[Option<i64>],
+        &column(&ends, |e| e.cpu_seconds) as &[Option<f64>],
+    )
+    .fetch_all(session)
+    .await?;
+    for row in rows {
+        let settled = match row.is_written {
+            true => &mut result.reported,
+            false => &mut result.moved,
+        };
+        settled.push(TaskId(row.task));
+    }
+    Ok(())
+}
+
+/// Gives back what never began. In a statement of its own: this is rare.
+async fn release(
+    session: &mut Session<'_>,
+    monitor: MonitorId,
+    released: &[&Ended],
+    result: &mut CycleResult,
+) -> Result<()> {
+    let given_back: HashSet<i64> = sqlx::query_scalar!(
+        r#"select task as "task!" from rework.claim_release($1, $2, $3) as task"#,
+        monitor.0,
+        &column(released, |e| e.token.cycle()),
+        &column(released, |e| e.task.0)
+    )
+    .fetch_all(session)
+    .await?
+    .into_iter()
+    .collect();
+    for task in released.iter().map(|ended| ended.task) {
+        match given_back.contains(&task.0) {
+            true => result.reported.push(task),
+            false => result.moved.push(task),
+        }
+    }
+    Ok(())
+}
+
+/// In the order in which they are to run.
+fn in_order(mut claimed: Vec<Claimed>) -> Vec<Claimed> {
+    claimed.sort_unstable_by_key(|claimed| (claimed.rank, claimed.task));
+    // A task is in the queue once; should a row be there twice all the same, it runs once.
+    claimed.dedup_by_key(|claimed| claimed.task);
+    claimed
+}
+
+/// A row of the answer of either statement: a claimed task, or what became of the report.
+struct Row {
+    id: Option<i64>,
+    lane: Option<i32>,
+    rank: Option<i16>,
+    operation: Option<i32>,
+    attempt: Option<i32>,
+    max_attempts: Option<i32>,
+    input_encoding: Option<String>,
+    input: Option<String>,
+    input_raw: Option<Vec<u8>>,
+    metadata: Option<Value>,
+    log_lines: Option<i64>,
+    has_more: Option<bool>,
+    /// The cycles whose claims were there.
+    fenced: Option<Vec<i64>>,
+    /// Those whose claims are gone. (Of neither: somebody has locked the claim.)
+    gone: Option<Vec<i64>>,
+}
+
+impl Row {
+    fn claimed(self) -> Option<Claimed> {
+        Some(Claimed {
+            task: TaskId(self.id?),
+            operation: OperationId(self.operation?),
+            lane: self.lane?,
+            rank: self.rank?,
+            attempt: self.attempt?,
+            max_attempts: self.max_attempts?,
+            input_encoding: self.input_encoding,
+            input: self.input.map(from_jsonb_text),
+            input_raw: self.input_raw,
+            has_more: self.has_more?,
+            metadata: self.metadata,
+            log_lines: self.log_lines?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What is claimed does not depend on whether there is something to report.
+    #[test]
+    fn both_statements_claim_alike() {
+        let claim_of = |statement: &'static str| {
+            let begin = statement.find("found as materialized").expect("it claims");
+            let answer = statement.find("\nselect id, lane").expect("it answers");
+            &statement[begin..answer]
+        };
+        assert_eq!(
+            claim_of(include_str!("claim.sql")),
+            claim_of(include_str!("cycle.sql"))
+        );
     }
 }

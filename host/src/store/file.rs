@@ -80,15 +80,27 @@ impl Store {
         files: &[FileContent],
     ) -> Result<()> {
         let mut transaction = self.pool.begin().await?;
-        // This lock keeps the task from being deleted, and does not block a report about it.
+        // These locks keep the claim, or what stands for it where its monitor was declared lost, and do not
+        // block a report about it.
         let held = sqlx::query_scalar!(
-            r#"select true as "held!" from rework.task where id = $1 and token = $2 for key share"#,
+            r#"select true as "held!" from rework.claim
+                where monitor = $1 and cycle = $2 and $3 = any(tasks) for key share"#,
+            token.monitor().0,
+            token.cycle(),
+            task.0
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let lost = sqlx::query_scalar!(
+            r#"select true as "lost!" from rework.outcome
+                where task = $1 and token = $2 and cause = 'monitor lost' and superseded is null
+                  for key share"#,
             task.0,
             token.0
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        if held.is_none() {
+        if held.is_none() && lost.is_none() {
             return Ok(());
         }
         self.file_save(&mut transaction, task, "output", files)

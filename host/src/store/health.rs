@@ -183,9 +183,11 @@ impl Store {
                                          order by rank, id limit 1) first
                    union all
                    select t.lane, min(t.id), count(*)
-                     from rework.claim c, unnest(c.tasks) as held (id)
-                     join rework.task t on t.id = held.id
-                    where t.status = 'queued' and t.token is not null
+                     from rework.claim c, unnest(c.tasks, c.attempts) as held (task, attempt)
+                     join rework.task t on t.id = held.task
+                    where not exists (select from rework.running r where r.task = held.task)
+                      and not exists (select from rework.outcome e
+                                       where e.task = held.task and e.attempt = held.attempt)
                     group by t.lane
                )
                select o.id, o.domain, o.name as operation, l.host, l.accepts, min(w.task) as "task!",
@@ -229,12 +231,18 @@ impl Store {
                       case when t.run_at > clock_timestamp() then t.run_at end as until,
                       o.paused or exists (select from rework.paused_domain s where s.domain = o.domain)
                           as "paused!",
-                      m.host as "claimed_on?"
-                 from rework.task t
+                      -- A claim keeps those of its tasks that have ended; then this task waits for another
+                      -- attempt, in the queue.
+                      (select m.host
+                         from rework.claim c, unnest(c.tasks, c.attempts) as held (task, attempt), rework.monitor m
+                        where t.id = any(c.tasks) and held.task = t.id and m.id = c.monitor
+                          and not exists (select from rework.outcome e
+                                           where e.task = held.task and e.attempt = held.attempt)
+                        limit 1) as claimed_on
+                 from rework.task_view t
                  join rework.lane l on l.id = t.lane
-                 join rework.operation o on o.id = t.operation
-                 left join rework.monitor m on m.id = t.token >> 36
-                where t.id = $1 and t.status = 'queued'"#,
+                 join rework.operation o on o.id = t.operation_id
+                where t.id = $1 and t.state = 'queued'"#,
             task.0
         )
         .fetch_optional(&self.pool)
@@ -328,25 +336,27 @@ impl Store {
             "delete from rework.ready where lane = -1",
             "insert into rework.delayed (run_at, id, lane, rank) values ('epoch', -1, -1, 0)",
             "delete from rework.delayed where id = -1",
-            "insert into rework.claim (monitor, cycle, tasks) values (-1, 0, '{-1}')",
+            "insert into rework.claim (monitor, cycle, tasks, attempts) values (-1, 0, '{-1}', '{1}')",
+            "select from rework.claim where monitor = -1 and cycle = 0 for key share",
             "delete from rework.claim where monitor = -1",
             "insert into rework.worker (id, host, domain, monitor) overriding system value
              values (-1, '', '', -1)",
             "update rework.worker set state = 'idle' where id = -1",
             "delete from rework.worker where id = -1",
-            "update rework.task set status = 'running', token = 0, attempt = 1 where id = -1",
+            "insert into rework.running (task, attempt, worker, plugin_operation, started)
+             values (-1, 1, -1, 0, clock_timestamp())",
+            "delete from rework.running where task = -1",
             "insert into rework.log (task, attempt, first, lines) values (-1, 1, 1, '[]')",
             "delete from rework.log where task = -1",
-            "insert into rework.attempt (task, attempt, outcome) values (-1, 1, 'failed')",
-            "delete from rework.attempt where task = -1",
             "insert into rework.abort_request (task) values (-1)",
             "delete from rework.abort_request where task = -1",
             "insert into rework.task_file (id, task, direction, name, size, sha256)
              overriding system value values (-1, -1, 'output', '', 1, '')",
             "insert into rework.task_file_chunk (file, chunk, content) values (-1, 0, '\\x00')",
             "delete from rework.task_file where id = -1",
-            "update rework.task set status = 'done', outcome = 'done', finished = clock_timestamp()
-              where id = -1",
+            "insert into rework.outcome (task, attempt, operation, outcome, finished)
+             values (-1, 1, 0, 'done', clock_timestamp())",
+            "delete from rework.outcome where task = -1",
             "delete from rework.task where id = -1",
         ] {
             sqlx::raw_sql(statement).execute(&mut *transaction).await?;

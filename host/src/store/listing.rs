@@ -85,71 +85,130 @@ impl Store {
     pub async fn task_list(&self, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
         let rows = sqlx::query_as!(
             TaskRow,
-            r#"with fitting_operation as materialized (
+            r#"with recursive fitting_operation as materialized (
                 select o.id
                   from rework.operation o
                  where ($1::text is null or o.domain = $1)
                    and ($2::text is null or o.name = $2)
+            ), place as (
+                -- The lanes and ranks of the queue, from one to the next. Within each the index has the order
+                -- of ids.
+                (select r.lane, r.rank from rework.ready r where $3::text = 'queued'
+                  order by r.lane, r.rank limit 1)
+                union all
+                select n.lane, n.rank
+                  from place p,
+                       lateral (select r.lane, r.rank
+                                  from rework.ready r
+                                 where (r.lane, r.rank) > (p.lane, p.rank)
+                                 order by r.lane, r.rank
+                                 limit 1) n
             ), queued_task as (
-                -- Rows of the queue are few where tasks are many, and the other way round.
-                (select r.id
-                   from rework.ready r
-                   join rework.lane l on l.id = r.lane
-                  where l.operation in (select id from fitting_operation)
-                    and r.id < coalesce($4::bigint, 9223372036854775807)
-                  order by r.id desc
-                  limit $5)
+                select newest.id
+                  from place p
+                  join rework.lane l on l.id = p.lane and l.operation in (select id from fitting_operation),
+                       lateral (select r.id
+                                  from rework.ready r
+                                 where r.lane = p.lane and r.rank = p.rank
+                                   and r.id < coalesce($4::bigint, 9223372036854775807)
+                                 order by r.id desc
+                                 limit $5) newest
                 union all
                 (select d.id
                    from rework.delayed d
                    join rework.lane l on l.id = d.lane
-                  where l.operation in (select id from fitting_operation)
+                  where $3 = 'queued'
+                    and l.operation in (select id from fitting_operation)
                     and d.id < coalesce($4::bigint, 9223372036854775807)
                   order by d.id desc
                   limit $5)
             ), living_task as (
-                -- Claimed, begun or not.
-                select t.id
-                  from (select * from queued_task
+                -- What has not ended is in few places.
+                select v.id
+                  from (select id from queued_task where $3::text = 'queued'
                         union all
-                        select unnest(c.tasks) from rework.claim c) living (id)
-                  join rework.task t on t.id = living.id
-                  left join rework.abort_request a on a.task = t.id
-                 where $3::text in ('queued', 'running', 'aborting')
-                   and rework.task_state(t.status, t.outcome, a.task is not null) = $3
-                   and t.operation in (select id from fitting_operation)
-                   and t.id < coalesce($4::bigint, 9223372036854775807)
-                 order by t.id desc
+                        select unnest(c.tasks) from rework.claim c where $3 = 'queued'
+                        union all
+                        select r.task from rework.running r where $3 = 'running'
+                        union all
+                        select a.task from rework.abort_request a where $3 = 'aborting') living (id)
+                  join rework.task_view v on v.id = living.id
+                 where v.state = $3
+                   and v.operation_id in (select id from fitting_operation)
+                   and v.id < coalesce($4::bigint, 9223372036854775807)
+                 order by v.id desc
+                 limit $5
+            ), unwell_task as (
+                select newest.task as id
+                  from fitting_operation p,
+                       lateral (select o.task
+                                  from rework.outcome o
+                                 where o.operation = p.id
+                                   and o.outcome = $3
+                                   and o.outcome <> 'done' and o.superseded is null
+                                   and o.task < coalesce($4::bigint, 9223372036854775807)
+                                 order by o.task desc
+                                 limit $5) newest
+                 where $3 in ('failed', 'aborted')
+                 order by newest.task desc
+                 limit $5
+            ), recently_done as materialized (
+                -- Of an operation with many queued tasks, those that are done are found sooner among all that
+                -- have ended.
+                select recent.task as id
+                  from (select o.task, o.operation, o.outcome, o.superseded
+                          from rework.outcome o
+                         where $3 = 'done' and ($1::text is not null or $2::text is not null)
+                           and o.task < coalesce($4::bigint, 9223372036854775807)
+                         order by o.task desc, o.attempt desc
+                         limit 20000) recent
+                 where recent.operation in (select id from fitting_operation)
+                   and recent.outcome = 'done' and recent.superseded is null
+                 order by recent.task desc
                  limit $5
             ), task_of_operation as (
                 select newest.id
-                  from fitting_operation o,
+                  from fitting_operation p,
                        lateral (select t.id
                                   from rework.task t
                                  -- A range over both columns, or the planner may walk over every
                                  -- task there is.
-                                 where (t.operation, t.id) > (o.id, 0)
-                                   and (t.operation, t.id) < (o.id, coalesce($4::bigint, 9223372036854775807))
-                                   and ($3::text is null or t.outcome = $3)
+                                 where (t.operation, t.id) > (p.id, 0)
+                                   and (t.operation, t.id) < (p.id, coalesce($4::bigint, 9223372036854775807))
+                                   -- What the index is for.
+                                   and t.operation > 0
+                                   and ($3::text is null
+                                        or exists (select from rework.outcome o
+                                                    where o.task = t.id and o.outcome = $3
+                                                      and o.superseded is null))
                                  order by t.operation desc, t.id desc
                                  limit $5) newest
                  where ($1::text is not null or $2::text is not null)
-                   and ($3::text is null or $3 not in ('queued', 'running', 'aborting'))
+                   and ($3::text is null or $3 = 'done' and (select count(*) from recently_done) < $5)
                  order by newest.id desc
                  limit $5
             ), any_task as (
                 select t.id
                   from rework.task t
-                 where $1::text is null and $2::text is null
-                   and ($3::text is null or $3 not in ('queued', 'running', 'aborting'))
+                 where $1::text is null and $2::text is null and $3::text is null
                    and t.id < coalesce($4::bigint, 9223372036854775807)
-                   and ($3::text is null or t.outcome = $3)
                  order by t.id desc
+                 limit $5
+            ), any_done_task as (
+                select o.task as id
+                  from rework.outcome o
+                 where $1::text is null and $2::text is null and $3 = 'done'
+                   and o.outcome = $3 and o.superseded is null
+                   and o.task < coalesce($4::bigint, 9223372036854775807)
+                 order by o.task desc, o.attempt desc
                  limit $5
             ), picked as (
                 select id from living_task
-                union all select id from task_of_operation
-                union all select id from any_task
+                union select id from unwell_task
+                union select id from task_of_operation
+                union select id from any_task
+                union select id from any_done_task
+                union select id from recently_done
             )
             select v.id as "id!", v.operation as "operation!", v.domain as "domain!", v.host,
                    v.state as "state!", v.cause, v.error, v.priority as "priority!",
@@ -158,10 +217,7 @@ impl Store {
                    v.finished,
                    case when $6 then (select coalesce(sum(jsonb_array_length(l.lines)), 0)::bigint
                                         from rework.log l where l.task = v.id) end as log_lines,
-                   case when $7 then (select t.location from rework.task t where t.id = v.id) end
-                       as location,
-                   case when $7 then (select t.backtrace from rework.task t where t.id = v.id) end
-                       as backtrace
+                   case when $7 then v.location end as location, case when $7 then v.backtrace end as backtrace
               from rework.task_view v
              where v.id = any(array(select p.id from picked p order by p.id desc limit $5))
              order by v.id desc

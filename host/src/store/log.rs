@@ -129,8 +129,8 @@ impl Store {
                    -- Each holds a line at least.
                    select g.first, g.lines
                      from rework.log g
-                     join rework.task t on t.id = g.task and t.attempt = g.attempt
                     where g.task = $1
+                      and g.attempt = (select v.attempt from rework.task_view v where v.id = $1)
                     order by g.first desc
                     limit $2
                )

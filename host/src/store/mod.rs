@@ -33,6 +33,7 @@ mod url;
 mod version;
 mod worker;
 
+pub use claim::Claim;
 pub use content::{Offer, PackedPlugin};
 pub use cycle::{Claimed, Cycle, CycleResult, Ended, Fate, LogChunk, Mark, Scan};
 pub use document::{Document, to_jsonb_text};

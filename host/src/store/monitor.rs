@@ -219,65 +219,73 @@ impl Store {
         if buried.is_none() {
             return Ok(None);
         }
+        // The claims first, and what follows in a statement of its own: this waits for the end of a report
+        // that is being written, and what it has written is seen by the next statement.
+        let claims = sqlx::query!(
+            r#"with gone_claim as (delete from rework.claim where monitor = $1 returning cycle, tasks, attempts)
+               select cycle, held.task as "task!", held.attempt as "attempt!"
+                 from gone_claim c, unnest(c.tasks, c.attempts) as held (task, attempt)
+                order by held.task"#,
+            lost.id.0
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        let (tasks, attempts): (Vec<i64>, Vec<i32>) = claims
+            .iter()
+            .map(|claim| (claim.task, claim.attempt))
+            .unzip();
+        let cycles: Vec<i64> = claims.iter().map(|claim| claim.cycle).collect();
         let held = sqlx::query_scalar!(
-            r#"with gone_claim as (
-                   delete from rework.claim where monitor = $1 returning tasks
-               ), held as materialized (
-                   select t.id, t.lane, -t.priority as rank, t.attempt, t.max_attempts, t.status,
-                          t.worker, t.started,
-                          t.id = any($2) as unbegun,
+            r#"with held as materialized (
+                   select h.task, h.attempt, h.cycle, t.operation, t.lane, -t.priority as rank,
+                          greatest(t.max_attempts, h.attempt) as max_attempts,
+                          r.worker, r.started, r.plugin_operation, r.progress, r.progress_message,
+                          h.task = any($2) as unbegun,
                           a.task is not null as aborting, a.message
-                     from gone_claim c, unnest(c.tasks) as h (id)
-                     join rework.task t on t.id = h.id
-                     left join rework.abort_request a on a.task = t.id
-                    where t.status <> 'done' and t.token >> 36 = $1
-                    order by t.id
-                      for update of t
+                     from unnest($4::bigint[], $5::int[], $6::bigint[]) as h (task, attempt, cycle)
+                     join rework.task t on t.id = h.task
+                     left join rework.running r on r.task = h.task
+                     left join rework.abort_request a on a.task = h.task
+                    where not exists (select from rework.outcome o
+                                       where o.task = h.task and o.attempt = h.attempt)
                ), fate as materialized (
                    select *, case when aborting then 'end'
                                   when unbegun then 'release'
                                   when attempt < max_attempts then 'retry'
                                   else 'end' end as fate
                      from held
-               ), updated_task as (
-                   update rework.task t
-                      set status = case f.fate when 'end' then 'done' else 'queued' end,
-                          outcome = case f.fate when 'end' then 'aborted' end,
-                          cause = case when f.fate = 'end' then
-                                       case when f.aborting then 'abort' else 'monitor lost' end end,
-                          error = case when f.fate = 'end' then
-                                       case when f.aborting then f.message
-                                            else 'the monitor on host ' || $3 || ' was lost' end end,
-                          finished = case f.fate when 'end' then clock_timestamp() end,
-                          started = case f.fate when 'end' then t.started end,
-                          token = case f.fate when 'end' then t.token end,
-                          attempt = t.attempt - (f.fate = 'release')::int
-                     from fate f
-                    where t.id = f.id
-               ), superseded as (
-                   insert into rework.attempt (task, attempt, outcome, cause, error, worker, started, finished)
-                   select id, attempt, 'aborted', 'monitor lost',
-                          'the monitor on host ' || $3 || ' was lost', worker, started, clock_timestamp()
-                     from fate where fate = 'retry'
-                   on conflict do nothing
+               ), ended_attempt as (
+                   insert into rework.outcome
+                          (task, attempt, operation, outcome, cause, error, token, worker, plugin_operation,
+                           started, finished, superseded, progress, progress_message)
+                   select task, attempt, operation, 'aborted',
+                          case when aborting then 'abort' else 'monitor lost' end,
+                          case when aborting then message else 'the monitor on host ' || $3 || ' was lost' end,
+                          $1::bigint << 36 | cycle, worker, plugin_operation, started, clock_timestamp(),
+                          case fate when 'retry' then clock_timestamp() end, progress, progress_message
+                     from fate where fate <> 'release'
                ), queued_again as (
-                   insert into rework.ready (lane, rank, id)
-                   select lane, rank, id from fate where fate <> 'end'
-                   on conflict do nothing
+                   insert into rework.ready (lane, rank, id, attempt)
+                   select lane, rank, task, attempt + (fate = 'retry')::int from fate where fate <> 'end'
+               ), no_longer_shown as (
+                   delete from rework.running where task in (select task from fate)
                ), gone_request as (
-                   delete from rework.abort_request where task in (select id from fate where fate = 'end')
+                   delete from rework.abort_request where task in (select task from fate where fate = 'end')
                ), dead_worker as (
                    update rework.worker
                       set state = 'dead', task = null, cause = 'monitor lost', finished = clock_timestamp()
                     where monitor = $1 and state <> 'dead'
                ), woken as (
                    select rework.tell('rework_ready', ''),
-                          rework.task_tell(array(select id from fate where fate = 'end'))
+                          rework.task_tell(array(select task from fate where fate = 'end'))
                )
                select count(*) as "count!" from fate, woken"#,
             lost.id.0,
             never_begun,
-            lost.host
+            lost.host,
+            &tasks,
+            &attempts,
+            &cycles
         )
         .fetch_one(&mut *transaction)
         .await?;

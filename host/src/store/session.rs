@@ -68,10 +68,12 @@ pub(super) const SETTINGS: [(&str, &str); 26] = [
 
 /// What the session of the cycle sets besides. A plan that is made once, for batches of any size, must be right
 /// also where the statistics say that most of a table is wanted: rows are found one by one by an index.
-const CYCLE_SETTINGS: [(&str, &str); 5] = [
+const CYCLE_SETTINGS: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
+    // Where an index has the order.
+    ("enable_sort", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];

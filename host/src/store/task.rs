@@ -80,6 +80,9 @@ pub struct BatchRow {
     pub seconds: f64,
 }
 
+/// Tasks that are deleted at once: their rows stay locked for some hundredths of a second.
+const VACUUM_BATCH: i32 = 5000;
+
 impl Store {
     /// Asks to abort a task. A queued task ends at once (returns `aborted`), a running one as soon as its
     /// monitor has killed it (returns `aborting`).
@@ -134,15 +137,18 @@ impl Store {
         age: Duration,
         queued: bool,
     ) -> Result<i64> {
+        if queued {
+            return self.task_vacuum_queued(domain).await;
+        }
         let (mut after, mut deleted) = (0, 0);
         loop {
             let row = sqlx::query!(
                 r#"select v.deleted as "deleted!", v.last
-                     from rework.task_vacuum($1, clock_timestamp() - $2 * interval '1 second', $3, $4, 5000) v"#,
+                     from rework.task_vacuum($1, clock_timestamp() - $2 * interval '1 second', $3, $4) v"#,
                 domain,
                 age.as_secs_f64(),
-                queued,
-                after
+                after,
+                VACUUM_BATCH
             )
             .fetch_one(&self.pool)
             .await?;
@@ -154,13 +160,35 @@ impl Store {
         }
     }
 
+    async fn task_vacuum_queued(&self, domain: Option<&str>) -> Result<i64> {
+        // What is queued meanwhile stays.
+        let upto = sqlx::query_scalar!("select max(id) from rework.task")
+            .fetch_one(&self.pool)
+            .await?;
+        let mut deleted = 0;
+        loop {
+            let count = sqlx::query_scalar!(
+                r#"select rework.task_vacuum_queued($1, $2, $3) as "count!""#,
+                domain,
+                upto,
+                VACUUM_BATCH
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            deleted += i64::from(count);
+            if count == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
     /// What is stored of a task beyond its row.
     pub async fn task_detail(&self, task: TaskId) -> Result<Option<TaskDetail>> {
         let detail = sqlx::query_as!(
             TaskDetail,
             r#"select t.progress, t.progress_message, t.location, t.backtrace, t.exit_code, t.signal,
                       t.peak_memory, t.cpu_seconds, g.hash as "plugin_hash?"
-                 from rework.task t
+                 from rework.task_view t
                  left join rework.plugin_operation p on p.id = t.plugin_operation
                  left join rework.plugin g on g.id = p.plugin
                 where t.id = $1"#,
@@ -175,8 +203,10 @@ impl Store {
     pub async fn task_attempts(&self, task: TaskId) -> Result<Vec<AttemptRow>> {
         let rows = sqlx::query_as!(
             AttemptRow,
-            "select attempt, outcome as state, cause, error, worker, started, finished
-               from rework.attempt where task = $1 order by attempt",
+            r#"select abs(attempt) as "attempt!", outcome as state, cause, error, worker, started, finished
+                 from rework.outcome
+                where task = $1 and superseded is not null
+                order by abs(attempt), attempt"#,
             task.0
         )
         .fetch_all(&self.pool)
@@ -188,10 +218,7 @@ impl Store {
     pub async fn task_states(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, TaskState)>> {
         let ids: Vec<i64> = tasks.iter().map(|task| task.0).collect();
         let rows = sqlx::query!(
-            r#"select t.id as "id!", rework.task_state(t.status, t.outcome, a.task is not null) as "state!"
-                 from rework.task t
-                 left join rework.abort_request a on a.task = t.id
-                where t.id = any($1)"#,
+            r#"select id as "id!", state as "state!" from rework.task_view where id = any($1)"#,
             &ids
         )
         .fetch_all(&self.pool)
@@ -201,7 +228,7 @@ impl Store {
             .map(|row| {
                 (
                     TaskId(row.id),
-                    row.state.parse().expect("task_state knows its words"),
+                    row.state.parse().expect("task_view knows its words"),
                 )
             })
             .collect())
@@ -226,18 +253,15 @@ impl Store {
     /// The output of a task, with the state in which it was read.
     pub async fn task_output(&self, task: TaskId) -> Result<Option<OutputRow>> {
         let row = sqlx::query!(
-            r#"select rework.task_state(t.status, t.outcome, a.task is not null) as "state!",
-                      t.output_encoding as encoding, t.output as "fields: Document",
-                      t.output_raw as raw
-                 from rework.task t
-                 left join rework.abort_request a on a.task = t.id
-                where t.id = $1"#,
+            r#"select state as "state!", output_encoding as encoding, output as "fields: Document",
+                      output_raw as raw
+                 from rework.task_view where id = $1"#,
             task.0
         )
         .fetch_optional(&self.pool)
         .await?;
         Ok(row.map(|row| OutputRow {
-            state: row.state.parse().expect("task_state knows its words"),
+            state: row.state.parse().expect("task_view knows its words"),
             payload: InputRow {
                 encoding: row.encoding,
                 fields: row.fields.map(|document| document.0),
@@ -250,10 +274,10 @@ impl Store {
     pub async fn task_batch(&self, tasks: &[i64]) -> Result<BatchRow> {
         let row = sqlx::query_as!(
             BatchRow,
-            r#"select count(*) filter (where status <> 'done') as "open!",
+            r#"select cardinality($1::bigint[]) - count(*) as "open!",
                       count(*) filter (where outcome <> 'done') as "unwell!",
                       coalesce(extract(epoch from max(finished) - min(started)), 0)::float8 as "seconds!"
-                 from rework.task where id = any($1)"#,
+                 from rework.outcome where task = any($1) and superseded is null"#,
             tasks
         )
         .fetch_one(&self.pool)

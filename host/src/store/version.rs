@@ -95,8 +95,12 @@ impl Store {
                     group by p.plugin, o.domain, d.host
                ), ran as (
                    select operation, plugin_operation, worker, count(*) as tasks
-                     from rework.task
-                    where plugin_operation is not null
+                     from (select operation, plugin_operation, worker
+                             from rework.outcome
+                            where plugin_operation is not null and superseded is null
+                           union all
+                           select t.operation, r.plugin_operation, r.worker
+                             from rework.running r join rework.task t on t.id = r.task) attempts
                     group by operation, plugin_operation, worker
                ), ran_on as (
                    -- A worker's row may have been vacuumed; then its host is not known any more.

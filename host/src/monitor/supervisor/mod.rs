@@ -31,8 +31,8 @@ use super::{
     workers::{Workers, pages::Pages, process},
 };
 use crate::{
-    model::{MonitorId, TaskId, Token},
-    store::{CatalogRow, Notification, Store, StoreError},
+    model::MonitorId,
+    store::{CatalogRow, Claim, Notification, Store, StoreError},
 };
 use chrono::Utc;
 use std::{
@@ -294,7 +294,7 @@ impl Supervisor {
     }
 
     /// The database has said which claims it believes that this monitor holds.
-    fn compare_claims(&mut self, believed: Vec<(TaskId, Token)>, now: Instant) {
+    fn compare_claims(&mut self, believed: Vec<Claim>, now: Instant) {
         if self.tasks.compare(believed, Utc::now()) {
             self.lease.reconcile_soon(now);
         }

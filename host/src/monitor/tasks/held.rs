@@ -39,6 +39,16 @@ pub(in crate::monitor) struct Fetched {
     pub(in crate::monitor) files: Vec<FileContent>,
 }
 
+/// What is shown of a task that runs. Its end says the same, unless it knows better.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    pub(super) worker: WorkerId,
+    /// When it began.
+    pub(super) started: DateTime<Utc>,
+    /// How far it was when it last said so, from 0 to 1, and a word about it.
+    pub(super) progress: Option<(f32, String)>,
+}
+
 /// A task that this monitor has claimed.
 #[derive(Debug)]
 pub(in crate::monitor) struct Held {
@@ -52,6 +62,8 @@ pub(in crate::monitor) struct Held {
     pub(super) stage: Stage,
     /// What the claim did not bring along, from when it is fetched until it is handed over.
     pub(super) fetched: Option<Fetched>,
+    /// What the database shows while it runs, or will with the next cycle; `None`: that it is queued.
+    pub(super) shown: Option<Shown>,
     /// Whether somebody has asked the database to abort it, and with which message.
     pub(super) abort: Option<Option<String>>,
 }
@@ -65,6 +77,7 @@ impl Held {
             token,
             stage: Stage::Waiting,
             fetched: None,
+            shown: None,
             abort: None,
         }
     }
@@ -160,7 +173,17 @@ impl Held {
             }
             Some(cause) => Fate::End(cause.outcome()),
         };
+        let shown = self.shown.as_ref();
+        let (progress, progress_message) = shown.and_then(|shown| shown.progress.clone()).unzip();
         Ended {
+            operation: self.claimed.operation,
+            is_shown: shown.is_some(),
+            is_unwanted: self.abort.is_some(),
+            worker: shown.map(|shown| shown.worker),
+            // As it was first shown.
+            started: shown.map(|shown| shown.started),
+            progress,
+            progress_message,
             cause: fault.cause,
             error: fault.error.map(without_nul),
             location: fault.location.map(without_nul),
@@ -168,18 +191,24 @@ impl Held {
             exit_code: fault.exit_code,
             signal: fault.signal,
             plugin_operation: self.operation.plugin_operation,
-            ..Ended::new(self.claimed.task, self.token, fate, finished)
+            ..Ended::new(
+                (self.claimed.task, self.claimed.attempt),
+                self.token,
+                fate,
+                finished,
+            )
         }
     }
 
     /// The end of an attempt that did not report it itself.
     pub(super) fn interrupted(&self, fault: Fault, ran: Ran, now: DateTime<Utc>) -> Ended {
+        let end = self.end(fault, now);
         Ended {
-            started: ran.started,
+            started: end.started.or(ran.started),
             peak_memory: ran.peak_memory,
             cpu_seconds: ran.cpu_seconds,
-            worker: ran.worker,
-            ..self.end(fault, now)
+            worker: ran.worker.or(end.worker),
+            ..end
         }
     }
 
@@ -217,12 +246,13 @@ impl Held {
         let fault = failure
             .map(|failure| of_failure(failure, self.limits()))
             .unwrap_or_default();
+        let end = self.end(fault, from_micros(finished.finished_us));
         let ended = Ended {
-            started: Some(from_micros(finished.started_us)),
+            started: end.started.or(Some(from_micros(finished.started_us))),
             peak_memory: Some(finished.peak_resident_bytes as i64),
             cpu_seconds: Some(finished.cpu_us as f64 / 1e6),
             worker: Some(worker),
-            ..self.end(fault, from_micros(finished.finished_us))
+            ..end
         };
         let Some(fault) = stopped_for else {
             return ended;

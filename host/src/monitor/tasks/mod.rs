@@ -29,11 +29,13 @@ use crate::{
         task::Cause,
     },
     store::{
-        CatalogRow, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, LogChunk, Mark, Scan,
+        CatalogRow, Claim, Claimed, Cycle, CycleResult, Ended, Fate, FileContent, LogChunk, Mark,
+        Scan,
     },
     wire::{Finished, Run},
 };
 use chrono::{DateTime, Utc};
+use held::Shown;
 use lines::Lines;
 use outbox::Outbox;
 use std::{
@@ -92,13 +94,13 @@ pub(super) struct Tasks {
     /// Ends that are said when the contents beside their outputs have been written.
     storing: HashMap<TaskId, (Ended, Files)>,
     /// The cycle that the database is working on.
-    in_flight: Option<Cycle>,
+    in_flight: Option<Arc<Cycle>>,
     /// The number of the newest cycle.
     cycle_number: u64,
     /// How many of the next reports are sent one per cycle, to isolate the one that the database refuses.
     alone: usize,
     /// Claims that the database believed to be held, and that nobody here knew, at the last comparison.
-    suspects: HashSet<(TaskId, Token)>,
+    suspects: HashSet<Claim>,
 }
 
 /// The life of a task, in order.
@@ -116,8 +118,9 @@ impl Tasks {
         self.outbox.open(token);
         let task = claimed.task;
         let Some(operation) = operation else {
-            let released = Ended::new(task, token, Fate::Release, now);
-            self.outbox.end(released);
+            let released = (task, claimed.attempt);
+            self.outbox
+                .end(Ended::new(released, token, Fate::Release, now));
             return None;
         };
         self.lines.open(task, claimed.attempt, claimed.log_lines);
@@ -184,9 +187,18 @@ impl Tasks {
         let Some(held) = held.filter(|held| held.stage != Stage::Ending) else {
             return false;
         };
+        let shown = held.shown.get_or_insert(Shown {
+            worker,
+            started,
+            progress: None,
+        });
+        if progress.is_some() {
+            shown.progress.clone_from(&progress);
+        }
         let (progress, progress_message) = progress.unzip();
         self.outbox.mark(Mark {
             task,
+            attempt: held.claimed.attempt,
             token: held.token,
             started,
             worker,
@@ -406,15 +418,21 @@ impl Tasks {
     /// committed without an answer: its task is given back. But it may also have ended between the moment that
     /// the database speaks of and now; so a claim counts only when it is still there the next time. True: it
     /// is worth asking again at once.
-    pub(super) fn compare(&mut self, believed: Vec<(TaskId, Token)>, now: DateTime<Utc>) -> bool {
+    pub(super) fn compare(&mut self, believed: Vec<Claim>, now: DateTime<Utc>) -> bool {
         let (unnoticed, suspects): (HashSet<_>, HashSet<_>) = believed
             .into_iter()
-            .filter(|(task, token)| !self.is_known(*task, *token))
+            .filter(|claim| !self.is_known(claim.task, claim.token))
             .partition(|claim| self.suspects.contains(claim));
-        for (task, token) in unnoticed {
+        for Claim {
+            task,
+            attempt,
+            token,
+        } in unnoticed
+        {
             tracing::warn!(task.id = %task, "task {task} was claimed unnoticed: back to the queue");
             self.outbox.open(token);
-            self.outbox.end(Ended::new(task, token, Fate::Release, now));
+            self.outbox
+                .end(Ended::new((task, attempt), token, Fate::Release, now));
         }
         self.suspects = suspects;
         !self.suspects.is_empty()
@@ -493,9 +511,9 @@ impl Tasks {
         monitor: MonitorId,
         words: Words,
         scans: Vec<Scan>,
-    ) -> Cycle {
+    ) -> Arc<Cycle> {
         self.cycle_number += 1;
-        let cycle = Cycle {
+        let cycle = Arc::new(Cycle {
             monitor,
             number: self.cycle_number,
             ended: words.ended,
@@ -503,8 +521,8 @@ impl Tasks {
             logs: words.logs,
             finished_cycles: self.outbox.take_finished_cycles(),
             scans,
-        };
-        self.in_flight = Some(cycle.clone());
+        });
+        self.in_flight = Some(Arc::clone(&cycle));
         cycle
     }
 
@@ -513,7 +531,8 @@ impl Tasks {
     pub(super) fn end_cycle(&mut self) -> (Cycle, bool) {
         let cycle = self.in_flight.take().expect("a cycle was in flight");
         let was_try = std::mem::take(&mut self.outbox.parked.is_trying);
-        (cycle, was_try)
+        // Whoever has asked the database with it has let it go by now.
+        (Arc::unwrap_or_clone(cycle), was_try)
     }
 
     /// A cycle did not happen: what it said is said again.
@@ -688,6 +707,15 @@ mod tests {
         Token::new(MonitorId(1), cycle)
     }
 
+    /// What the database says of a task that was claimed in this cycle.
+    fn believed_claim(task: i64, cycle: u64) -> Claim {
+        Claim {
+            task: TaskId(task),
+            attempt: 1,
+            token: token(cycle),
+        }
+    }
+
     fn operation() -> Arc<CatalogRow> {
         Arc::new(CatalogRow {
             operation: OperationId(1),
@@ -740,7 +768,7 @@ mod tests {
     }
 
     /// A cycle with everything that waits; answers what it says.
-    fn cycle(tasks: &mut Tasks) -> Cycle {
+    fn cycle(tasks: &mut Tasks) -> Arc<Cycle> {
         let words = tasks.next_words(Instant::now());
         tasks.begin_cycle(MonitorId(1), words, Vec::new())
     }
@@ -856,7 +884,7 @@ mod tests {
     #[test]
     fn a_claim_without_an_answer_is_given_back() {
         let mut tasks = holding(&[1]);
-        let believed = vec![(TaskId(1), token(1)), (TaskId(2), token(1))];
+        let believed = vec![believed_claim(1, 1), believed_claim(2, 1)];
         assert!(tasks.compare(believed.clone(), Utc::now()), "asked again");
         assert!(tasks.next_words(Instant::now()).is_empty());
         assert!(!tasks.compare(believed, Utc::now()));
@@ -869,7 +897,7 @@ mod tests {
     fn a_claim_that_ends_while_the_database_is_asked_is_not_taken_for_an_unnoticed_one() {
         let mut tasks = holding(&[7]);
         // The database is asked, and speaks of now. Then the task ends and is claimed anew.
-        let believed = vec![(TaskId(7), token(1))];
+        let believed = vec![believed_claim(7, 1)];
         tasks.release(TaskId(7), Utc::now());
         cycle(&mut tasks);
         answer(&mut tasks, &[7], &[], &[]);
@@ -887,7 +915,7 @@ mod tests {
         end(&mut tasks, 7, None);
         cycle(&mut tasks);
         answer(&mut tasks, &[7], &[], &[]);
-        assert!(tasks.compare(vec![(TaskId(7), token(3))], Utc::now()));
+        assert!(tasks.compare(vec![believed_claim(7, 3)], Utc::now()));
         assert!(!tasks.compare(Vec::new(), Utc::now()));
         assert!(tasks.is_settled());
     }
@@ -895,7 +923,7 @@ mod tests {
     #[test]
     fn an_end_that_is_still_to_be_said_is_known() {
         let mut tasks = Tasks::default();
-        let believed = vec![(TaskId(7), token(1))];
+        let believed = vec![believed_claim(7, 1)];
         tasks.claim_in(claimed(7), token(1), None, Utc::now());
         assert!(!tasks.compare(believed.clone(), Utc::now()), "it waits");
         cycle(&mut tasks);

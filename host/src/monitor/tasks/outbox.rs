@@ -36,7 +36,7 @@ impl Outbox {
         }
     }
 
-    /// A task has ended; its marks have been overtaken, for one statement may write a row once. Marks of
+    /// A task has ended; its marks have been overtaken, for the end takes away what they show. Marks of
     /// another claim of the same task stay.
     pub(super) fn end(&mut self, mut ended: Ended) {
         self.parked.forget_mark(ended.task, ended.token);
@@ -135,6 +135,7 @@ mod tests {
     fn mark(cycle: u64) -> Mark {
         Mark {
             task: TaskId(7),
+            attempt: 1,
             token: token(cycle),
             started: Utc::now(),
             worker: WorkerId(1),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     fn end(cycle: u64, fate: Fate) -> Ended {
-        Ended::new(TaskId(7), token(cycle), fate, Utc::now())
+        Ended::new((TaskId(7), 1), token(cycle), fate, Utc::now())
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         outbox.mark(mark(1));
         outbox.end(end(1, Fate::End(Outcome::Done)));
         let (ended, marks) = outbox.take();
-        assert!(marks.is_empty(), "one statement writes a row once");
+        assert!(marks.is_empty(), "the end takes away what is shown");
         assert_eq!(ended[0].progress, Some(0.5));
         // A cycle that did not happen brings its mark back.
         outbox.put_back(ended, vec![mark(1)], Vec::new());
@@ -168,7 +169,7 @@ mod tests {
         outbox.end(end(1, Fate::Release));
         let (ended, marks) = outbox.take();
         assert_eq!(ended[0].progress, None);
-        assert!(marks.is_empty(), "one statement writes a row once");
+        assert!(marks.is_empty(), "the end takes away what is shown");
         outbox.put_back(ended, Vec::new(), Vec::new());
         assert_eq!(outbox.take().0.len(), 1);
         let (ended, marks) = outbox.take();

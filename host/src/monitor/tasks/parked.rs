@@ -103,7 +103,12 @@ mod tests {
     use chrono::Utc;
 
     fn end(task: i64) -> Ended {
-        Ended::new(TaskId(task), Token(1), Fate::End(Outcome::Done), Utc::now())
+        Ended::new(
+            (TaskId(task), 1),
+            Token(1),
+            Fate::End(Outcome::Done),
+            Utc::now(),
+        )
     }
 
     #[test]

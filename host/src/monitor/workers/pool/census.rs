@@ -1,6 +1,6 @@
 //! How many workers of each plugin there are, and of which plugins none can be had.
 
-use super::{Member, Pool, PoolOptions, Share, Stage};
+use super::{Member, Pool, PoolOptions, Share, Stage, share::AHEAD_TIME};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ pub(super) struct Census {
     pub(super) free: usize,
     /// Tasks that they can be given now.
     pub(super) room: usize,
+    /// Ready, and not at a task that takes long.
+    pub(super) quick: usize,
     /// Whether a worker is ready.
     pub(super) is_ready: bool,
     /// Whether a worker takes too long to start.
@@ -76,6 +78,10 @@ impl Pool {
             census.free += usize::from(member.handed == 0);
             census.room += member.room;
             census.is_ready |= member.stage == Stage::Ready;
+            let is_at_long_task = member
+                .running_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= AHEAD_TIME);
+            census.quick += usize::from(member.stage == Stage::Ready && !is_at_long_task);
         }
         counted
     }

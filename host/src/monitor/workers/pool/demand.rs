@@ -1,12 +1,18 @@
 //! How many tasks a pool can take, and of which plugins: what it asks for in a claim.
 
-use super::{Member, Pool, PoolOptions};
+use super::{Member, Pool, PoolOptions, Share, census::Census};
 use crate::monitor::claim::{Appetite, Domain, Want};
 use std::time::Instant;
 
 impl Pool {
-    /// How many tasks of which plugin it makes sense to claim: what the workers can be given now, one
-    /// for each worker that may still be started, and, within that, one for each worker of another
+    /// How many tasks of a plugin are to be here for its workers: what they can be given now, and, while there
+    /// is a backlog of short ones, what they are given while the database is busy with the next claim.
+    pub(super) fn enough(&self, share: &Share, census: Census) -> usize {
+        census.room + share.ahead(census.quick, self.shares.len() > 1)
+    }
+
+    /// How many tasks of which plugin it makes sense to claim: what the workers can be given now and, of
+    /// short ones, soon, one for each worker that may still be started, and, within that, one for each worker of another
     /// plugin that would soon make room. The plugins are named in the order in which tasks that
     /// are equally urgent are to be taken; `None`: nothing.
     pub(in crate::monitor::workers) fn appetite(
@@ -23,8 +29,9 @@ impl Pool {
         let empty = options.max_workers.saturating_sub(counted);
         let (mut own, mut unmet) = (0, 0);
         for (plugin, share) in &self.shares {
-            own += census[plugin.as_str()].room.saturating_sub(share.waiting());
-            unmet += share.waiting().saturating_sub(census[plugin.as_str()].room);
+            let wanted = self.enough(share, census[plugin.as_str()]);
+            own += wanted.saturating_sub(share.waiting());
+            unmet += share.waiting().saturating_sub(wanted);
         }
         let quota = own + empty.saturating_sub(unmet);
         if quota == 0 {
@@ -48,7 +55,7 @@ impl Pool {
             } else {
                 empty + others.count()
             };
-            let most = (own.room + to_come)
+            let most = (self.enough(share, own) + to_come)
                 .saturating_sub(share.waiting())
                 .min(quota);
             if most == 0 {
@@ -82,8 +89,9 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::workers::pool::fixtures::{
-        MS, busy, claims, idle, named, options, pool_of, waits,
+    use crate::monitor::workers::pool::{
+        fixtures::{MS, busy, claims, idle, named, options, pool_of, takes, waits},
+        share::AHEAD_TIME,
     };
 
     #[test]
@@ -101,6 +109,29 @@ mod tests {
         );
         waits(&mut pool, "a", 0, 1..2, now);
         assert_eq!(claims(&pool, &domain, &members, 2, now).0, 0);
+    }
+
+    #[test]
+    fn a_backlog_of_short_tasks_is_claimed_ahead_of_the_workers() {
+        let (mut pool, domain) = pool_of(&["a"]);
+        let start = Instant::now();
+        takes(&mut pool, "a", MS / 10);
+        let workers = [idle(1, "a", start), idle(2, "a", start)];
+        let of = |pool: &Pool, workers: &[Member], now| claims(pool, &domain, workers, 2, now).0;
+        assert_eq!(of(&pool, &workers, start), 2, "what they can be given now");
+        pool.share("a").set_backlog(true);
+        assert_eq!(of(&pool, &workers, start), 402);
+        waits(&mut pool, "a", 0, 0..300, start);
+        assert_eq!(of(&pool, &workers, start), 102);
+        // A task behind which nothing is to wait.
+        let workers = [busy(1, "a", start), idle(2, "a", start)];
+        assert_eq!(of(&pool, &workers, start), 101);
+        assert_eq!(of(&pool, &workers, start + AHEAD_TIME), 0);
+        assert!(
+            pool.to_make_room(&workers, &options(0, 2), start)
+                .is_empty(),
+            "nobody leaves for what is only claimed ahead"
+        );
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl Pool {
         let mut gone: Vec<WorkerId> = Vec::new();
         for (plugin, rank) in self.by_urgency(&census) {
             let own = census[plugin];
-            let mut unmet = self.shares[plugin].waiting().saturating_sub(own.room);
+            let share = &self.shares[plugin];
+            let mut unmet = share.waiting().saturating_sub(self.enough(share, own));
             let is_excess = empty < 0;
             if is_excess {
                 // Perhaps its worker is there, as one too many: it counts once another one leaves.

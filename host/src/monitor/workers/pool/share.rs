@@ -13,6 +13,12 @@ const WINDOW_TIME: Duration = Duration::from_millis(4);
 /// And at most this many tasks.
 const WINDOW_MAX: u32 = 64;
 
+/// While there is a backlog, so much work of each worker is claimed in advance: what the workers do while the
+/// database is busy with a cycle. Tasks that take longer than this are claimed one by one.
+pub(super) const AHEAD_TIME: Duration = Duration::from_millis(20);
+/// And at most so many tasks for each worker.
+const AHEAD_MAX: u32 = 256;
+
 /// A worker may serve its plugin for at least this long before it has to leave for tasks of another
 /// plugin that are as urgent: starting a process and loading a plugin takes some milliseconds, which
 /// must stay a small part of the time. A task of the other plugin waits for little more than this.
@@ -157,6 +163,18 @@ impl Share {
         }
     }
 
+    /// How many tasks are to wait here for so many workers, none of which is at a long task. Where other plugins
+    /// have a share too (`is_shared`), less: a worker may leave for one of theirs before it has done them.
+    pub(super) fn ahead(&self, workers: usize, is_shared: bool) -> usize {
+        let Some(typical) = self.typical.filter(|_| self.has_backlog) else {
+            return 0;
+        };
+        let time = if is_shared { WINDOW_TIME } else { AHEAD_TIME };
+        let fit = time.as_nanos() / typical.as_nanos().max(1);
+        let each = u32::try_from(fit).unwrap_or(u32::MAX).min(AHEAD_MAX);
+        workers * each as usize
+    }
+
     /// For how long a worker may serve this plugin while another one's tasks wait.
     pub(in crate::monitor::workers) fn turn(&self) -> Duration {
         (self.start_took * TURN_PER_START).clamp(TURN, TURN_MAX)
@@ -180,6 +198,25 @@ mod tests {
         assert_eq!(share.window(), 64);
         share.took(Duration::from_secs(10));
         assert_eq!(share.window(), 1);
+    }
+
+    #[test]
+    fn short_tasks_are_claimed_in_advance_as_long_as_there_is_a_backlog() {
+        let mut share = Share {
+            has_backlog: true,
+            ..Share::default()
+        };
+        assert_eq!(share.ahead(2, false), 0, "nobody knows how long they take");
+        share.took(Duration::from_micros(10));
+        assert_eq!(share.ahead(2, false), 512);
+        share.has_backlog = false;
+        assert_eq!(share.ahead(2, false), 0);
+        share.has_backlog = true;
+        share.typical = Some(Duration::from_millis(5));
+        assert_eq!(share.ahead(3, false), 12);
+        assert_eq!(share.ahead(3, true), 0);
+        share.typical = Some(Duration::from_millis(21));
+        assert_eq!(share.ahead(3, false), 0);
     }
 
     #[test]
