@@ -273,8 +273,8 @@ mod tests {
         let start = Instant::now();
         let mut wakeup = notified(start);
         assert_eq!(looks(&mut wakeup, IDLE, start, 0, 10), [0]);
-        wakeup.begin_to_tell(IDLE);
-        wakeup.told(start + MS * 10);
+        wakeup.begin_announcement(IDLE);
+        wakeup.announced(start + MS * 10);
         assert_eq!(looks(&mut wakeup, IDLE, start, 10, 100), [10, 13, 60]);
         wakeup.looked(true, start + MS * 100);
         assert_eq!(looks(&mut wakeup, IDLE, start, 100, 900), [0_u32; 0]);
