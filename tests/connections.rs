@@ -888,3 +888,42 @@ fn a_standby_that_is_away_keeps_no_command_for_ever() {
     until("nobody to wait", waiting, |count| count == "0");
     ours(&["embedded", "stop", "--path", path.to_str().unwrap()]);
 }
+
+/// A monitor that is kept from seeing tasks must not take them out of the queue.
+#[test]
+fn row_level_security_loses_no_task() {
+    let rework = Rework::with_plugins(&[hello()]);
+    let role = Role::new(&rework.database, "few");
+    rework.database.psql(&format!(
+        "grant usage on schema rework to {0}; grant all on all tables in schema rework to {0};
+         grant all on all sequences in schema rework to {0}",
+        role.name
+    ));
+    let id = rework.schedule(&["noop"]);
+    rework
+        .database
+        .psql("alter table rework.task enable row level security");
+    let refusal = rework.fails(1, &["list-tasks", &role.url()]);
+    assert!(
+        refusal.contains("row-level security") && refusal.contains("bypassrls"),
+        "{refusal}"
+    );
+    let mut command = rework.command(&["monitor"]);
+    command.env("REWORK_DB", role.url());
+    let monitor = rework.monitor_by(command);
+    until(
+        "the monitor to say so",
+        || monitor.log(),
+        |log| log.contains("row-level security"),
+    );
+    assert_eq!(
+        rework.database.psql(&format!(
+            "select count(*) from rework.ready where id = {id}"
+        )),
+        "1"
+    );
+    rework
+        .database
+        .psql("alter table rework.task disable row level security");
+    rework.wait(&id, &["done"]);
+}
