@@ -58,12 +58,15 @@ impl Zone {
     /// another zone on each host are not known.
     pub fn find(name: &str) -> Option<Self> {
         const OF_THE_HOST: [&str; 3] = ["localtime", "posixrules", "Factory"];
-        let is_of_the_host = |of_host: &&str| of_host.eq_ignore_ascii_case(name.trim());
-        if OF_THE_HOST.iter().any(|of_host| is_of_the_host(&of_host)) {
+        let name = name.trim();
+        if OF_THE_HOST
+            .iter()
+            .any(|of_host| of_host.eq_ignore_ascii_case(name))
+        {
             return None;
         }
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).find(
-            name.trim(),
+            name,
             Instant::now(),
             Source::of_system,
         )
