@@ -2,8 +2,7 @@
 //! others have set up, connections that fall silent.
 
 use crate::harness::{
-    Database, Monitor, OpenTransaction, Proxy, ROLES, Rework, beside_cluster, hello, side_by_side,
-    until,
+    Database, Monitor, OpenTransaction, OwnServer, Proxy, ROLES, Rework, hello, side_by_side, until,
 };
 use serde_json::Value;
 use std::{
@@ -726,51 +725,20 @@ fn a_statement_that_takes_long_is_waited_for() {
     assert!(schedule.wait().unwrap().success());
 }
 
-/// A server of this test's own, as its settings are changed.
 #[test]
 fn a_server_that_has_become_read_only_is_left_and_looked_for_anew() {
-    let rework = Rework::without_schema();
-    let directory = tempfile::Builder::new()
-        .prefix("rw")
-        .tempdir_in(beside_cluster("pg").parent().unwrap())
-        .unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let embedded = format!("embedded:{}", directory.path().join("pg").display());
-    let ours = |arguments: &[&str]| {
-        let output = rework
-            .command(arguments)
-            .env("REWORK_DB", &embedded)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
-    ours(&["init-db"]);
-    ours(&["register-operations", hello().to_str().unwrap()]);
-    let mut command = rework.command(&["monitor"]);
-    command.env("REWORK_DB", &embedded);
-    let monitor = rework.monitor_by(command);
-    let url = ours(&[
-        "embedded",
-        "url",
-        "--path",
-        directory.path().join("pg").to_str().unwrap(),
-    ]);
-    let sql = |statement: &str| psql(&url, &[], statement).unwrap();
+    let server = OwnServer::new("ro");
+    server.ok(&["register-operations", hello().to_str().unwrap()]);
+    let monitor = server.monitor(&[]);
     let backends = || {
-        sql(
+        server.psql(
             "select string_agg(pid::text, ',' order by pid) from pg_stat_activity where application_name = 'rework'",
         )
     };
-    let is_done = |id: &str| {
-        let state = format!("select state from rework.task_view where id = {id}");
-        until("the task", || sql(&state), |state| state == "done");
-    };
-    let id = ours(&["schedule", "noop"]);
-    is_done(&id);
+    let is_done = |id: &str| until("the task", || server.state(id), |state| state == "done");
+    is_done(&server.ok(&["schedule", "noop"]));
     let before = backends();
-    sql("alter system set default_transaction_read_only = on");
-    sql("select pg_reload_conf()");
+    server.alter("set default_transaction_read_only = on");
     until(
         "the monitor to notice",
         || monitor.log(),
@@ -782,11 +750,7 @@ fn a_server_that_has_become_read_only_is_left_and_looked_for_anew() {
             .filter(|pid| after.split(',').any(|now| now == *pid));
         kept.next().is_none()
     });
-    let told = rework
-        .command(&["schedule", "noop"])
-        .env("REWORK_DB", &embedded)
-        .output()
-        .unwrap();
+    let told = server.run(&["schedule", "noop"]);
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(
         told.contains("read-only") && told.contains("hint: "),
@@ -794,99 +758,50 @@ fn a_server_that_has_become_read_only_is_left_and_looked_for_anew() {
     );
     let writes = [("PGOPTIONS", "-c default_transaction_read_only=off")];
     psql(
-        &url,
+        &server.embedded("url"),
         &writes,
         "alter system reset default_transaction_read_only",
     )
     .unwrap();
-    sql("select pg_reload_conf()");
+    server.psql("select pg_reload_conf()");
     let id = until(
         "a task to be queued",
-        || {
-            rework
-                .command(&["schedule", "noop"])
-                .env("REWORK_DB", &embedded)
-                .output()
-                .unwrap()
-        },
+        || server.run(&["schedule", "noop"]),
         |output| output.status.success(),
     );
     is_done(String::from_utf8_lossy(&id.stdout).trim());
     assert_eq!(monitor.interrupt(), Some(0));
-    ours(&[
-        "embedded",
-        "stop",
-        "--path",
-        directory.path().join("pg").to_str().unwrap(),
-    ]);
 }
 
 #[test]
 fn a_standby_that_is_away_keeps_no_command_for_ever() {
-    let rework = Rework::without_schema();
-    let directory = tempfile::Builder::new()
-        .prefix("rw")
-        .tempdir_in(beside_cluster("pg").parent().unwrap())
-        .unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = directory.path().join("pg");
-    let embedded = format!("embedded:{}", path.display());
-    let run = |arguments: &[&str]| {
-        let mut command = rework.command(arguments);
-        command.env("REWORK_DB", &embedded);
-        command.env(
-            "REWORK_TEST_PERIODS",
-            "lock_wait=1000,answer_patience=200,answer_again=200",
-        );
-        command.output().unwrap()
-    };
-    let ours = |arguments: &[&str]| {
-        let output = run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
-    ours(&["init-db"]);
-    ours(&["register-operations", hello().to_str().unwrap()]);
-    let url = ours(&["embedded", "url", "--path", path.to_str().unwrap()]);
-    let waiting = || {
-        psql(
-            &url,
-            &[],
-            "select count(*) from pg_stat_activity where wait_event = 'SyncRep'",
-        )
-        .unwrap()
-    };
-    for setting in [
-        "set synchronous_standby_names = 'nobody'",
-        "reset synchronous_standby_names",
-    ] {
-        psql(&url, &[], &format!("alter system {setting}")).unwrap();
-        psql(&url, &[], "select pg_reload_conf()").unwrap();
-        if setting.starts_with("set") {
-            // The setting is there when a commit waits for it.
-            let output = until(
-                "a command to be given up",
-                || run(&["schedule", "noop"]),
-                |output| !output.status.success(),
-            );
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(
-                told.starts_with("error: the server has done it, and waits for a synchronous standby to have it\nhint: do not repeat it"),
-                "{told}"
-            );
-            until("the server to wait", waiting, |count| count != "0");
-            until(
-                "doctor to say so",
-                || String::from_utf8_lossy(&run(&["doctor"]).stdout).into_owned(),
-                |told| {
-                    told.contains("problem lock: ")
-                        && told.contains("wait for a synchronous standby")
-                },
-            );
-        }
-    }
+    let server =
+        OwnServer::new("sync").with_periods("lock_wait=1000,answer_patience=200,answer_again=200");
+    server.ok(&["register-operations", hello().to_str().unwrap()]);
+    let waiting =
+        || server.psql("select count(*) from pg_stat_activity where wait_event = 'SyncRep'");
+    server.alter("set synchronous_standby_names = 'nobody'");
+    // The setting is there when a commit waits for it.
+    let output = until(
+        "a command to be given up",
+        || server.run(&["schedule", "noop"]),
+        |output| !output.status.success(),
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.starts_with(
+            "error: the server has done it, and waits for a synchronous standby to have it\nhint: do not repeat it"
+        ),
+        "{told}"
+    );
+    until("the server to wait", waiting, |count| count != "0");
+    until(
+        "doctor to say so",
+        || String::from_utf8_lossy(&server.run(&["doctor"]).stdout).into_owned(),
+        |told| told.contains("problem lock: ") && told.contains("for a synchronous standby"),
+    );
+    server.alter("reset synchronous_standby_names");
     until("nobody to wait", waiting, |count| count == "0");
-    ours(&["embedded", "stop", "--path", path.to_str().unwrap()]);
 }
 
 /// A monitor that is kept from seeing tasks must not take them out of the queue.

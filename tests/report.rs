@@ -324,22 +324,9 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
     let mut monitor = rework.monitor(&["--domain", "misbehaving"]);
     let id = rework.misbehave("hang");
     rework.wait(&id, &["running"]);
-    let mut locker = std::process::Command::new(crate::harness::psql())
-        .arg(rework.database.url())
-        .arg("-c")
-        .arg(format!(
-            "begin; select 'locks' from rework.claim where {id} = any(tasks) for update; select pg_sleep(60)"
-        ))
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let sleeps =
-        "from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-    until(
-        "the lock",
-        || rework.database.psql(&format!("select count(*) {sleeps}")),
-        |count| count == "1",
+    let client = OpenTransaction::begin(
+        &rework,
+        &format!("select from rework.claim where {id} = any(tasks) for update"),
     );
     monitor.signal(Signal::SIGINT);
     monitor.signal(Signal::SIGINT);
@@ -361,10 +348,7 @@ fn what_an_impatient_monitor_could_not_say_is_found_out() {
         "{}",
         monitor.log()
     );
-    rework
-        .database
-        .psql(&format!("select pg_terminate_backend(pid) {sleeps}"));
-    locker.wait().unwrap();
+    client.end();
     assert_eq!(rework.task(&id)["state"], "running");
     let _monitor = rework.monitor(&["--domain", "misbehaving"]);
     let task = rework.wait(&id, &["aborted"]);
@@ -396,22 +380,11 @@ fn a_worker_that_dies_while_it_is_being_written_down_is_written_once() {
     };
     let pid = until("its successor", pid_of_idle, Option::is_some).unwrap();
     let pid = i32::try_from(pid).unwrap();
-    let mut locker = std::process::Command::new(crate::harness::psql())
-        .arg(rework.database.url())
-        .args([
-            "-c",
-            "begin; lock table rework.worker in exclusive mode; select pg_sleep(60)",
-        ])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let client = OpenTransaction::begin(&rework, "lock table rework.worker in exclusive mode");
     let here = "from pg_stat_activity where datname = current_database()";
     let blocked =
         format!("{here} and wait_event_type = 'Lock' and query like '%into rework.worker%'");
-    let sleeping = format!("{here} and wait_event = 'PgSleep'");
     let count = |what: &str| rework.database.psql(&format!("select count(*) {what}"));
-    until("the lock", || count(&sleeping), |count| count == "1");
     // Long enough to be seen running.
     let input = r#"{"mode": "hang", "seconds": 0.5}"#;
     let id = rework.schedule(&["misbehave", "--input", input]);
@@ -425,10 +398,7 @@ fn a_worker_that_dies_while_it_is_being_written_down_is_written_once() {
     rework
         .database
         .psql(&format!("select pg_terminate_backend(pid) {blocked}"));
-    rework
-        .database
-        .psql(&format!("select pg_terminate_backend(pid) {sleeping}"));
-    locker.wait().unwrap();
+    client.end();
     until(
         "both to be written down as dead",
         || {

@@ -5,6 +5,7 @@ mod database;
 mod fake;
 mod linked;
 mod open_transaction;
+mod own_server;
 mod plugins;
 mod proxy;
 mod registered;
@@ -19,6 +20,7 @@ pub(crate) use database::{Database, ROLES, beside_cluster, psql};
 pub(crate) use fake::{Fake, about, compile, patched};
 pub(crate) use linked::linked;
 pub(crate) use open_transaction::OpenTransaction;
+pub(crate) use own_server::OwnServer;
 pub(crate) use plugins::{
     copy_binary, hello, hello_with, misbehaving, misbehaving_aborts, report, standalone,
 };

@@ -252,18 +252,12 @@ impl Rework {
     }
 
     /// Runs a monitor that is started in this way.
-    pub(crate) fn monitor_by(&self, mut command: Command) -> Monitor {
+    pub(crate) fn monitor_by(&self, command: Command) -> Monitor {
         let log = self
             .state
             .path()
             .join(format!("monitor-{}.log", self.state_entries()));
-        let stderr = File::create(&log).expect("a file");
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("the binary runs");
-        Monitor { child, log }
+        Monitor::start(command, log)
     }
 
     fn state_entries(&self) -> usize {
@@ -281,6 +275,17 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
+    /// Starts what this command starts; what it complains about is in the file `log`.
+    pub(super) fn start(mut command: Command, log: PathBuf) -> Self {
+        let stderr = File::create(&log).expect("a file");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("the binary runs");
+        Self { child, log }
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())

@@ -1,7 +1,7 @@
 //! The database: creating, migrating and dropping the schema; and the embedded cluster.
 
 use super::{
-    args::{EmbeddedArgs, EmbeddedCommand},
+    args::{EmbeddedArgs, EmbeddedCommand, default_database},
     exit::{Failure, Result},
     output,
 };
@@ -51,10 +51,9 @@ fn cluster(args: &EmbeddedArgs) -> Result<Cluster> {
     if let Some(path) = &args.path {
         return Ok(Cluster::at(std::path::absolute(path)?));
     }
-    let database = std::env::var("REWORK_DB").unwrap_or_default();
-    let named = match database.as_str() {
-        "" => None,
-        database => cluster_of(database)?,
+    let named = match default_database() {
+        Some(database) => cluster_of(&database.to_string_lossy())?,
+        None => None,
     };
     match named {
         Some(cluster) => Ok(cluster),

@@ -39,37 +39,22 @@ pub(super) async fn list_monitors(args: ListMonitorsArgs) -> Result<()> {
 pub(super) async fn shutdown(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.shutdown_worker(args.id).await?;
-    output::done(&match lost_monitor(&client, args.id).await? {
-        Some(seen) => format!(
-            "worker {} is taken for dead when a monitor runs: {seen}",
-            args.id
-        ),
-        None => format!("worker {} will end after its task", args.id),
-    })
-}
-
-/// Says when the monitor of a worker was last seen, if it is no longer alive.
-async fn lost_monitor(client: &Client, worker: WorkerId) -> Result<Option<String>> {
-    let workers = client.workers(None, true).await?;
-    let worker = workers.iter().find(|row| row.id == worker.0);
-    let monitors = client.monitors().await?;
-    let lost = monitors
-        .iter()
-        .find(|monitor| monitor.stale && worker.is_some_and(|row| row.monitor == monitor.id));
-    Ok(lost.map(|monitor| {
-        let seen = crate::model::time::human(monitor.last_seen);
-        format!("its monitor {} was last seen {seen}", monitor.id)
-    }))
+    asked(&client, args.id, "will end after its task").await
 }
 
 pub(super) async fn kill(args: WorkerArgs) -> Result<()> {
     let client = Client::connect(&args.db).await?;
     client.kill_worker(args.id).await?;
-    output::done(&match lost_monitor(&client, args.id).await? {
+    asked(&client, args.id, "is being killed").await
+}
+
+/// Says what becomes of a worker, which its monitor does, if that is alive.
+async fn asked(client: &Client, worker: WorkerId, becomes: &str) -> Result<()> {
+    output::done(&match client.lost_monitor(worker).await? {
         Some(seen) => format!(
-            "worker {} is taken for dead when a monitor runs: {seen}",
-            args.id
+            "worker {worker} is taken for dead when a monitor runs: its own was last seen {}",
+            crate::model::time::human(seen)
         ),
-        None => format!("worker {} is being killed", args.id),
+        None => format!("worker {worker} {becomes}"),
     })
 }

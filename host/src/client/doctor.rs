@@ -11,11 +11,10 @@ use crate::{
         duration::human,
         plugin::{doubles_warning, title},
     },
-    store::{GoneHost, Holder, ScheduleRow, StartHealth, StoreError, WaitingLane},
+    store::{GoneHost, Holder, MonitorRow, ScheduleRow, StartHealth, StoreError, WaitingLane},
 };
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// The major versions of PostgreSQL that this program is tested with.
 const SERVERS: std::ops::RangeInclusive<i32> = 14..=18;
@@ -140,52 +139,15 @@ impl Client {
                 "start `rework monitor` on a host that has plugins".to_owned(),
             )]);
         }
-        let mut lockers = BTreeMap::new();
-        for monitor in monitors.iter().filter(|monitor| monitor.stale) {
-            if let Some(holder) = self.store().monitor_locker(monitor.id).await? {
-                lockers.insert(monitor.id, holder);
-            }
+        let mut findings = Vec::new();
+        for monitor in &monitors {
+            let locker = match monitor.stale {
+                true => self.store().monitor_locker(monitor.id).await?,
+                false => None,
+            };
+            findings.push(monitor_finding(monitor, locker.as_ref()));
         }
-        Ok(monitors
-            .iter()
-            .map(|monitor| {
-                let domains = match monitor.domains.as_slice() {
-                    [] => "every domain".to_owned(),
-                    some => some.join(", "),
-                };
-                let words = format!("monitor {} on {} ({domains})", monitor.id, monitor.host);
-                if let Some(holder) = lockers.get(&monitor.id) {
-                    let seen = crate::model::time::human(monitor.last_seen);
-                    Finding::problem(
-                        "monitor",
-                        format!(
-                            "{words} has not renewed its lease since {seen}: {holder} holds a lock on its row"
-                        ),
-                        holder.hint(),
-                    )
-                } else if monitor.stale {
-                    Finding::problem(
-                        "monitor",
-                        format!(
-                            "{words} was last seen {}",
-                            crate::model::time::human(monitor.last_seen)
-                        ),
-                        "it died or has no connection; a monitor anywhere will clean up after it"
-                            .to_owned(),
-                    )
-                } else if let Some(trouble) = &monitor.trouble {
-                    Finding::problem(
-                        "monitor",
-                        format!("the database does not take what {words} writes, {trouble}"),
-                        "its running tasks go on, and their results are kept until they are taken; \
-                         the line `write` and the server's log tell more"
-                            .to_owned(),
-                    )
-                } else {
-                    Finding::ok("monitor", format!("{words} is alive"))
-                }
-            })
-            .collect())
+        Ok(findings)
     }
 
     /// Tries what monitors write, and rolls it back.
@@ -256,8 +218,11 @@ impl Client {
             findings.push(Finding::problem(
                 "lock",
                 format!(
-                    "{sessions} session(s) wait for a synchronous standby to have what they committed, the \
-                     first for {}",
+                    "{} for a synchronous standby to have what was committed, the first for {}",
+                    match sessions {
+                        1 => "1 session waits".to_owned(),
+                        count => format!("{count} sessions wait"),
+                    },
                     human(waited)
                 ),
                 "bring a standby of synchronous_standby_names back, or change that setting of the server"
@@ -455,6 +420,44 @@ impl Client {
                 )
             })
             .collect())
+    }
+}
+
+/// Whether a monitor is alive and heard. `locker`: who holds a lock on its row.
+fn monitor_finding(monitor: &MonitorRow, locker: Option<&Holder>) -> Finding {
+    let domains = match monitor.domains.as_slice() {
+        [] => "every domain".to_owned(),
+        some => some.join(", "),
+    };
+    let words = format!("monitor {} on {} ({domains})", monitor.id, monitor.host);
+    if let Some(holder) = locker {
+        let seen = crate::model::time::human(monitor.last_seen);
+        Finding::problem(
+            "monitor",
+            format!(
+                "{words} has not renewed its lease since {seen}: {holder} holds a lock on its row"
+            ),
+            holder.hint(),
+        )
+    } else if monitor.stale {
+        Finding::problem(
+            "monitor",
+            format!(
+                "{words} was last seen {}",
+                crate::model::time::human(monitor.last_seen)
+            ),
+            "it died or has no connection; a monitor anywhere will clean up after it".to_owned(),
+        )
+    } else if let Some(trouble) = &monitor.trouble {
+        Finding::problem(
+            "monitor",
+            format!("the database does not take what {words} writes, {trouble}"),
+            "its running tasks go on, and their results are kept until they are taken; \
+             the line `write` and the server's log tell more"
+                .to_owned(),
+        )
+    } else {
+        Finding::ok("monitor", format!("{words} is alive"))
     }
 }
 

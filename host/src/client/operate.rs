@@ -2,6 +2,7 @@
 
 use super::{Client, error::Result};
 use crate::model::{OperationId, WorkerId};
+use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 /// A paused domain or operation.
@@ -71,6 +72,11 @@ impl Client {
     /// Asks to kill a worker; the task that it runs is aborted.
     pub async fn kill_worker(&self, worker: WorkerId) -> Result<()> {
         Ok(self.store().worker_ask(worker, true).await?)
+    }
+
+    /// When the monitor of a worker was last seen, if it is no longer alive.
+    pub(crate) async fn lost_monitor(&self, worker: WorkerId) -> Result<Option<DateTime<Utc>>> {
+        Ok(self.store().worker_lost_monitor(worker).await?)
     }
 
     /// Deletes workers that died more than `age` ago; their tasks stay. Returns how many were deleted.

@@ -27,12 +27,7 @@ impl Target {
     }
 
     fn find(database: &str, makes: bool) -> Result<Self> {
-        let is_direct = database.contains("://") || embedded_cluster(database)?.is_some();
-        let url = if is_direct {
-            database.to_owned()
-        } else {
-            alias(database)?
-        };
+        let url = url_of(database)?;
         match embedded_cluster(&url)? {
             Some(cluster) if !makes && !cluster.exists() => Err(ClientError::Database {
                 message: format!("there is no cluster in {}", cluster.directory().display()),
@@ -48,7 +43,7 @@ impl Target {
             None => Ok(Self {
                 embedded: running_again(&url),
                 options: url.parse().map_err(|error| match error {
-                    StoreError::Url(fault) if !is_direct => {
+                    StoreError::Url(fault) if url != database => {
                         StoreError::Url(format!("alias `{database}`: {fault}"))
                     }
                     error => error,
@@ -74,14 +69,16 @@ impl Target {
 /// The embedded cluster that a `DB` argument leads to, by its name, by an alias or by its URL, whether it has
 /// been created or not; `None`: the argument names another server.
 pub(crate) fn cluster_of(database: &str) -> Result<Option<Cluster>> {
-    if let Some(cluster) = embedded_cluster(database)? {
-        return Ok(Some(cluster));
-    }
-    let url = match database.contains("://") {
-        true => database.to_owned(),
-        false => alias(database)?,
-    };
+    let url = url_of(database)?;
     Ok(embedded_cluster(&url)?.or_else(|| Cluster::of_url(&url)))
+}
+
+/// What a `DB` argument stands for: itself, or what the configuration file says of an alias.
+fn url_of(database: &str) -> Result<String> {
+    if database.contains("://") || embedded_cluster(database)?.is_some() {
+        return Ok(database.to_owned());
+    }
+    alias(database)
 }
 
 /// The cluster that `embedded` or `embedded:/some/dir` names; `None` for other arguments.

@@ -5,7 +5,7 @@ use super::{
     error::{ClientError, Result},
 };
 use crate::{
-    model::{TaskId, task::TaskState},
+    model::{TaskId, WorkerId, task::TaskState},
     store::{AttemptRow, FileInfo, InputRow, LogRow, Queued, StoreError, TaskDetail, TaskRow},
 };
 use chrono::{DateTime, Utc};
@@ -287,7 +287,10 @@ impl Task {
 
     /// When the monitor of a running task was last seen, if it is no longer alive.
     pub(crate) async fn lost_monitor(&self) -> Result<Option<DateTime<Utc>>> {
-        Ok(self.client.store().task_lost_monitor(self.id).await?)
+        match self.row().await?.worker {
+            Some(worker) => self.client.lost_monitor(WorkerId(worker)).await,
+            None => Ok(None),
+        }
     }
 
     /// Queues an ended task again, under its id. Returns the number of the attempt to come.

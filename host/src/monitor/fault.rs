@@ -44,6 +44,20 @@ pub(super) struct Ran {
     pub(super) worker: Option<WorkerId>,
 }
 
+#[cfg(test)]
+impl Exit {
+    /// The end of a process that used nothing.
+    pub(super) fn example(code: Option<i32>, signal: Option<i32>) -> Self {
+        Self {
+            pid: Pid::from_raw(100),
+            code,
+            signal,
+            peak_memory: 0,
+            cpu: Duration::ZERO,
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Exit {
@@ -353,16 +367,6 @@ fn signal_name(number: i32) -> String {
 mod tests {
     use super::*;
 
-    fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
-        Exit {
-            pid: Pid::from_raw(100),
-            code,
-            signal,
-            peak_memory: 0,
-            cpu: Duration::ZERO,
-        }
-    }
-
     fn crash(signal: i32, code: i32, address: u64) -> Crash {
         Crash {
             signal,
@@ -382,7 +386,7 @@ mod tests {
 
     #[test]
     fn our_own_reason_comes_first() {
-        let exit = exit(None, Some(9));
+        let exit = Exit::example(None, Some(9));
         let death = Death {
             killed: Some(WorkerCause::Task(Cause::Timeout)),
             because: Some("too long"),
@@ -395,7 +399,7 @@ mod tests {
 
     #[test]
     fn an_exit_of_zero_is_still_the_operations_doing() {
-        let exit = exit(Some(0), None);
+        let exit = Exit::example(Some(0), None);
         let fault = Death::of(&exit).fault();
         assert_eq!(fault.cause, Some(Cause::ProcessExit));
         assert_eq!(
@@ -412,7 +416,7 @@ mod tests {
             location: Some("src/lib.rs:1:1".into()),
             backtrace: None,
         };
-        let exit = exit(None, Some(6));
+        let exit = Exit::example(None, Some(6));
         let fault = Death {
             panic: Some(&panic),
             ..Death::of(&exit)
@@ -430,7 +434,7 @@ mod tests {
             memory_bytes: Some(512 << 20),
             ..Limits::default()
         };
-        let abort = exit(None, Some(6));
+        let abort = Exit::example(None, Some(6));
         let death = Death {
             stderr_tail,
             limits,
@@ -438,7 +442,7 @@ mod tests {
         };
         let expected = "out of memory: memory allocation of 16 bytes failed; its limit is 512 MB";
         assert_eq!(words(&death), (Cause::Memory, expected.into()));
-        let left = exit(Some(1), None);
+        let left = Exit::example(Some(1), None);
         let death = Death {
             stderr_tail,
             ..Death::of(&left)
@@ -471,7 +475,7 @@ mod tests {
     #[test]
     fn crash_records_tell_the_signals_apart() {
         let said = |signal, code, address| {
-            let exit = exit(None, Some(signal));
+            let exit = Exit::example(None, Some(signal));
             let crash = crash(signal, code, address);
             words(&Death {
                 crash: Some(&crash),
@@ -499,7 +503,7 @@ mod tests {
     #[test]
     fn without_a_record_the_signal_has_to_do() {
         let said = |signal, change: fn(&mut Death<'_>)| {
-            let exit = exit(None, Some(signal));
+            let exit = Exit::example(None, Some(signal));
             let mut death = Death::of(&exit);
             change(&mut death);
             words(&death)

@@ -112,6 +112,32 @@ pub struct CatalogRow {
     pub paused: bool,
 }
 
+#[cfg(test)]
+impl CatalogRow {
+    /// An operation that declares nothing.
+    pub(crate) fn example() -> Self {
+        Self {
+            operation: OperationId(1),
+            lanes: vec![1],
+            name: "op".to_owned(),
+            domain: "domain".to_owned(),
+            declared_domain: "domain".to_owned(),
+            plugin_operation: 1,
+            hash: "hash".to_owned(),
+            path: "/plugins/one.so".to_owned(),
+            timeout_ms: None,
+            backoff_ms: None,
+            memory_bytes: None,
+            cpu_ms: None,
+            open_files: None,
+            outputs: None,
+            capture: "all".to_owned(),
+            log_level: None,
+            paused: false,
+        }
+    }
+}
+
 impl Store {
     /// Every operation on every host, by id and host.
     pub async fn operation_list(&self, domain: Option<&str>) -> Result<Vec<OperationRow>> {

@@ -97,21 +97,6 @@ impl Store {
         Ok(word.parse().expect("task_abort answers a state"))
     }
 
-    /// When the monitor of the worker that runs a task was last seen, if it is no longer alive.
-    pub async fn task_lost_monitor(&self, task: TaskId) -> Result<Option<DateTime<Utc>>> {
-        let seen = sqlx::query_scalar!(
-            "select m.last_seen
-               from rework.task_view t
-               join rework.worker w on w.id = t.worker
-               join rework.monitor m on m.id = w.monitor
-              where t.id = $1 and not rework.is_alive(m.last_seen, m.lease)",
-            task.0
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(seen)
-    }
-
     /// Queues an ended task again, under its id. Returns the number of the attempt to come.
     pub async fn task_retry(&self, task: TaskId) -> Result<i32> {
         let attempt = sqlx::query_scalar!(r#"select rework.task_retry($1) as "attempt!""#, task.0)

@@ -163,6 +163,20 @@ impl Store {
             .collect())
     }
 
+    /// When the monitor of a worker was last seen, if it is no longer alive.
+    pub async fn worker_lost_monitor(&self, worker: WorkerId) -> Result<Option<DateTime<Utc>>> {
+        let seen = sqlx::query_scalar!(
+            "select m.last_seen
+               from rework.worker w
+               join rework.monitor m on m.id = w.monitor
+              where w.id = $1 and not rework.is_alive(m.last_seen, m.lease)",
+            worker.0
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(seen)
+    }
+
     /// Deletes workers that died more than `age` ago; their tasks stay. Returns how many were deleted.
     pub async fn worker_vacuum(&self, domain: Option<&str>, age: Duration) -> Result<u64> {
         let deleted = sqlx::query!(

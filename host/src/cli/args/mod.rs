@@ -16,7 +16,7 @@ pub(super) use plugins::{
     CheckArgs, ListOperationsArgs, ListPluginsArgs, RegisterArgs, RollbackArgs, UnregisterArgs,
     UnregisterHostArgs,
 };
-pub(super) use read::{completions, parse};
+pub(super) use read::{completions, default_database, parse};
 pub(super) use schedules::{ListScheduledArgs, PlanArgs, PrepareArgs, TransferArgs, UnprepareArgs};
 pub(super) use tasks::{
     AbortTaskArgs, EndedTaskArgs, GetArgs, InputArgs, ListTasksArgs, LogTaskArgs, ScheduleArgs,

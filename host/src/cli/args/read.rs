@@ -7,9 +7,14 @@ use std::{
     ffi::{OsStr, OsString},
 };
 
+/// The database of commands that name none: what `REWORK_DB` says, if anything.
+pub(crate) fn default_database() -> Option<OsString> {
+    env::var_os("REWORK_DB").filter(|database| !database.is_empty())
+}
+
 /// Parses a command line. If an argument is missing and `REWORK_DB` is set, it is `DB`.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let database = env::var_os("REWORK_DB").filter(|database| !database.is_empty());
+    let database = default_database();
     let first = match read(&arguments) {
         Ok(cli) => match &database {
             // Of `abort-task 1 2` both are tasks.

@@ -699,7 +699,7 @@ fn storable_lines(mut chunk: LogChunk, reason: &str) -> Option<LogChunk> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{OperationId, task::Outcome};
+    use crate::model::task::Outcome;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -718,23 +718,8 @@ mod tests {
 
     fn operation() -> Arc<CatalogRow> {
         Arc::new(CatalogRow {
-            operation: OperationId(1),
-            lanes: vec![1],
-            name: "op".to_owned(),
-            domain: "domain".to_owned(),
-            declared_domain: "domain".to_owned(),
-            plugin_operation: 1,
-            hash: "hash".to_owned(),
-            path: "/plugins/one.so".to_owned(),
-            timeout_ms: None,
             backoff_ms: Some(1000),
-            memory_bytes: None,
-            cpu_ms: None,
-            open_files: None,
-            outputs: None,
-            capture: "all".to_owned(),
-            log_level: None,
-            paused: false,
+            ..CatalogRow::example()
         })
     }
 

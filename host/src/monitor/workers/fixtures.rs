@@ -2,24 +2,10 @@
 
 use super::slots::{Slots, Terms};
 use crate::{
-    model::OperationId,
-    monitor::fault::Exit,
     store::CatalogRow,
     wire::{Finished, Limits, Page, Payload},
 };
-use nix::unistd::Pid;
-use std::{sync::Arc, time::Duration};
-
-/// The end of a process.
-pub(super) fn exit(code: Option<i32>, signal: Option<i32>) -> Exit {
-    Exit {
-        pid: Pid::from_raw(100),
-        code,
-        signal,
-        peak_memory: 0,
-        cpu: Duration::ZERO,
-    }
-}
+use std::sync::Arc;
 
 /// The end of a task that used nothing.
 pub(super) fn finished(slot: u32, task: i64) -> Finished {
@@ -48,31 +34,9 @@ pub(super) fn slots() -> (Slots, tempfile::TempDir) {
 /// Without limits.
 pub(super) fn terms() -> Terms {
     Terms {
-        operation: Arc::new(operation()),
+        operation: Arc::new(CatalogRow::example()),
         limits: Limits::default(),
         timeout: None,
         is_repeated_if_lost: false,
-    }
-}
-
-fn operation() -> CatalogRow {
-    CatalogRow {
-        operation: OperationId(1),
-        lanes: vec![1],
-        name: "op".to_owned(),
-        domain: "domain".to_owned(),
-        declared_domain: "domain".to_owned(),
-        plugin_operation: 1,
-        hash: "hash".to_owned(),
-        path: "/plugins/one.so".to_owned(),
-        timeout_ms: None,
-        backoff_ms: None,
-        memory_bytes: None,
-        cpu_ms: None,
-        open_files: None,
-        outputs: None,
-        capture: "all".to_owned(),
-        log_level: None,
-        paused: false,
     }
 }

@@ -120,20 +120,20 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::task::Cause, monitor::workers::fixtures::exit};
+    use crate::model::task::Cause;
 
     #[test]
     fn a_worker_is_over_when_it_was_reaped_and_heard_in_either_order() {
         let now = Instant::now();
-        let reaped = End::NotYet.reaped(exit(Some(0), None), now);
+        let reaped = End::NotYet.reaped(Exit::example(Some(0), None), now);
         assert_eq!(reaped.over_at(), Some(now + SOCKET_PATIENCE));
         assert_eq!(reaped.disconnected().over_at(), Some(now));
         let later = now + Duration::from_secs(1);
         let disconnected = End::NotYet.disconnected();
         assert_eq!(disconnected.over_at(), None, "its process may live");
-        let complete = disconnected.reaped(exit(Some(0), None), later);
+        let complete = disconnected.reaped(Exit::example(Some(0), None), later);
         assert_eq!(complete.over_at(), Some(later));
-        assert_eq!(complete.reaped(exit(None, Some(9)), now), complete);
+        assert_eq!(complete.reaped(Exit::example(None, Some(9)), now), complete);
     }
 
     #[test]

@@ -126,7 +126,6 @@ impl PostMortem<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::workers::fixtures::exit;
 
     const TASK: TaskId = TaskId(7);
 
@@ -162,7 +161,7 @@ mod tests {
         };
         let dead = PostMortem {
             stop: Some(&stop),
-            ..at_work(exit(Some(3), None))
+            ..at_work(Exit::example(Some(3), None))
         };
         let fault = dead.fault(TASK, Limits::default());
         assert_eq!(fault.cause, Some(Cause::Timeout));
@@ -191,12 +190,12 @@ mod tests {
             };
             dead.fault(TASK, Limits::default()).cause
         };
-        let aborted = exit(None, Some(libc::SIGABRT));
+        let aborted = Exit::example(None, Some(libc::SIGABRT));
         let soon = Duration::from_secs(1);
         assert_eq!(cause(TASK, soon, aborted), Some(Cause::Panic));
         assert_eq!(cause(TaskId(6), soon, aborted), Some(Cause::Crash));
         assert_eq!(cause(TASK, PANIC_TAKES, aborted), Some(Cause::Crash));
-        let killed = exit(None, Some(libc::SIGKILL));
+        let killed = Exit::example(None, Some(libc::SIGKILL));
         assert_eq!(cause(TASK, soon, killed), Some(Cause::Crash));
     }
 
@@ -207,7 +206,7 @@ mod tests {
             life: Life::Starting,
             load: &load,
             was_ready: false,
-            ..at_work(exit(Some(1), None))
+            ..at_work(Exit::example(Some(1), None))
         };
         let row = loading.row(None);
         let expected = "libx.so ended the process (exit 1) while loading";
@@ -224,7 +223,7 @@ mod tests {
         let refused = PostMortem {
             load: &refused,
             was_ready: false,
-            ..at_work(exit(Some(0), None))
+            ..at_work(Exit::example(Some(0), None))
         };
         assert_eq!(
             words(&refused.row(None)),
@@ -238,14 +237,14 @@ mod tests {
         let dead = |code| PostMortem {
             life: Life::Draining(cause, Instant::now()),
             left_behind: Some("task 7 left a timer"),
-            ..at_work(exit(Some(code), None))
+            ..at_work(Exit::example(Some(code), None))
         };
         let row = dead(0).row(None);
         assert_eq!(words(&row), ("leftovers", "task 7 left a timer"));
         assert_eq!(dead(1).row(None).0.as_str(), "process exit");
         let room = PostMortem {
             life: Life::Draining(WorkerCause::MadeRoom, Instant::now()),
-            ..at_work(exit(Some(0), None))
+            ..at_work(Exit::example(Some(0), None))
         };
         let expected = ("idle", "made room for a worker of another plugin");
         assert_eq!(words(&room.row(None)), expected);

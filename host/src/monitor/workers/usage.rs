@@ -160,7 +160,7 @@ fn excess(used: Figures, limits: Limits) -> Option<(Cause, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::workers::fixtures::{exit, finished};
+    use crate::monitor::workers::fixtures::finished;
 
     #[test]
     fn the_words_name_what_is_used_and_the_limit() {
@@ -198,7 +198,7 @@ mod tests {
             cpu_us: 2_000_000,
             ..finished(0, 1)
         });
-        let mut died = exit(None, Some(9));
+        let mut died = Exit::example(None, Some(9));
         (died.peak_memory, died.cpu) = (90 << 20, Duration::from_secs(5));
         assert_eq!(usage.peak_of_last(&died), 30 << 20);
         assert!((usage.cpu_of_last(&died) - 3.0).abs() < 1e-9);
